@@ -1,0 +1,1 @@
+"""Track runs, metrics, checkpoints and artifacts, with or without a server."""

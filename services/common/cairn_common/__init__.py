@@ -1,0 +1,1 @@
+"""What the four services share: plumbing, each module a noun."""

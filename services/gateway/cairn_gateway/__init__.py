@@ -1,0 +1,1 @@
+"""The gateway: the HTTP API, live updates and the page."""

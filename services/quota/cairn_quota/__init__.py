@@ -1,0 +1,1 @@
+"""The quota service: teams, tokens, limits, reservations and usage."""

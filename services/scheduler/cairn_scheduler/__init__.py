@@ -1,0 +1,1 @@
+"""The scheduler: jobs, attempts, sweeps, the queue, and where attempts run."""

@@ -1,0 +1,1 @@
+"""The platform as processes: what cairn up starts, supervises and stops."""

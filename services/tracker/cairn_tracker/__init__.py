@@ -1,0 +1,1 @@
+"""The tracker: experiments, runs, metrics, logs, artifacts and models."""
