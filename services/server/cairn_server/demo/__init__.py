@@ -1,0 +1,1 @@
+"""``cairn demo``: four trainings, one death, one result."""
