@@ -1,0 +1,226 @@
+"""The one interceptor of every server: errors, request id, token, access, deadline, malformed bytes."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import aclosing
+from contextvars import ContextVar
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf.message import DecodeError
+from grpc import aio
+
+from cairn_common.auth import Access, Authenticate, Principal, admit
+from cairn_common.errors import (
+    DeadlineExceeded,
+    DomainError,
+    Internal,
+    InvalidArgument,
+    PermissionDenied,
+    Reason,
+    Unauthenticated,
+    Unavailable,
+    from_rpc_error,
+    to_status,
+)
+from cairn_common.ids import new_uid
+
+log = structlog.get_logger(__name__)
+
+Behaviour = Callable[[Any, Any], Any]
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_caller: ContextVar[Principal] = ContextVar("cairn_caller")
+
+
+def caller() -> Principal:
+    """The authenticated caller of the RPC that runs now. Raises LookupError outside of one."""
+    return _caller.get()
+
+
+class _Malformed:
+    """Stands for a request whose bytes could not be read."""
+
+
+_MALFORMED = _Malformed()
+
+
+class Guard(aio.ServerInterceptor):
+    """Wraps every method that a server has, of each of the four kinds."""
+
+    def __init__(
+        self, *, access: Mapping[str, Access], authenticate: Authenticate, call_timeout: float
+    ) -> None:
+        self._access = access
+        self._authenticate = authenticate
+        self._call_timeout = call_timeout
+        self._streams: set[asyncio.Task[Any]] = set()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """Ends the streams that are running: their callers come back to whoever serves next."""
+        self._stopping = True
+        for task in self._streams:
+            task.cancel()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Called by gRPC for each call."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            # gRPC answers UNIMPLEMENTED.
+            return None
+        method = handler_call_details.method
+        read = _tolerant(handler.request_deserializer)
+        write = handler.response_serializer
+        if handler.unary_unary:
+            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), read, write)
+        if handler.stream_unary:
+            return grpc.stream_unary_rpc_method_handler(
+                self._unary(method, handler.stream_unary), read, write
+            )
+        if handler.unary_stream:
+            return grpc.unary_stream_rpc_method_handler(
+                self._stream(method, handler.unary_stream), read, write
+            )
+        assert handler.stream_stream is not None
+        return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), read, write)
+
+    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+            try:
+                await self._enter(method, context)
+                return await self._in_time(behaviour, _readable(request), context)
+            except Exception as error:
+                await _fail(context, method, error)
+
+        return call
+
+    def _stream(self, method: str, behaviour: Behaviour) -> Behaviour:
+        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+            task = asyncio.current_task()
+            assert task is not None
+            self._streams.add(task)
+            try:
+                await self._enter(method, context)
+                async with aclosing(_replies(behaviour, _readable(request), context)) as replies:
+                    async for reply in replies:
+                        yield reply
+            except asyncio.CancelledError:
+                if not self._stopping or context.cancelled():
+                    raise
+                task.uncancel()
+                await _fail(
+                    context, method, Unavailable("shutting down; call again", reason=Reason.SHUTTING_DOWN)
+                )
+            except Exception as error:
+                await _fail(context, method, error)
+            finally:
+                self._streams.discard(task)
+
+        return call
+
+    async def _enter(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
+        metadata = {
+            key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
+        }
+        given = metadata.get("x-request-id", "")
+        request_id = given if _REQUEST_ID.fullmatch(given) else new_uid()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
+        rule = self._access.get(method)
+        if rule is None:
+            raise PermissionDenied(f"{method} is not open to anyone", reason=Reason.METHOD_REFUSED)
+        if rule.public:
+            return
+        principal = await self._authenticate(_bearer(metadata))
+        admit(principal, rule)
+        _caller.set(principal)
+        structlog.contextvars.bind_contextvars(caller=principal.subject)
+
+    async def _in_time(
+        self, behaviour: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
+    ) -> Any:
+        # gRPC itself holds the deadline that a caller set.
+        if context.time_remaining() is not None:
+            return await behaviour(request, context)
+        try:
+            async with asyncio.timeout(self._call_timeout) as limit:
+                return await behaviour(request, context)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            raise DeadlineExceeded(
+                f"no answer within {self._call_timeout:g} s; calls should set a deadline"
+            ) from None
+
+
+async def _replies(
+    behaviour: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
+) -> AsyncGenerator[Any, None]:
+    made = behaviour(request, context)
+    if inspect.isasyncgen(made):
+        async with aclosing(made):
+            async for reply in made:
+                yield reply
+    else:
+        # It writes its replies to the context itself.
+        await made
+
+
+def _tolerant(read: Callable[[bytes], Any] | None) -> Callable[[bytes], Any] | None:
+    """gRPC would answer UNKNOWN with the parser's own words, before any handler runs."""
+    if read is None:
+        return None
+
+    def tolerant(data: bytes) -> Any:
+        try:
+            return read(data)
+        except (DecodeError, ValueError):
+            return _MALFORMED
+
+    return tolerant
+
+
+def _readable(request: Any) -> Any:
+    if request is _MALFORMED:
+        raise InvalidArgument("the request's bytes cannot be read", reason=Reason.REQUEST_MALFORMED)
+    return _each_readable(request) if hasattr(request, "__aiter__") else request
+
+
+async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    async for request in requests:
+        yield _readable(request)
+
+
+def _bearer(metadata: Mapping[str, str]) -> str:
+    kind, _, token = metadata.get("authorization", "").partition(" ")
+    if kind.lower() != "bearer" or not token:
+        raise Unauthenticated("send a token: authorization: Bearer <token>", reason=Reason.TOKEN_MISSING)
+    return token.strip()
+
+
+async def _fail(context: aio.ServicerContext[Any, Any], method: str, error: Exception) -> NoReturn:
+    if isinstance(error, aio.AbortError):
+        raise error
+    if isinstance(error, aio.AioRpcError):
+        error = from_rpc_error(error)
+    if not isinstance(error, DomainError) or isinstance(error, Internal):
+        error_id = new_uid()
+        log.error("rpc.failed", error_id=error_id, exc_info=error)
+        error = Internal(f"internal error (id {error_id})", error_id=error_id)
+    status = to_status(error)
+    await context.abort(
+        error.code,
+        status.message,
+        (("grpc-status-details-bin", status.SerializeToString()),),
+    )
+    raise AssertionError("abort returns never")

@@ -1,0 +1,195 @@
+"""The bus: NATS JetStream, with streams made on demand, and consumers that outlive its restarts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
+from typing import NoReturn
+
+import structlog
+from nats.aio.client import Client
+from nats.errors import MaxPayloadError
+from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
+from nats.js.errors import NotFoundError
+from pydantic import SecretStr
+
+from cairn_common._consume import Consumption, Handler
+from cairn_common._link import AWAY, Link
+from cairn_common._pull import Message, Tail
+from cairn_common.db import Database
+from cairn_common.errors import InvalidArgument, Reason, Unavailable
+
+__all__ = ["Bus", "Handler", "Message", "connect"]
+
+log = structlog.get_logger(__name__)
+
+_WAIT_AT_START = 60.0
+_PUBLISH_TIMEOUT = 2.0
+_CONNECTED_TIMEOUT = 2.0
+_MAX_AGE = 7 * 24 * 3600
+_MAX_BYTES = 1024**3
+
+
+@asynccontextmanager
+async def connect(
+    url: str, *, seed: SecretStr | str | None = None, name: str, token: str | None = None
+) -> AsyncIterator[Bus]:
+    """A connection to the bus for the block; it finds back by itself for ever.
+
+    `seed` is a service's nkey seed, `token` a user's or a run's token. Waits up to 60 s for the server;
+    raises `Unavailable` after that.
+    """
+    secret = seed.get_secret_value() if isinstance(seed, SecretStr) else seed
+    link = Link()
+    bus = Bus(link)
+    link.on_connected(bus.ensure_again)
+    try:
+        async with asyncio.timeout(_WAIT_AT_START):
+            await _connect(link, url, seed=secret or None, name=name, token=token)
+    except TimeoutError:
+        raise Unavailable("the bus does not answer", reason=Reason.BUS_UNAVAILABLE) from None
+    try:
+        yield bus
+    finally:
+        await link.close()
+
+
+class Bus:
+    """What the services do with the bus. Make one with `connect`."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._streams: dict[str, StreamConfig] = {}
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now."""
+        return self._link.connected.is_set()
+
+    async def ensure_stream(
+        self, name: str, subjects: Iterable[str], *, max_bytes: int = _MAX_BYTES, max_age: float = _MAX_AGE
+    ) -> None:
+        """Makes the stream, on disk and bounded (bytes, seconds), or gives an existing one these subjects.
+
+        Remembered: after a restart in which the bus lost its store, the stream is made again. Limits of an
+        existing stream are its operator's and stay. Waits while the bus is away.
+        """
+        self._streams[name] = StreamConfig(
+            name=name,
+            subjects=list(subjects),
+            retention=RetentionPolicy.LIMITS,
+            storage=StorageType.FILE,
+            discard=DiscardPolicy.OLD,
+            max_age=max_age,
+            max_bytes=max_bytes,
+            duplicate_window=120,
+            allow_direct=True,
+        )
+        await self._link.patiently(lambda: self._ensure(self._streams[name]))
+
+    async def publish(self, subject: str, payload: bytes, msg_id: str | None = None) -> int:
+        """Publishes and waits until the stream has it on disk; returns its sequence there.
+
+        The same msg_id again within two minutes is not stored twice. Raises `Unavailable` while the bus is
+        away (whether it was stored is not known then: publish again with the same msg_id) and
+        `InvalidArgument` for a payload over the bus's limit.
+        """
+        headers = {"Nats-Msg-Id": msg_id} if msg_id else None
+        await self._link.wait_connected(_CONNECTED_TIMEOUT)
+        try:
+            ack = await self._link.stream.publish(subject, payload, timeout=_PUBLISH_TIMEOUT, headers=headers)
+        except MaxPayloadError:
+            raise InvalidArgument(f"{len(payload):,} bytes are more than the bus takes") from None
+        except AWAY as error:
+            raise Link.unavailable(error) from error
+        return ack.seq
+
+    async def last_sequence(self, stream: str) -> int:
+        """The stream's last sequence now: take it before a snapshot, and `tail` from the next one after."""
+        return (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state.last_seq
+
+    async def consume(
+        self,
+        *,
+        stream: str,
+        durable: str,
+        subjects: list[str],
+        handler: Handler,
+        db: Database,
+        batch: int = 256,
+        max_wait: float = 5.0,
+    ) -> NoReturn:
+        """Hands the stream's messages to `handler`, in order, in batches, for ever; each at least once.
+
+        The handler returns after its commit; then the batch is acknowledged. While it raises `Unavailable`
+        (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Any other error: the batch
+        is split until the message that causes it is alone; after 5 tries that one goes to `dead_letters`.
+        """
+        consumption = Consumption(self._link, stream=stream, durable=durable, handler=handler, db=db)
+        await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait)
+
+    async def tail(
+        self, *, stream: str, subjects: list[str], start_sequence: int | None = None
+    ) -> AsyncIterator[Message]:
+        """The stream's messages from a sequence on, then new ones as they come; without acknowledgement.
+
+        None: new messages only, from the moment that this is iterated. Survives restarts of the bus without
+        a gap. Close it (``aclosing``) to stop.
+        """
+        tail = Tail(self._link, stream=stream, subjects=subjects, start_sequence=start_sequence)
+        async with aclosing(tail.messages()) as messages:
+            async for message in messages:
+                yield message
+
+    async def ensure_again(self) -> None:
+        """Makes the streams again that a restarted bus no longer has."""
+        for config in self._streams.values():
+            await self._link.patiently(lambda config=config: self._ensure(config))  # type: ignore[misc]
+
+    async def _ensure(self, config: StreamConfig) -> None:
+        assert config.name is not None
+        try:
+            info = await self._link.stream.stream_info(config.name)
+        except NotFoundError:
+            await self._link.stream.add_stream(config)
+            log.info("bus.stream_made", stream=config.name)
+            return
+        if set(info.config.subjects or ()) != set(config.subjects or ()):
+            await self._link.stream.update_stream(replace(info.config, subjects=config.subjects))
+            log.info("bus.stream_updated", stream=config.name)
+
+
+async def _connect(link: Link, url: str, *, seed: str | None, name: str, token: str | None) -> None:
+    while True:
+        client = Client()
+        try:
+            await client.connect(
+                servers=url.split(","),
+                name=name,
+                nkeys_seed_str=seed,
+                token=token,
+                connect_timeout=5,
+                reconnect_time_wait=0.2,  # type: ignore[arg-type]
+                max_reconnect_attempts=-1,
+                ping_interval=20,
+                max_outstanding_pings=2,
+                **link.callbacks(),
+            )
+            # It may return without being connected, where the server decides late.
+            if client.is_connected:
+                link.attach(client)
+                return
+        except AWAY as error:
+            log.info("bus.connecting", error=type(error).__name__)
+        await _abandon(client)
+        await asyncio.sleep(0.3)
+
+
+async def _abandon(client: Client) -> None:
+    try:
+        async with asyncio.timeout(2.0):
+            await client.close()
+    except AWAY:
+        pass

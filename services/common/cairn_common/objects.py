@@ -1,0 +1,211 @@
+"""The object store: the small part of S3 that works alike on every server."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import io
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, TypeVar
+
+import minio
+import structlog
+import urllib3
+from minio.error import S3Error
+from pydantic import SecretStr
+
+from cairn_common.errors import Reason, Unavailable
+
+log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
+
+_REGION = "us-east-1"
+_LONGEST_URL = 900
+_AT_ONCE = 8
+_SMALL = 16 * 1024 * 1024
+_MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject", "ResourceNotFound")
+_RETRIED = (
+    "SlowDown",
+    "SlowDownRead",
+    "SlowDownWrite",
+    "InternalError",
+    "ServiceUnavailable",
+    "RequestTimeout",
+)
+
+
+class ObjectStore:
+    """One bucket. Keys are content addresses that are written once; nothing else may be asked of S3 here.
+
+    Every method raises `Unavailable` (STORE_UNAVAILABLE) while the store is away.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        access_key: str,
+        secret_key: SecretStr | str,
+        bucket: str,
+        *,
+        public_endpoint: str | None = None,
+        data_dir: Path | None = None,
+    ) -> None:
+        """`endpoint` is the store's URL as the services reach it, `public_endpoint` as jobs and people do.
+
+        `data_dir` is set for the embedded store alone: the folder that `sync` brings to the disk.
+        """
+        secret = secret_key.get_secret_value() if isinstance(secret_key, SecretStr) else secret_key
+        self._bucket = bucket
+        self._data_dir = data_dir
+        self._inside = _client(endpoint, access_key, secret)
+        self._outside = _client(public_endpoint, access_key, secret) if public_endpoint else self._inside
+        self._gate = asyncio.Semaphore(_AT_ONCE)
+
+    def presign_put(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
+        """A URL to PUT the object's bytes to, once or more, for at most 15 min (seconds or a timedelta)."""
+        return str(self._outside.presigned_put_object(self._bucket, key, expires=_within(expires)))
+
+    def presign_get(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
+        """A URL to GET the object's bytes from, for at most 15 min (seconds or a timedelta)."""
+        return str(self._outside.presigned_get_object(self._bucket, key, expires=_within(expires)))
+
+    async def size(self, key: str) -> int | None:
+        """The object's size in bytes; None where there is none."""
+
+        def ask() -> int | None:
+            try:
+                return self._inside.stat_object(self._bucket, key).size
+            except S3Error as error:
+                if error.code in _MISSING:
+                    return None
+                raise
+
+        return await self._run(ask)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Stores a small object (at most 16 MiB). Raises ValueError for a larger one."""
+        if len(data) > _SMALL:
+            raise ValueError(f"{len(data):,} bytes: large objects go by a signed URL")
+        await self._run(lambda: self._inside.put_object(self._bucket, key, io.BytesIO(data), len(data)))
+
+    async def get(self, key: str) -> bytes | None:
+        """A small object's bytes; None where there is none."""
+
+        def ask() -> bytes | None:
+            try:
+                response = self._inside.get_object(self._bucket, key)
+            except S3Error as error:
+                if error.code in _MISSING:
+                    return None
+                raise
+            try:
+                return bytes(response.read())
+            finally:
+                response.close()
+                response.release_conn()
+
+        return await self._run(ask)
+
+    async def delete(self, key: str) -> None:
+        """Deletes the object; no error where there is none."""
+
+        def ask() -> None:
+            try:
+                self._inside.remove_object(self._bucket, key)
+            except S3Error as error:
+                if error.code not in _MISSING:
+                    raise
+
+        await self._run(ask)
+
+    async def ensure_bucket(self) -> None:
+        """Makes the bucket if it is not there."""
+
+        def ask() -> None:
+            if self._inside.bucket_exists(self._bucket):
+                return
+            try:
+                self._inside.make_bucket(self._bucket)
+            except S3Error as error:
+                if error.code not in ("BucketAlreadyOwnedByYou", "BucketAlreadyExists"):
+                    raise
+
+        await self._run(ask)
+
+    async def sync(self) -> None:
+        """Brings what the embedded store has written to the disk; call it before a manifest commits.
+
+        Nothing to do for an external store. Raises OSError where the disk refuses.
+        """
+        if self._data_dir is not None:
+            await asyncio.to_thread(_syncfs, self._data_dir)
+
+    async def _run(self, ask: Callable[[], T]) -> T:
+        async with self._gate:
+            try:
+                return await asyncio.to_thread(ask)
+            except (urllib3.exceptions.HTTPError, OSError, minio.error.ServerError) as error:
+                raise _away(error) from error
+            except S3Error as error:
+                if error.code in _RETRIED:
+                    raise _away(error) from error
+                raise
+
+
+class _Http(urllib3.PoolManager):
+    """Makes rclone's errors readable to minio's client: it sends its XML as text/xml."""
+
+    def urlopen(self, method: str, url: str, redirect: bool = True, **kw: Any) -> Any:  # type: ignore[override]
+        response = super().urlopen(method, url, redirect, **kw)
+        if response.status >= 400 and response.headers.get("content-type", "").startswith("text/xml"):
+            response.headers["content-type"] = "application/xml"
+        return response
+
+
+def _client(endpoint: str, access_key: str, secret_key: str) -> minio.Minio:
+    url = urllib3.util.parse_url(endpoint)
+    if url.scheme not in ("http", "https") or not url.host or url.path not in (None, "", "/"):
+        raise ValueError(f"an S3 endpoint is http(s)://host:port; got {endpoint!r}")
+    return minio.Minio(
+        f"{url.host}:{url.port}" if url.port else url.host,
+        access_key=access_key,
+        secret_key=secret_key,
+        secure=url.scheme == "https",
+        # Given, so that it is not asked for: rclone cannot answer that.
+        region=_REGION,
+        http_client=_Http(
+            maxsize=_AT_ONCE,
+            timeout=urllib3.Timeout(connect=3.0, read=20.0),
+            retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),
+        ),
+    )
+
+
+def _within(expires: timedelta | float) -> timedelta:
+    seconds = expires.total_seconds() if isinstance(expires, timedelta) else expires
+    return timedelta(seconds=max(1, min(int(seconds), _LONGEST_URL)))
+
+
+def _away(error: Exception) -> Unavailable:
+    return Unavailable(
+        "the object store does not answer", reason=Reason.STORE_UNAVAILABLE, cause=type(error).__name__
+    )
+
+
+def _syncfs(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        library = ctypes.CDLL(None, use_errno=True)
+        if hasattr(library, "syncfs"):
+            if library.syncfs(handle) != 0:
+                number = ctypes.get_errno()
+                raise OSError(number, os.strerror(number), str(folder))
+        else:
+            # Not Linux: everything, instead of this file system alone.
+            os.sync()
+    finally:
+        os.close(handle)

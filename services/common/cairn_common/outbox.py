@@ -1,0 +1,109 @@
+"""The transactional outbox: a fact commits with the change that it tells, and is published after."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from typing import NoReturn
+
+import asyncpg
+import structlog
+
+from cairn_common import subjects
+from cairn_common.bus import Bus
+from cairn_common.db import Connection, Database
+from cairn_common.errors import Unavailable
+from cairn_common.ids import new_uid
+
+log = structlog.get_logger(__name__)
+
+_BATCH = 256
+_AT_ONCE = 32
+_LARGEST = 900_000
+_FALLBACK_SECONDS = 10.0
+
+
+async def add(conn: Connection, *, subject: str, payload: bytes, id: str | None = None) -> str:
+    """Writes a fact in the transaction of `conn`; returns its id, which becomes the Nats-Msg-Id.
+
+    Call it after the row that the fact is about was changed: that row's lock is what keeps the facts of
+    one thing in order. Raises ValueError for a subject that is not ours, or more than 900,000 bytes.
+    """
+    subjects.parse(subject)
+    if len(payload) > _LARGEST:
+        raise ValueError(f"a fact of {len(payload):,} bytes: the bus takes at most {_LARGEST:,}")
+    made = id or new_uid()
+    await conn.execute(
+        "INSERT INTO outbox (id, subject, payload) VALUES ($1, $2, $3)", made, subject, payload
+    )
+    return made
+
+
+async def relay(db: Database, bus: Bus, *, wake: asyncio.Event | None = None) -> NoReturn:
+    """Publishes the outbox for ever: each fact at least once, those of one uid in order.
+
+    One relay works per schema, held by an advisory lock; others wait for it. It wakes on the insert's
+    NOTIFY, on `wake`, and every 10 s in any case. It waits out a database or a bus that is away.
+    """
+    pause = 0.0
+    while True:
+        try:
+            async with db.dedicated() as connection:
+                await _hold(connection, db, bus, wake or asyncio.Event())
+        except Unavailable as error:
+            pause = min(max(pause * 2, 0.1), 2.0)
+            log.warning("outbox.waiting", reason=str(error.reason), cause=error.metadata.get("cause", ""))
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+        else:
+            pause = 0.0
+
+
+async def _hold(
+    connection: asyncpg.Connection[asyncpg.Record], db: Database, bus: Bus, wake: asyncio.Event
+) -> None:
+    """Relays while this connection, and with it the lock, lasts."""
+    await connection.execute("SELECT pg_advisory_lock(hashtextextended($1, 0))", f"cairn.outbox.{db.schema}")
+    connection.add_termination_listener(lambda _: wake.set())
+    await connection.add_listener(f"outbox_{db.schema}", lambda *_: wake.set())
+    log.info("outbox.relaying", schema=db.schema)
+    while not connection.is_closed():
+        wake.clear()
+        while await _publish_some(db, bus) == _BATCH:
+            pass
+        try:
+            async with asyncio.timeout(_FALLBACK_SECONDS):
+                await wake.wait()
+        except TimeoutError:
+            pass
+
+
+async def _publish_some(db: Database, bus: Bus) -> int:
+    rows = await db.fetch("SELECT seq, id, subject, payload FROM outbox ORDER BY seq LIMIT $1", _BATCH)
+    done: list[int] = []
+    try:
+        await _publish(bus, rows, done)
+    finally:
+        if done:
+            await db.execute("DELETE FROM outbox WHERE seq = ANY($1::bigint[])", done)
+    return len(rows)
+
+
+async def _publish(bus: Bus, rows: Sequence[asyncpg.Record], done: list[int]) -> None:
+    """Publishes rows, those of one uid one after the other, and notes the ones that the bus has."""
+    lanes: dict[str, list[asyncpg.Record]] = defaultdict(list)
+    for row in rows:
+        lanes[row["subject"].rpartition(".")[2]].append(row)
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def publish_lane(lane: Iterable[asyncpg.Record]) -> None:
+        async with gate:
+            for row in lane:
+                await bus.publish(row["subject"], row["payload"], msg_id=row["id"])
+                done.append(row["seq"])
+
+    ends = await asyncio.gather(*(publish_lane(lane) for lane in lanes.values()), return_exceptions=True)
+    for end in ends:
+        if end is not None:
+            raise end

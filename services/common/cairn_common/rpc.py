@@ -1,0 +1,132 @@
+"""gRPC as all services speak it: a server with its guards, and a channel to a neighbour."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+
+import structlog
+from grpc import aio
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from pydantic import SecretStr
+
+from cairn_common._calls import ClientCalls
+from cairn_common._guard import Guard, caller
+from cairn_common.auth import Access, Authenticate, Role, access
+
+__all__ = ["Server", "caller", "channel", "server"]
+
+log = structlog.get_logger(__name__)
+
+_LARGEST = 4 * 1024 * 1024
+_HEALTH = "/grpc.health.v1.Health/"
+_REFLECTION = (
+    "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
+    "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+)
+_SERVER_OPTIONS: Sequence[tuple[str, int]] = (
+    # Two processes on one port would share its calls silently, and a stranger could join.
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", _LARGEST),
+    ("grpc.max_send_message_length", _LARGEST),
+    ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ("grpc.max_connection_age_ms", 3_600_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
+_CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+    ("grpc.max_receive_message_length", _LARGEST),
+    ("grpc.max_send_message_length", _LARGEST),
+    ("grpc.keepalive_time_ms", 20_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A neighbour that was killed is back within about a second.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+)
+
+
+class Server:
+    """A running server."""
+
+    def __init__(self, *, port: int, checks: health.aio.HealthServicer, names: Sequence[str]) -> None:
+        self.port = port
+        self._checks = checks
+        self._names = ("", *names)
+
+    async def serving(self, yes: bool) -> None:
+        """Tells health checks whether this service can do its work now."""
+        state = health_pb2.HealthCheckResponse.SERVING if yes else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in self._names:
+            await self._checks.set(name, state)
+
+
+@asynccontextmanager
+async def server(
+    *,
+    bind: str,
+    access: Mapping[str, Access],
+    authenticate: Authenticate,
+    services: Sequence[Callable[[aio.Server], None]],
+    names: Sequence[str],
+    call_timeout: float = 30.0,
+    grace: float = 8.0,
+) -> AsyncIterator[Server]:
+    """Serves on `bind` (host:port; port 0 takes a free one) while the block runs, then stops gracefully.
+
+    `services` add their servicers to the server that they are handed; `names` are the services' full
+    names, for health and reflection. `access` maps ``/package.Service/Method`` to what it asks of a caller:
+    a method that is not there is refused. `call_timeout` (seconds) caps unary calls without a deadline.
+    At the end running streams end with UNAVAILABLE at once, other calls have `grace` seconds.
+
+    Raises `OSError` where the port is taken.
+    """
+    guard = Guard(access=_complete(access), authenticate=authenticate, call_timeout=call_timeout)
+    made = aio.server(interceptors=[guard], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=500)
+    checks = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checks, made)
+    for add in services:
+        add(made)
+    reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], made)
+    try:
+        port = made.add_insecure_port(bind)
+    except RuntimeError:
+        raise OSError(f"cannot listen on {bind}: is the port taken?") from None
+    await made.start()
+    running = Server(port=port, checks=checks, names=names)
+    await running.serving(True)
+    log.info("rpc.serving", bind=bind, port=port)
+    try:
+        yield running
+    finally:
+        await checks.enter_graceful_shutdown()
+        guard.stop()
+        await made.stop(grace)
+        log.info("rpc.stopped", port=port)
+
+
+def channel(address: str, token: SecretStr | str | None = None, *, timeout: float = 10.0) -> aio.Channel:
+    """A channel to a neighbour at host:port; close it at the end (``async with``).
+
+    Each call carries the token, unless it brings its own ``authorization``, and the id of the request that
+    it serves; a unary call without a timeout gets `timeout` seconds. Nothing is sent twice: there is no
+    retry policy, whoever retries holds a request_id.
+    """
+    secret = token.get_secret_value() if isinstance(token, SecretStr) else token
+    calls = ClientCalls(token=secret or None, timeout=timeout)
+    return aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=calls.interceptors())
+
+
+def _complete(table: Mapping[str, Access]) -> Mapping[str, Access]:
+    everyone = access(Role.NONE, public=True)
+    return {
+        **{_HEALTH + method: everyone for method in ("Check", "Watch", "List")},
+        # The shape of the API is for callers, a run's token included.
+        **{method: access(Role.NONE, run_token=True) for method in _REFLECTION},
+        **table,
+    }
