@@ -1,0 +1,178 @@
+"""The wiring of the quota service, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NoReturn
+
+import structlog
+from cairn.quota.v1 import quota_pb2_grpc
+from cairn.scheduler.v1 import scheduler_pb2_grpc
+from cairn_common import outbox, rpc
+from cairn_common.bus import Bus, connect
+from cairn_common.clock import Clock, SystemClock
+from cairn_common.db import Database, pool
+from cairn_common.errors import Unavailable
+from cairn_common.log import configure_logging
+from cairn_common.migrate import migrate
+from cairn_common.settings import required
+from cairn_common.subjects import STREAMS
+
+from cairn_quota.api import ACCESS, IDENTITY, QUOTA, QuotaApi
+from cairn_quota.authentication import Authenticator
+from cairn_quota.bootstrap import bootstrap, read_bootstrap
+from cairn_quota.callout import Callout, answer_callouts
+from cairn_quota.connection import connection
+from cairn_quota.handlers import Metering
+from cairn_quota.identity import IdentityApi
+from cairn_quota.identity_store import IdentityStore
+from cairn_quota.jwt import Issuer
+from cairn_quota.kick import Kicker
+from cairn_quota.reconcile import Reconciler
+from cairn_quota.settings import QuotaSettings
+from cairn_quota.store import Store
+from cairn_quota.team_store import TeamStore
+
+SCHEMA = "quota"
+JOBS = "cairn.v1.scheduler.job.>"
+REVOCATIONS = "cairn.v1.quota.token.revoked.>"
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of, once its database is there."""
+
+    db: Database
+    teams: TeamStore
+    store: Store
+    identities: IdentityStore
+    authenticator: Authenticator
+    clock: Clock
+
+    @classmethod
+    def over(cls, db: Database, clock: Clock) -> Parts:
+        """All parts over one database."""
+        identities = IdentityStore(db)
+        return cls(
+            db=db,
+            teams=TeamStore(db),
+            store=Store(db),
+            identities=identities,
+            authenticator=Authenticator(identities, clock),
+            clock=clock,
+        )
+
+
+async def serve(settings: QuotaSettings) -> None:
+    """Runs until SIGTERM or SIGINT. Raises SettingsError for settings that cannot be used."""
+    configure_logging(SCHEMA, settings.log_level)
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop=stop)
+
+
+async def run(
+    settings: QuotaSettings,
+    *,
+    stop: asyncio.Event,
+    clock: Clock | None = None,
+    ready: Callable[[rpc.Server], None] | None = None,
+) -> None:
+    """Runs until `stop` is set; tells `ready` the gRPC server once it serves."""
+    required(settings, "postgres_url")
+    first = read_bootstrap(settings.bootstrap) if settings.bootstrap else None
+    await migrate(settings.postgres_url, SCHEMA, files("cairn_quota") / "migrations")
+    async with pool(settings.postgres_url, schema=SCHEMA) as db, asyncio.TaskGroup() as tasks:
+        parts = Parts.over(db, clock or SystemClock())
+        if first is not None:
+            await bootstrap(first, teams=parts.teams, identities=parts.identities, clock=parts.clock)
+        works = [tasks.create_task(work) for work in _works(settings, parts)]
+        # Needs nothing but the database: callers are answered while the bus or the scheduler is away.
+        async with _server(settings, parts) as server:
+            if ready is not None:
+                ready(server)
+            await stop.wait()
+        for work in works:
+            work.cancel()
+
+
+def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManager[rpc.Server]:
+    quota = QuotaApi(parts.teams, parts.store, parts.clock)
+    identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
+    return rpc.server(
+        bind=settings.grpc_bind,
+        access=ACCESS,
+        authenticate=parts.authenticator,
+        services=[
+            lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
+            lambda server: quota_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server),
+        ],
+        names=[QUOTA, IDENTITY],
+    )
+
+
+def _works(settings: QuotaSettings, parts: Parts) -> Iterator[Coroutine[Any, Any, NoReturn]]:
+    """What runs beside the gRPC server."""
+    yield _on_the_bus(settings, parts)
+    if settings.scheduler_address:
+        yield _reconcile(settings, parts)
+    else:
+        log.warning("reconcile.off", missing="CAIRN_SCHEDULER_ADDRESS")
+    issuer = settings.nats_issuer_seed.get_secret_value()
+    seed = settings.nats_callout_seed.get_secret_value()
+    if issuer and seed:
+        callout = Callout(Issuer(issuer), parts.authenticator, parts.clock, settings.nats_account)
+        yield answer_callouts(callout, url=settings.nats_url, seed=seed)
+    else:
+        log.warning("callout.off", missing="CAIRN_NATS_ISSUER_SEED or CAIRN_NATS_CALLOUT_SEED")
+
+
+async def _on_the_bus(settings: QuotaSettings, parts: Parts) -> NoReturn:
+    """Tells and hears, whenever the bus is there."""
+    while True:
+        try:
+            async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
+                await _talk(bus, settings, parts)
+        except Unavailable as error:
+            log.warning("bus.waiting", reason=str(error.reason))
+
+
+async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
+    await bus.ensure_stream("QUOTA", STREAMS["QUOTA"])
+    metering = Metering(parts.store, parts.clock)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(outbox.relay(parts.db, bus))
+        tasks.create_task(
+            bus.consume(
+                stream="SCHEDULER",
+                durable="quota-metering",
+                subjects=[JOBS],
+                handler=metering,
+                db=parts.db,
+            )
+        )
+        if seed := settings.nats_system_seed.get_secret_value():
+            tasks.create_task(_kick(bus, settings.nats_url, seed, parts.db))
+
+
+async def _kick(bus: Bus, url: str, seed: str, db: Database) -> None:
+    async with connection(url, seed=seed, name="quota-system") as system:
+        await bus.consume(
+            stream="QUOTA",
+            durable="quota-kick",
+            subjects=[REVOCATIONS],
+            handler=Kicker(system),
+            db=db,
+        )
+
+
+async def _reconcile(settings: QuotaSettings, parts: Parts) -> NoReturn:
+    async with rpc.channel(settings.scheduler_address, settings.service_token) as channel:
+        await Reconciler(parts.store, scheduler_pb2_grpc.SchedulerServiceStub(channel), parts.clock).run()

@@ -1,0 +1,54 @@
+"""The facts that quota tells: each goes to the outbox in the transaction that makes it true."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from cairn.quota.v1 import events_pb2
+from cairn_common import outbox
+from cairn_common.db import Connection
+from cairn_common.ids import new_uid
+from cairn_common.subjects import subject
+
+from cairn_quota import wire
+from cairn_quota.model import Reservation, ReservationState, Team, Token
+
+NO_TEAM = "-"
+"""Stands in the subject of a fact about what belongs to no team."""
+
+
+async def tell_reservation(conn: Connection, reservation: Reservation, *, actor: str, now: datetime) -> None:
+    """reservation.held or reservation.ended, by its state."""
+    event = _event(actor=actor, now=now)
+    message = wire.reservation_message(reservation)
+    if reservation.state is ReservationState.HELD:
+        name = "held"
+        event.reservation_held.reservation.CopyFrom(message)
+    else:
+        name = "ended"
+        event.reservation_ended.reservation.CopyFrom(message)
+    await _add(conn, event, ("reservation", name, reservation.team, reservation.uid))
+
+
+async def tell_team(conn: Connection, team: Team, *, actor: str, now: datetime) -> None:
+    """team.updated, also for a new team."""
+    event = _event(actor=actor, now=now)
+    event.team_updated.team.CopyFrom(wire.team_message(team))
+    await _add(conn, event, ("team", "updated", team.id, team.uid))
+
+
+async def tell_token_revoked(conn: Connection, token: Token, *, actor: str, now: datetime) -> None:
+    """token.revoked: every cache of who-is-who drops it."""
+    event = _event(actor=actor, now=now)
+    event.token_revoked.token.CopyFrom(wire.token_message(token))
+    await _add(conn, event, ("token", "revoked", token.team or NO_TEAM, token.uid))
+
+
+def _event(*, actor: str, now: datetime) -> events_pb2.QuotaEvent:
+    return events_pb2.QuotaEvent(id=new_uid(), time=wire.timestamp(now), actor=actor)
+
+
+async def _add(conn: Connection, event: events_pb2.QuotaEvent, where: tuple[str, str, str, str]) -> None:
+    resource, name, team, uid = where
+    to = subject("quota", resource, name, team, uid)
+    await outbox.add(conn, subject=to, payload=event.SerializeToString(), id=event.id)

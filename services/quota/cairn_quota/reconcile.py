@@ -1,0 +1,119 @@
+"""Sees to it that nothing stays held for nothing, even where the bus lost an event.
+
+Asks the scheduler each 30 s for the jobs that changed since the last time, and for those of holds that
+nobody admitted a job with.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Never
+
+import structlog
+from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
+from cairn_common.clock import Clock
+from cairn_common.errors import DomainError, NotFound, ResourceExhausted, Unavailable, from_rpc_error
+from grpc import aio
+
+from cairn_quota import ledger, wire
+from cairn_quota.handlers import ACTOR
+from cairn_quota.model import JobView, Reservation
+from cairn_quota.store import Store
+
+EVERY = 30.0
+OVERLAP = timedelta(minutes=2)
+"""Read again each time: a change may commit later than its time says, and two clocks differ."""
+BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
+PAGE = 100
+HOLDS = 500
+CALL_TIMEOUT = 10.0
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Reconciler:
+    """Compares quota's holds with the scheduler's jobs."""
+
+    store: Store
+    scheduler: scheduler_pb2_grpc.SchedulerServiceAsyncStub
+    clock: Clock
+
+    async def run(self) -> Never:
+        """A round each 30 s. A neighbour that is away is asked again in the next round."""
+        while True:
+            try:
+                await self.round()
+            except Unavailable as error:
+                log.info("reconcile.skipped", reason=str(error.reason))
+            except DomainError as error:
+                log.warning("reconcile.refused", reason=str(error.reason), error=error.message)
+            await asyncio.sleep(EVERY)
+
+    async def round(self) -> None:
+        """Everything once. Raises Unavailable where the scheduler or the database is away."""
+        await self._catch_up()
+        await self._end_abandoned()
+
+    async def _catch_up(self) -> None:
+        begin = self.clock.now()
+        since = await self.store.caught_up() or BEGINNING
+        request = scheduler_pb2.ListJobsRequest(parent="teams/-", updated_after=wire.timestamp(since))
+        async for page in self._pages(request):
+            newest = {job.uid: wire.job_view(job) for job in page}
+            await self.store.settle(list(newest.values()), actor=ACTOR, now=self.clock.now())
+        await self.store.set_caught_up(begin - OVERLAP)
+
+    async def _end_abandoned(self) -> None:
+        before: str | None = None
+        placed: dict[str, JobView] | None = None
+        while holds := await self.store.reservations(None, held_only=True, before=before, size=HOLDS):
+            before = holds[-1].uid
+            now = self.clock.now()
+            # A job that is not there says nothing against a young hold: nobody is asked about those.
+            old = [hold for hold in holds if ledger.is_abandoned(hold, None, now=now)]
+            if old and placed is None:
+                placed = await self._placed()
+            for hold in old:
+                if ledger.is_abandoned(hold, (placed or {}).get(hold.job_uid), now=now):
+                    await self._check(hold)
+
+    async def _placed(self) -> dict[str, JobView]:
+        request = scheduler_pb2.ListJobsRequest(parent="teams/-", states=wire.PLACED)
+        return {job.uid: wire.job_view(job) async for page in self._pages(request) for job in page}
+
+    async def _check(self, hold: Reservation) -> None:
+        try:
+            job = await self.scheduler.GetJob(
+                scheduler_pb2.GetJobRequest(name=f"teams/{hold.team}/jobs/{hold.job_uid}"),
+                timeout=CALL_TIMEOUT,
+            )
+            view = wire.job_view(job)
+        except aio.AioRpcError as error:
+            problem = from_rpc_error(error)
+            if not isinstance(problem, NotFound):
+                raise problem from None
+            view = None
+        now = self.clock.now()
+        if ledger.is_abandoned(hold, view, now=now) and await self.store.abandon(hold, actor=ACTOR, now=now):
+            log.warning("reservation.abandoned", team=hold.team, reservation=hold.id)
+
+    async def _pages(self, request: scheduler_pb2.ListJobsRequest) -> AsyncIterator[list[job_pb2.Job]]:
+        size = PAGE
+        while True:
+            request.page_size = size
+            try:
+                answer = await self.scheduler.ListJobs(request, timeout=CALL_TIMEOUT)
+            except aio.AioRpcError as error:
+                problem = from_rpc_error(error)
+                # Jobs carry their task files and diffs: a page may be too large for one message.
+                if isinstance(problem, ResourceExhausted) and size > 1:
+                    size = max(1, size // 4)
+                    continue
+                raise problem from None
+            yield list(answer.jobs)
+            if not answer.next_page_token:
+                return
+            request.page_token = answer.next_page_token
