@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+import numpy as np
 import torch
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ def main() -> None:
     torch.manual_seed(args.seed)
     cairn.init(config=vars(args), tags=["demo"])
 
-    train_x, train_y, test_x, test_y = digits(args.seed)
+    train_x, train_y, test_x, test_y = digits(args.data, args.seed)
     model = cnn(args.width)
     optimizer = torch.optim.SGD(model.parameters(), lr=args.lr, momentum=0.9)
     first_epoch, step = 0, 0
@@ -58,11 +59,19 @@ def main() -> None:
     cairn.finish()
 
 
-def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Images as (N, 1, 8, 8) floats in 0..1 and labels as (N,), for training and held out."""
-    data = load_digits()
-    images = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / 16
-    labels = torch.tensor(data.target)
+def digits(dataset: str, seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Images as (N, 1, 8, 8) floats in 0..1 and labels as (N,), for training and held out.
+
+    ``dataset`` names a version that Cairn keeps (and then records as this run's input); without it
+    scikit-learn's own copy is read.
+    """
+    if dataset:
+        table = np.loadtxt(Path(cairn.use_artifact(dataset)) / "digits.csv.gz", delimiter=",")
+        pixels, target = table[:, :-1], table[:, -1].astype(np.int64)
+    else:
+        pixels, target = load_digits(return_X_y=True)
+    images = torch.tensor(pixels, dtype=torch.float32).reshape(-1, 1, 8, 8) / 16
+    labels = torch.tensor(target)
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))
     images, labels = images[order], labels[order]
     return images[HELD_OUT:], labels[HELD_OUT:], images[:HELD_OUT], labels[:HELD_OUT]
@@ -71,9 +80,14 @@ def digits(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 def cnn(width: int) -> nn.Module:
     """Two convolutions of ``width`` and ``2 * width`` channels, then one linear layer to ten classes."""
     return nn.Sequential(
-        nn.Conv2d(1, width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Conv2d(width, 2 * width, kernel_size=3, padding=1), nn.ReLU(), nn.MaxPool2d(2),
-        nn.Flatten(), nn.Linear(2 * width * 4, 10),
+        nn.Conv2d(1, width, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(width, 2 * width, kernel_size=3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(2 * width * 4, 10),
     )
 
 
@@ -89,6 +103,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=24)
     parser.add_argument("--save-every", type=int, default=2, help="epochs between two checkpoints")
+    parser.add_argument("--data", default="", help="a dataset that Cairn keeps, as in digits-data:latest")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
 

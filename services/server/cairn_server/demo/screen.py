@@ -1,0 +1,136 @@
+"""What a person sees while the demo runs: a table that moves, on stderr, so that stdout stays for facts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from cairn_server.demo.facts import ACCURACY, LOSS, Training
+from cairn_server.demo.script import LAST_STEP, MODEL, Outcome, label
+
+COLOURS = {"SUCCEEDED": "green", "RUNNING": "cyan", "RECOVERING": "yellow", "PENDING": "dim", "FAILED": "red"}
+SPARKS = "▁▂▃▄▅▆▇█"
+
+
+class Silent:
+    """Says nothing: for ``--json``."""
+
+    def say(self, text: str) -> None:
+        """Nothing."""
+
+    def show(self, trainings: list[Training]) -> None:
+        """Nothing."""
+
+
+class Terminal:
+    """A live table of the trainings with sentences above it. Use as a context manager."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live = Live(console=console, refresh_per_second=8, transient=False)
+
+    def __enter__(self) -> Terminal:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def say(self, text: str) -> None:
+        """One sentence, above the table."""
+        self._live.console.print(f"[yellow]●[/] {text}")
+
+    def show(self, trainings: list[Training]) -> None:
+        """The trainings as they are now."""
+        self._live.update(progress_table(trainings))
+
+
+def progress_table(trainings: list[Training]) -> Table:
+    """States, steps and curves of the sweep."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("training", "state", "attempt", "step", "loss", "", "accuracy", "checkpoint"):
+        table.add_column(heading, justify="right" if heading in ("attempt", "step", "loss", "accuracy") else "left")
+    for training in trainings:
+        colour = COLOURS.get(training.state, "white")
+        table.add_row(
+            label(training),
+            f"[{colour}]{training.state}[/]" + (f" [dim]{training.reason}[/]" if training.reason else ""),
+            str(training.attempts or ""),
+            f"{training.step}/{LAST_STEP}" if training.step else "",
+            "" if training.loss is None else f"{training.loss:.4f}",
+            sparkline(training.history[-24:]),
+            "" if training.accuracy is None else f"{training.accuracy:.4f}",
+            f"step {training.checkpoint_step}" if training.checkpoint_step else "",
+        )
+    return table
+
+
+def sparkline(values: list[float]) -> str:
+    """One character a value, between the least and the greatest."""
+    if not values:
+        return ""
+    low, high = min(values), max(values)
+    scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
+    return "".join(SPARKS[round((value - low) * scale)] for value in values)
+
+
+def print_outcome(console: Console, outcome: Outcome, url: str) -> None:
+    """The comparison, the model with where it comes from, and what to type next."""
+    console.print()
+    console.print(comparison_table(outcome))
+    model, lineage = outcome.model, outcome.lineage
+    if model:
+        console.print(f"\nmodel [bold]{MODEL}:best[/] is version {model['version']}, and comes from")
+        console.print(f"  run   {lineage.get('run', '')}  [dim]step {model.get('step', '')}[/]")
+        console.print(f"  code  sha256:{lineage.get('code_digest', '')[:16]}…")
+        console.print("  data  scikit-learn's bundled digits, named in the run's params and environment")
+    for fault in outcome.faults:
+        console.print(f"[red]not as promised:[/] {fault}")
+    if not outcome.faults:
+        console.print("\n[green]All of it held.[/] Every curve is whole: one point a step, none lost, none twice.")
+    first = outcome.jobs[0]["id"] if outcome.jobs else "ID"
+    console.print("\nNext:")
+    for command, meaning in (
+        ("cairn ls", "the runs"),
+        (f"cairn show {first}", "one of them, with its attempts and curves"),
+        (f"cairn logs {first}", "what it printed"),
+        ("cairn compare --experiment digits", "side by side"),
+        ("cairn run -- python train.py", "your own training, from its folder"),
+        ("cairn down", "stop the platform; `cairn up` goes on where it was"),
+    ):
+        console.print(f"  [bold]{command}[/]  [dim]{meaning}[/]")
+    console.print(f"\nThe page: [bold]{url}[/]  [dim](cairn status shows how to sign in)[/]")
+
+
+def comparison_table(outcome: Outcome) -> Table:
+    """Params, best accuracy, attempts and duration of each run; the best one marked."""
+    attempts: Mapping[str, Any] = {job["id"]: job for job in outcome.jobs}
+    rows = outcome.comparison.get("rows", [])
+    best = max((metric_of(row, ACCURACY, "best") for row in rows), default=0.0)
+    table = Table(title="digits: the sweep, compared", title_justify="left", header_style="bold")
+    for heading in ("run", *outcome.comparison.get("param_keys", []), "best accuracy", "last loss", "attempts",
+                    "went on from", "duration"):
+        table.add_column(heading)
+    for row in rows:
+        uid = row["run"].rpartition("/")[2]
+        accuracy = metric_of(row, ACCURACY, "best")
+        resumed = attempts.get(uid, {}).get("resumed_step")
+        table.add_row(
+            uid[:14],
+            *(str(row.get("params", {}).get(key, "")) for key in outcome.comparison.get("param_keys", [])),
+            f"[bold green]{accuracy:.4f}[/]" if accuracy == best else f"{accuracy:.4f}",
+            f"{metric_of(row, LOSS, 'last'):.4f}",
+            str(row.get("attempts", 0)),
+            f"step {resumed}" if resumed else "",
+            f"{row.get('duration', 0.0):.1f} s",
+        )
+    return table
+
+
+def metric_of(row: Mapping[str, Any], key: str, which: str) -> float:
+    """A metric's ``last`` or ``best`` in a row of a comparison."""
+    return float(row.get("metrics", {}).get(key, {}).get(which, 0.0))
