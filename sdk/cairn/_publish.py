@@ -1,0 +1,68 @@
+"""One version of an artifact: upload what the store lacks, then commit the manifest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairn._blobs import Store
+from cairn._http import Api, ApiError, Json, segment
+from cairn._transfer import Progress, Source, upload
+
+KINDS = ("file", "checkpoint", "model", "dataset", "evaluation")
+COMMIT_PATIENCE = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """What to say about a version besides its files. ``request_id`` makes the commit safe to repeat."""
+
+    artifact: str
+    request_id: str
+    kind: str = "file"
+    run_uid: str = ""
+    step: int | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+    aliases: Sequence[str] = ()
+    sources: Sequence[str] = ()
+
+
+def kind_name(kind: str) -> str:
+    """As the API names it. Raises `ValueError`."""
+    if kind not in KINDS:
+        raise ValueError(f"kind must be one of {', '.join(KINDS)}, is {kind!r}")
+    return f"ARTIFACT_KIND_{kind.upper()}"
+
+
+def publish(
+    api: Api, team: str, files: Sequence[Source], version: Version, *, progress: Progress | None = None
+) -> Json:
+    """The committed version. Raises `TransferError`, `UnsafePath`, `Unreachable`, `ApiError`."""
+    store = Store()
+    body = _body(team, version)
+    for last_try in (False, True):
+        body["entries"] = [entry.json() for entry in upload(api, team, files, progress=progress, store=store)]
+        try:
+            path = f"/api/v1/teams/{segment(team)}/artifacts/{segment(version.artifact)}/versions"
+            return api.post(path, body, patience=COMMIT_PATIENCE)
+        except ApiError as error:
+            # A part that was there when we asked has gone since: send again what is missing now.
+            if error.reason != "PARTS_MISSING" or last_try:
+                raise
+    raise AssertionError("the second try returns or raises")
+
+
+def _body(team: str, version: Version) -> Json:
+    body: Json = {
+        "kind": kind_name(version.kind),
+        "metadata": version.metadata,
+        "aliases": list(version.aliases),
+        "sources": list(version.sources),
+        "request_id": version.request_id,
+    }
+    if version.run_uid:
+        body["run"] = f"teams/{team}/runs/{version.run_uid}"
+    if version.step is not None:
+        body["step"] = version.step
+    return body

@@ -1,0 +1,106 @@
+"""The thread that sends staged checkpoints, one after the other in the order they were saved."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from pathlib import Path
+
+from cairn._blobs import TransferError
+from cairn._http import Api, ApiError, Pauses, Unreachable
+from cairn._ids import new_uid
+from cairn._paths import UnsafePath
+from cairn._publish import Version, publish
+from cairn._stage import Staged
+
+MOST_WAITING = 8
+FOREVER = 7 * 24 * 3600.0
+
+_log = logging.getLogger("cairn")
+
+
+class Saver:
+    """Checkpoints of one run. Without a server a staged copy is the store's own, and nothing is sent."""
+
+    def __init__(self, *, api: Api | None, team: str, run_uid: str, folder: Path, artifact: str) -> None:
+        self.folder = folder
+        self._api, self._team, self._run_uid, self._artifact = api, team, run_uid, artifact
+        self._waiting: deque[Staged] = deque()
+        self._busy = False
+        self._failed: Exception | None = None
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+
+    def save(self, staged: Staged) -> None:
+        """Queues a copy. Where eight wait already (the server is away), the oldest makes room for it."""
+        if self._api is None:
+            return
+        with self._changed:
+            if len(self._waiting) >= MOST_WAITING:
+                oldest = self._waiting.popleft()
+                oldest.remove()
+                _log.warning(
+                    "cairn: the server takes no checkpoints: %d newer ones wait, the one at step %d is lost",
+                    MOST_WAITING,
+                    oldest.step,
+                )
+            self._waiting.append(staged)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="cairn-checkpoints", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def wait(self, timeout: float) -> bool:
+        """Until all is committed, at most ``timeout`` seconds. Raises what made the last one impossible."""
+        end = time.monotonic() + timeout
+        with self._changed:
+            while self._waiting or self._busy:
+                if not self._changed.wait(max(0.0, end - time.monotonic())) and time.monotonic() >= end:
+                    return False
+            failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+        return True
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: bool(self._waiting))
+                staged, self._busy = self._waiting.popleft(), True
+            try:
+                self._commit(staged)
+                staged.remove()
+            except (TransferError, UnsafePath, ApiError, Unreachable, OSError) as error:
+                _log.warning("cairn: the checkpoint at step %d is lost to others: %s", staged.step, error)
+                with self._changed:
+                    self._failed = error
+            finally:
+                with self._changed:
+                    self._busy = False
+                    self._changed.notify_all()
+
+    def _commit(self, staged: Staged) -> None:
+        assert self._api is not None
+        version = Version(
+            artifact=self._artifact,
+            kind="checkpoint",
+            run_uid=self._run_uid,
+            step=staged.step,
+            metadata={"metrics": staged.metrics, **({} if staged.file else {"folder": True})},
+            request_id=new_uid(),  # one for all tries: the same checkpoint is never committed twice
+        )
+        pauses = Pauses(FOREVER)
+        while True:
+            try:
+                publish(self._api, self._team, staged.sources(), version)
+                return
+            except Unreachable as error:
+                failure: Exception = error
+            except ApiError as error:
+                if error.status < 500 and error.status != 429 and error.reason != "RUN_NOT_FOUND":
+                    raise
+                failure = error
+            if not pauses.pause():
+                raise failure

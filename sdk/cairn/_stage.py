@@ -1,0 +1,111 @@
+"""Consistent copies of checkpoints on local disk: what is to be sent, and the store without a server."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cairn._ids import new_uid
+from cairn._transfer import Source, sources
+
+MANIFEST = "manifest.json"
+CONTENT = "content"
+STATE_FILE = "state.pt"
+
+
+class StageError(Exception):
+    """What was given cannot be saved as a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True)
+class Staged:
+    """A copy that nothing else writes to, whole since its manifest is there."""
+
+    folder: Path
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    # The file's name in the content folder; empty: a folder was saved.
+    file: str = ""
+
+    @property
+    def content(self) -> Path:
+        """The file, or the folder."""
+        return self.folder / CONTENT / self.file
+
+    def sources(self) -> list[Source]:
+        """The files to send."""
+        return sources(self.folder / CONTENT)
+
+    def remove(self) -> None:
+        """The manifest first, so that no half of it counts as whole."""
+        (self.folder / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def stage(path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, float]) -> Staged:
+    """Copies a file or folder, or writes a state by ``torch.save``, below ``folder``.
+
+    A hard link would be no copy: a training that writes its file again in place would change it. Raises
+    `StageError`, `TransferError`, `UnsafePath`, `OSError`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
+    try:
+        file = _copy(path_or_state, partial / CONTENT)
+        manifest = {"step": step, "metrics": dict(metrics), "file": file}
+        (partial / MANIFEST).write_text(json.dumps(manifest))
+        final = folder / f"local-{new_uid()}"
+        os.rename(partial, final)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return Staged(final, step, dict(metrics), file)
+
+
+def latest(folder: Path) -> Staged | None:
+    """The copy staged last (their ids sort by time); None if there is none."""
+    for each in sorted(folder.glob(f"local-*/{MANIFEST}"), reverse=True):
+        try:
+            manifest = json.loads(each.read_text())
+            return Staged(
+                each.parent, int(manifest["step"]), dict(manifest["metrics"]), str(manifest["file"])
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            continue  # being removed, or never finished
+    return None
+
+
+def _copy(given: Any, target: Path) -> str:
+    if not isinstance(given, str | os.PathLike):
+        target.mkdir()
+        _write_state(given, target / STATE_FILE)
+        return STATE_FILE
+    path = Path(given)
+    if not path.exists():
+        raise StageError(f"{path} does not exist")
+    target.mkdir()
+    for source in sources(path):  # refuses links that lead out, sockets, an empty folder
+        copy = target / source.path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source.file, copy)
+    return path.name if path.is_file() else ""
+
+
+def _write_state(state: Any, path: Path) -> None:
+    try:
+        import torch
+    except ImportError:
+        raise StageError(
+            f"a state of type {type(state).__name__} is saved by torch.save, and there is no PyTorch here; "
+            "write it to a file as you like and give that file's path"
+        ) from None
+    try:
+        torch.save(state, path)
+    except (TypeError, AttributeError, RuntimeError) as error:
+        raise StageError(f"torch.save refuses a state of type {type(state).__name__}: {error}") from error

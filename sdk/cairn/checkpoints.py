@@ -1,0 +1,212 @@
+"""Checkpoints that a killed training goes on from: saved beside the training, committed whole or not at all.
+
+`save_checkpoint` makes a consistent copy and returns; a background thread sends and commits it.
+`latest_checkpoint` brings back the last one that was committed, in this attempt or an earlier one.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cairn import _stage
+from cairn._blobs import TransferError
+from cairn._download import download_folder
+from cairn._http import Api, ApiError, Json, Pauses, Unreachable, segment
+from cairn._paths import UnsafePath
+from cairn._saver import Saver
+from cairn._stage import StageError
+from cairn._transfer import entries_of
+
+if TYPE_CHECKING:
+    from cairn._run import Run
+
+PATIENCE = 300.0  # seconds that an unreachable server is waited for before a training would start from zero
+EXIT_WAIT = 60.0
+
+_log = logging.getLogger("cairn")
+_savers: dict[str, Saver] = {}
+_told: set[tuple[str, int]] = set()
+_lock = threading.Lock()
+
+
+class CheckpointUnavailable(Exception):
+    """Whether there is a checkpoint could not be learned. Never to be taken for "there is none"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A committed checkpoint on this machine's disk.
+
+    ``path`` is the file, or the folder if a folder was saved; ``step`` and ``metrics`` are those that it was
+    saved with; ``name`` is the version's name (``teams/.../artifacts/.../versions/3``).
+    """
+
+    path: Path
+    step: int
+    metrics: dict[str, float] = field(default_factory=dict)
+    name: str = ""
+
+    def load(self, map_location: Any = "cpu") -> Any:
+        """The saved state, by ``torch.load(weights_only=True)``. Raises `ValueError` for a folder."""
+        if not self.path.is_file():
+            raise ValueError(f"{self.path} is a folder; read its files as you wrote them")
+        import torch
+
+        return torch.load(self.path, map_location=map_location, weights_only=True)
+
+
+def save_checkpoint(
+    path_or_state: Any, step: int, metrics: Mapping[str, float] | None = None, wait: bool = False
+) -> None:
+    """Saves a file, a folder, or any state that ``torch.save`` takes, as the run's checkpoint at ``step``.
+
+    Returns once there is a copy that later writes cannot touch; with ``wait`` once it is committed (or a
+    minute has passed). Checkpoints are committed in the order of the calls. Trouble is a warning, and an
+    exception only in a strict run. Call it from one rank.
+    """
+    from cairn._run import current_run
+
+    run = current_run()
+    try:
+        if step < 0:
+            raise ValueError(f"step must not be negative, is {step}")
+        saver = _saver(run)
+        saver.save(_stage.stage(path_or_state, saver.folder, step=int(step), metrics=_numbers(metrics)))
+        if wait and not saver.wait(EXIT_WAIT):
+            raise TransferError(
+                f"the checkpoint at step {step} is not committed yet; it is still being tried"
+            )
+    except (
+        StageError,
+        TransferError,
+        UnsafePath,
+        Unreachable,
+        ApiError,
+        OSError,
+        ValueError,
+        TypeError,
+    ) as error:
+        if run.strict:
+            raise
+        _log.warning("cairn: the checkpoint at step %s is not safe: %s", step, error)
+
+
+def latest_checkpoint() -> Checkpoint | None:
+    """The run's last committed checkpoint, brought to local disk; None only if there is none.
+
+    An unreachable server is waited for, up to five minutes. Raises `CheckpointUnavailable` after that, also
+    in a run that is not strict: a training that started from zero instead would be silently wrong.
+    """
+    from cairn._run import current_run
+
+    run = current_run()
+    saver = _savers.get(run.uid)
+    if saver is not None:
+        saver.wait(EXIT_WAIT)
+    api = run.api()
+    found = _local_latest(run) if api is None else _remote_latest(run, api)
+    if found is not None and saver is None:
+        _tell_resumed(run, found)
+    return found
+
+
+def wait_for_checkpoints(timeout: float) -> bool:
+    """Waits until all that was saved is committed; False if some is not after ``timeout`` seconds."""
+    end = time.monotonic() + timeout
+    done = [saver.wait(max(0.0, end - time.monotonic())) for saver in list(_savers.values())]
+    return all(done)
+
+
+def checkpoint_artifact(run_uid: str) -> str:
+    """The artifact that keeps a run's checkpoints."""
+    return f"checkpoint-{run_uid}"
+
+
+def _saver(run: Run) -> Saver:
+    with _lock:
+        if run.uid not in _savers:
+            if not _savers:
+                atexit.register(wait_for_checkpoints, EXIT_WAIT)
+            _savers[run.uid] = Saver(
+                api=run.api(),
+                team=run.team,
+                run_uid=run.uid,
+                folder=run.directory / "checkpoints",
+                artifact=checkpoint_artifact(run.uid),
+            )
+        return _savers[run.uid]
+
+
+def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    return {str(key): float(value) for key, value in (metrics or {}).items()}
+
+
+def _tell_resumed(run: Run, checkpoint: Checkpoint) -> None:
+    """Once a process: this attempt goes on from there."""
+    from cairn.job.v1.events_pb2 import RunResumed
+
+    with _lock:
+        if (run.uid, checkpoint.step) in _told:
+            return
+        _told.add((run.uid, checkpoint.step))
+    run.resumed_from(checkpoint.step)
+    run.event(RunResumed(step=checkpoint.step, checkpoint=checkpoint.name))
+
+
+def _local_latest(run: Run) -> Checkpoint | None:
+    found = _stage.latest(run.directory / "checkpoints")
+    if found is None:
+        return None
+    return Checkpoint(found.content, found.step, found.metrics, name=found.folder.name)
+
+
+def _remote_latest(run: Run, api: Api) -> Checkpoint | None:
+    pauses = Pauses(PATIENCE)
+    while True:
+        try:
+            version = _ask(run, api)
+            return None if version is None else _fetch(run, api, version)
+        except (Unreachable, OSError) as error:
+            failure: Exception = error
+        except ApiError as error:
+            if error.status < 500 and error.reason != "RUN_NOT_FOUND":
+                raise CheckpointUnavailable(f"the server refuses the run's checkpoint: {error}") from error
+            failure = error
+        except (TransferError, UnsafePath) as error:
+            raise CheckpointUnavailable(f"the run's checkpoint is not usable: {error}") from error
+        if not pauses.pause():
+            raise CheckpointUnavailable(
+                f"whether run {run.uid} has a checkpoint could not be learned in {PATIENCE:.0f} s: {failure}"
+            ) from failure
+
+
+def _ask(run: Run, api: Api) -> Json | None:
+    path = f"/api/v1/teams/{segment(run.team)}/runs/{segment(run.uid)}/checkpoints/latest"
+    try:
+        return api.get(path, patience=20.0)
+    except ApiError as error:
+        # Before its first checkpoint a run may not have reached the tracker yet; a later attempt's has.
+        if error.reason == "CHECKPOINT_NOT_FOUND" or (error.reason == "RUN_NOT_FOUND" and run.attempt <= 1):
+            return None
+        raise
+
+
+def _fetch(run: Run, api: Api, version: Json) -> Checkpoint:
+    entries = entries_of(version)
+    folder = run.directory / "checkpoints" / f"v{int(version['version'])}"
+    download_folder(api, run.team, entries, folder)
+    metadata = version.get("metadata") or {}
+    single = len(entries) == 1 and not metadata.get("folder")
+    return Checkpoint(
+        path=folder / entries[0].path if single else folder,
+        step=int(version.get("step") or 0),
+        metrics=_numbers(metadata.get("metrics")),
+        name=str(version.get("name", "")),
+    )

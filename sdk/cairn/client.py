@@ -1,0 +1,342 @@
+"""Cairn for people and scripts: plain dicts, as the HTTP API returns them.
+
+client = cairn.Client()
+for run in client.runs(experiment="digits"):
+    print(run["display_name"], run["summary"].get("val.accuracy", {}).get("max"))
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cairn import _events
+from cairn._code import Bundle
+from cairn._config import Config, load_config
+from cairn._download import download
+from cairn._http import Api, Event, Json, Query, segment
+from cairn._ids import new_uid
+from cairn._publish import Version, kind_name, publish
+from cairn._transfer import Part, Progress, entries_of, put_file, sources
+
+# All that the API says about itself is below this path.
+BASE = "/api/v1"
+
+
+class NotConfigured(Exception):
+    """No server's address is known: neither an argument, nor CAIRN_URL, nor ``cairn login``."""
+
+
+class Client:
+    """One Cairn server, seen by one bearer, in one team.
+
+    What is not given comes from CAIRN_URL, CAIRN_TOKEN, CAIRN_TEAM, then from what ``cairn login`` wrote.
+    Ids may be whole names (``teams/main/jobs/01k...``) or bare ids. Methods raise `ApiError` where the server
+    refuses and `Unreachable` where it does not answer. Threads may share a client.
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        token: str | None = None,
+        team: str | None = None,
+        *,
+        patience: float = 20.0,
+    ) -> None:
+        config = load_config()
+        if url is not None and url.rstrip("/") != config.url.rstrip("/"):
+            config = Config(url=url, team=config.team)  # another server's token is not sent there
+        if not config.url:
+            raise NotConfigured(
+                "no server is known: start one by `cairn up`, or name one by `cairn login URL` or CAIRN_URL"
+            )
+        self.team = team or config.team
+        self.api = Api(config.url, config.token if token is None else token, patience=patience)
+
+    @property
+    def url(self) -> str:
+        """The server's address."""
+        return self.api.url
+
+    def platform(self) -> Json:
+        """Version, addresses and services."""
+        return self.api.get(f"{BASE}/platform")
+
+    def me(self) -> Json:
+        """Who the token says is calling."""
+        return self.api.get(f"{BASE}/me")
+
+    def submit(
+        self,
+        task: str,
+        *,
+        code: Json | None = None,
+        name: str = "",
+        validate_only: bool = False,
+        request_id: str | None = None,
+    ) -> Json:
+        """Queues the job of a task file's text. ``code`` is from `upload_code`. The same ``request_id`` again
+        gives the same job."""
+        return self.api.post(self._team("jobs"), self._order(task, code, name, validate_only, request_id))
+
+    def submit_sweep(
+        self,
+        task: str,
+        *,
+        code: Json | None = None,
+        name: str = "",
+        validate_only: bool = False,
+        request_id: str | None = None,
+    ) -> Json:
+        """Queues one job for each point of the task's ``cairn.sweep``, all or none; returns the sweep."""
+        return self.api.post(self._team("sweeps"), self._order(task, code, name, validate_only, request_id))
+
+    def upload_code(self, bundle: Bundle, *, progress: Progress | None = None) -> Json:
+        """Sends a packed folder where the store lacks it; returns what `submit` takes."""
+        put_file(self.api, self.team, bundle.path, Part(bundle.digest, bundle.size), progress=progress)
+        return bundle.code()
+
+    def jobs(
+        self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
+    ) -> Iterator[Json]:
+        """Jobs, newest first."""
+        query: Query = {
+            "states": list(states),
+            "experiment": experiment,
+            "sweep": sweep,
+            "page_size": _page(limit),
+        }
+        return self.api.pages(self._team("jobs"), "jobs", query, limit=limit)
+
+    def job(self, job: str) -> Json:
+        """A job with its attempts."""
+        return self.api.get(self._team("jobs", job))
+
+    def cancel(self, job: str) -> Json:
+        """Stops a job; it is CANCELLED once nothing of it runs any more."""
+        return self.api.post(self._team("jobs", job) + ":cancel")
+
+    def sweep(self, sweep: str) -> Json:
+        """A sweep with its jobs."""
+        return self.api.get(self._team("sweeps", sweep))
+
+    def pools(self) -> list[Json]:
+        """Places to run, and how much of them is free."""
+        return list(self.api.get(f"{BASE}/pools").get("pools", []))
+
+    def runs(
+        self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
+    ) -> Iterator[Json]:
+        """Runs, newest first."""
+        query: Query = {
+            "states": list(states),
+            "experiment": experiment,
+            "sweep": sweep,
+            "page_size": _page(limit),
+        }
+        return self.api.pages(self._team("runs"), "runs", query, limit=limit)
+
+    def run(self, run: str) -> Json:
+        """A run with params, attempts and the summary of each metric."""
+        return self.api.get(self._team("runs", run))
+
+    def experiments(self) -> Iterator[Json]:
+        """The team's experiments."""
+        return self.api.pages(self._team("experiments"), "experiments")
+
+    def series(
+        self,
+        runs: Sequence[str],
+        keys: Sequence[str] = (),
+        *,
+        max_buckets: int = 1000,
+        start_step: int = 0,
+        end_step: int = 0,
+    ) -> list[Json]:
+        """Metrics over steps, parallel arrays in buckets; no ``keys``: all."""
+        query: Query = {
+            "run": [_bare(run) for run in runs],
+            "key": list(keys),
+            "max_buckets": max_buckets,
+            "start_step": start_step,
+            "end_step": end_step,
+        }
+        return list(self.api.get(self._team("series"), query).get("series", []))
+
+    def compare(
+        self,
+        runs: Sequence[str],
+        metrics: Sequence[str] = (),
+        *,
+        minimize: Sequence[str] = (),
+        all_params: bool = False,
+    ) -> Json:
+        """Runs side by side: the params that differ, last and best values."""
+        body = {
+            "runs": list(runs),
+            "metrics": list(metrics),
+            "minimize": list(minimize),
+            "all_params": all_params,
+        }
+        return self.api.post(f"{BASE}/teams/{segment(self.team)}/runs:compare", body)
+
+    def logs(
+        self,
+        run: str,
+        *,
+        cursor: str = "",
+        attempt: int = 0,
+        rank: int | None = None,
+        tail: int = 0,
+        page_size: int = 1000,
+    ) -> Json:
+        """A page of ``lines``, the ``cursor`` to go on from, and whether that was all (``complete``)."""
+        query: Query = {
+            "cursor": cursor or None,
+            "attempt": attempt or None,
+            "rank": rank,
+            "tail": tail or None,
+            "page_size": page_size,
+        }
+        return self.api.get(self._team("runs", run, "logs"), query)
+
+    def events(
+        self,
+        *,
+        run: str = "",
+        job: str = "",
+        types: Sequence[str] = (),
+        last_id: str = "",
+        patience: float = 60.0,
+        stop: threading.Event | None = None,
+    ) -> Iterator[Event]:
+        """What happens, as it happens; see `cairn._events.events` for ``open`` and ``heartbeat``."""
+        query: Query = {"run": run or None, "job": job or None, "types": ",".join(types) or None}
+        return _events.events(
+            self.api, self._team("events"), query, last_id=last_id, patience=patience, stop=stop
+        )
+
+    def artifacts(self, *, kind: str = "") -> Iterator[Json]:
+        """Artifacts, of one kind or all: file, checkpoint, model, dataset, evaluation."""
+        query: Query | None = {"kind": kind_name(kind)} if kind else None
+        return self.api.pages(self._team("artifacts"), "artifacts", query)
+
+    def models(self) -> Iterator[Json]:
+        """Artifacts that are models."""
+        return self.artifacts(kind="model")
+
+    def versions(self, artifact: str, *, limit: int | None = None) -> Iterator[Json]:
+        """Versions of an artifact, newest first."""
+        return self.api.pages(self._team("artifacts", artifact, "versions"), "versions", limit=limit)
+
+    def version(self, artifact: str, ref: str | int = "latest", *, used_by: str = "") -> Json:
+        """One version with its files; ``ref`` is a number, ``v3`` or an alias."""
+        return self.api.get(self._version(artifact, ref), {"used_by": used_by or None})
+
+    def lineage(self, artifact: str, ref: str | int = "latest") -> Json:
+        """What a version comes from, and who used it."""
+        return self.api.get(self._version(artifact, ref) + "/lineage")
+
+    def set_alias(self, artifact: str, ref: str | int, alias: str) -> Json:
+        """Moves an alias to a version."""
+        return self.api.post(self._version(artifact, ref) + ":alias", {"alias": alias})
+
+    def checkpoints(self, run: str) -> list[Json]:
+        """Checkpoints that a run committed, newest first."""
+        return list(self.api.pages(self._team("runs", run, "checkpoints"), "versions"))
+
+    def publish(
+        self,
+        path: str | Path,
+        name: str,
+        *,
+        kind: str = "file",
+        run: str = "",
+        metadata: Mapping[str, Any] | None = None,
+        aliases: Sequence[str] = (),
+        source_versions: Sequence[str] = (),
+        progress: Progress | None = None,
+    ) -> Json:
+        """Saves a file or folder as the next version of an artifact."""
+        version = Version(
+            artifact=name,
+            kind=kind,
+            run_uid=_bare(run),
+            metadata=dict(metadata or {}),
+            aliases=tuple(aliases),
+            sources=tuple(source_versions),
+            request_id=new_uid(),
+        )
+        return publish(self.api, self.team, sources(Path(path)), version, progress=progress)
+
+    def commit_version(self, artifact: str, body: Json) -> Json:
+        """Commits a version of parts that the store has, such as another version's entries."""
+        return self.api.post(self._team("artifacts", artifact, "versions"), {"request_id": new_uid(), **body})
+
+    def download(
+        self, artifact: str, ref: str | int, folder: str | Path, *, progress: Progress | None = None
+    ) -> Json:
+        """Puts a version's files into ``folder``, each verified; returns the version."""
+        version = self.version(artifact, ref)
+        download(self.api, self.team, entries_of(version), Path(folder), progress=progress)
+        return version
+
+    def teams(self) -> list[Json]:
+        """The caller's teams."""
+        return list(self.api.pages(f"{BASE}/teams", "teams"))
+
+    def team_info(self) -> Json:
+        """This team, with its limits and what it holds now."""
+        return self.api.get(self._team())
+
+    def set_limits(self, limits: Mapping[str, int]) -> Json:
+        """Replaces the team's limits: gpus, cpu_milli, jobs; one that is left out is no limit."""
+        return self.api.patch(self._team(), {"limits": dict(limits)})
+
+    def usage(self) -> Json:
+        """GPU-seconds and CPU-seconds that the team used."""
+        return self.api.get(self._team("usage"))
+
+    def tokens(self) -> list[Json]:
+        """The caller's tokens, without their secrets."""
+        return list(self.api.pages(f"{BASE}/tokens", "tokens"))
+
+    def create_token(self, name: str, *, scope: str = "write", ttl_seconds: int | None = None) -> Json:
+        """A new token, with its secret in ``secret``: shown this once."""
+        body: Json = {"display_name": name, "scope": f"SCOPE_{scope.upper()}", "request_id": new_uid()}
+        if ttl_seconds is not None:
+            body["ttl"] = f"{ttl_seconds}s"
+        return self.api.post(f"{BASE}/tokens", body)
+
+    def revoke_token(self, token: str) -> Json:
+        """Revokes a token; felt everywhere within 5 seconds."""
+        return self.api.post(f"{BASE}/tokens/{segment(_bare(token))}:revoke")
+
+    def _team(self, *parts: str) -> str:
+        return "/".join([f"{BASE}/teams/{segment(self.team)}", *(segment(_bare(part)) for part in parts)])
+
+    def _version(self, artifact: str, ref: str | int) -> str:
+        text = str(ref)
+        number = text[1:] if text[:1] == "v" and text[1:].isdigit() else text
+        return self._team("artifacts", artifact, "versions", number)
+
+    def _order(
+        self, task: str, code: Json | None, name: str, validate_only: bool, request_id: str | None
+    ) -> Json:
+        body: Json = {"task": task, "display_name": name, "request_id": request_id or new_uid()}
+        if code:
+            body["code"] = code
+        if validate_only:
+            body["validate_only"] = True
+        return body
+
+
+def _bare(name: str) -> str:
+    """The last piece of a resource's name."""
+    return name.rsplit("/", 1)[-1]
+
+
+def _page(limit: int | None) -> int:
+    return min(limit or 1000, 1000)
