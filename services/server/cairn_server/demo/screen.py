@@ -13,6 +13,7 @@ from cairn_server.demo.facts import ACCURACY, LOSS, Training
 from cairn_server.demo.script import LAST_STEP, MODEL, Outcome, label
 
 COLOURS = {"SUCCEEDED": "green", "RUNNING": "cyan", "RECOVERING": "yellow", "PENDING": "dim", "FAILED": "red"}
+NUMBERS = {"attempt", "step", "loss", "accuracy"}
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -53,7 +54,7 @@ def progress_table(trainings: list[Training]) -> Table:
     """States, steps and curves of the sweep."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in ("training", "state", "attempt", "step", "loss", "", "accuracy", "checkpoint"):
-        table.add_column(heading, justify="right" if heading in ("attempt", "step", "loss", "accuracy") else "left")
+        table.add_column(heading, justify="right" if heading in NUMBERS else "left")
     for training in trainings:
         colour = COLOURS.get(training.state, "white")
         table.add_row(
@@ -87,11 +88,11 @@ def print_outcome(console: Console, outcome: Outcome, url: str) -> None:
         console.print(f"\nmodel [bold]{MODEL}:best[/] is version {model['version']}, and comes from")
         console.print(f"  run   {lineage.get('run', '')}  [dim]step {model.get('step', '')}[/]")
         console.print(f"  code  sha256:{lineage.get('code_digest', '')[:16]}…")
-        console.print("  data  scikit-learn's bundled digits, named in the run's params and environment")
+        console.print(f"  data  {', '.join(lineage.get('inputs', []))}")
     for fault in outcome.faults:
         console.print(f"[red]not as promised:[/] {fault}")
     if not outcome.faults:
-        console.print("\n[green]All of it held.[/] Every curve is whole: one point a step, none lost, none twice.")
+        console.print("\n[green]All of it held.[/] Each curve is whole: one point a step, none lost, none twice.")
     first = outcome.jobs[0]["id"] if outcome.jobs else "ID"
     console.print("\nNext:")
     for command, meaning in (
@@ -112,8 +113,8 @@ def comparison_table(outcome: Outcome) -> Table:
     rows = outcome.comparison.get("rows", [])
     best = max((metric_of(row, ACCURACY, "best") for row in rows), default=0.0)
     table = Table(title="digits: the sweep, compared", title_justify="left", header_style="bold")
-    for heading in ("run", *outcome.comparison.get("param_keys", []), "best accuracy", "last loss", "attempts",
-                    "went on from", "duration"):
+    params = outcome.comparison.get("param_keys", [])
+    for heading in ("run", *params, "best accuracy", "last loss", "attempts", "went on from", "duration"):
         table.add_column(heading)
     for row in rows:
         uid = row["run"].rpartition("/")[2]
@@ -121,7 +122,7 @@ def comparison_table(outcome: Outcome) -> Table:
         resumed = attempts.get(uid, {}).get("resumed_step")
         table.add_row(
             uid[:14],
-            *(str(row.get("params", {}).get(key, "")) for key in outcome.comparison.get("param_keys", [])),
+            *(str(row.get("params", {}).get(key, "")) for key in params),
             f"[bold green]{accuracy:.4f}[/]" if accuracy == best else f"{accuracy:.4f}",
             f"{metric_of(row, LOSS, 'last'):.4f}",
             str(row.get("attempts", 0)),

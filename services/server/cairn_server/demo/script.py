@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import time
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +12,8 @@ from typing import Any, Protocol
 
 import psutil
 
-from cairn._events import events
-from cairn._http import Api, Event
+from cairn._http import Event
+from cairn.client import Client
 from cairn_server.demo.facts import ACCURACY, LOSS, Training, faults_of_curve
 
 STEPS_PER_EPOCH = 45
@@ -45,38 +44,39 @@ class Outcome:
     faults: list[str] = field(default_factory=list)
 
 
-def play(api: Api, team: str, sweep: Mapping[str, Any], screen: Screen) -> Outcome:
+def play(client: Client, sweep: Mapping[str, Any], screen: Screen) -> Outcome:
     """Follows a queued sweep to its end, kills one training on the way, and judges what came of it.
 
     Raises `DemoFailed` if it does not end in time, `cairn._http.Unreachable` if the platform is gone.
     """
     trainings = {job["uid"]: Training(job["uid"], job["spec"].get("params", {})) for job in sweep["jobs"]}
-    victim = follow(api, team, trainings, screen)
-    await_complete(api, team, trainings)
-    outcome = Outcome(jobs=[describe(api, team, training) for training in trainings.values()])
+    victim = follow(client, trainings, screen)
+    await_complete(client, trainings)
+    outcome = Outcome(jobs=[describe(client, training) for training in trainings.values()])
     if victim is None:
         outcome.faults.append("no training was killed: none was seen at work past a checkpoint")
-    outcome.faults += judge(api, team, trainings, outcome.jobs, victim)
-    outcome.comparison = api.post(
-        f"/api/v1/teams/{team}/runs:compare", {"runs": list(trainings), "metrics": [ACCURACY, LOSS]}
-    )
-    outcome.model, outcome.lineage = register(api, team, trainings)
-    if not outcome.lineage.get("run") or not outcome.lineage.get("code_digest"):
-        outcome.faults.append("the model's lineage names no run or no code")
+    outcome.faults += judge(client, trainings, outcome.jobs, victim)
+    outcome.comparison = client.compare(list(trainings), [ACCURACY, LOSS])
+    outcome.model, outcome.lineage = register(client, trainings)
+    outcome.faults += [
+        f"the model's lineage does not name its {part}"
+        for part in ("run", "code_digest", "inputs")
+        if not outcome.lineage.get(part)
+    ]
     return outcome
 
 
-def follow(api: Api, team: str, trainings: dict[str, Training], screen: Screen) -> str | None:
+def follow(client: Client, trainings: dict[str, Training], screen: Screen) -> str | None:
     """Hears facts until every training has ended; kills one in mid-epoch and gives its uid."""
     victim: str | None = None
     end = time.monotonic() + DEADLINE
-    for event in events(api, f"/api/v1/teams/{team}/events"):
+    for event in client.events():
         if time.monotonic() > end:
             raise DemoFailed(f"the trainings did not end within {DEADLINE:.0f} s")
         if event.type == "open":
             # Whatever was told before we listened (or while the line was cut) is in the resources.
             for uid, training in trainings.items():
-                training.hear_job(api.get(f"/api/v1/teams/{team}/jobs/{uid}"))
+                training.hear_job(client.job(uid))
         hear(event, trainings)
         if victim is None and (target := kill_one(trainings)) is not None:
             victim = target.uid
@@ -123,12 +123,12 @@ def worker_of(pid: int) -> int | None:
     return named[-1] if named else None
 
 
-def await_complete(api: Api, team: str, trainings: Mapping[str, Training], deadline: float = 120.0) -> None:
+def await_complete(client: Client, trainings: Mapping[str, Training], deadline: float = 120.0) -> None:
     """Waits until everything that the trainings logged has arrived at the tracker. Raises `DemoFailed`."""
     waiting = set(trainings)
     end = time.monotonic() + deadline
-    for _ in events(api, f"/api/v1/teams/{team}/events", {"types": "run.updated"}):
-        waiting = {uid for uid in waiting if not api.get(run_path(team, uid)).get("complete")}
+    for _ in client.events(types=["run.updated"]):
+        waiting = {uid for uid in waiting if not client.run(uid).get("complete")}
         if not waiting:
             return
         if time.monotonic() > end:
@@ -136,10 +136,10 @@ def await_complete(api: Api, team: str, trainings: Mapping[str, Training], deadl
     raise DemoFailed(f"the tracker did not have all of {', '.join(sorted(waiting))} within {deadline:.0f} s")
 
 
-def describe(api: Api, team: str, training: Training) -> dict[str, Any]:
+def describe(client: Client, training: Training) -> dict[str, Any]:
     """The facts of one job that ``--json`` prints."""
-    job = api.get(f"/api/v1/teams/{team}/jobs/{training.uid}")
-    run = api.get(run_path(team, training.uid))
+    job = client.job(training.uid)
+    run = client.run(training.uid)
     resumed = [attempt["resumed_step"] for attempt in run.get("attempts", []) if "resumed_step" in attempt]
     accuracy = run.get("summary", {}).get(ACCURACY, {}).get("max")
     return {
@@ -152,7 +152,7 @@ def describe(api: Api, team: str, training: Training) -> dict[str, Any]:
 
 
 def judge(
-    api: Api, team: str, trainings: Mapping[str, Training], jobs: list[dict[str, Any]], victim: str | None
+    client: Client, trainings: Mapping[str, Training], jobs: list[dict[str, Any]], victim: str | None
 ) -> list[str]:
     """Everything that is not as promised, in words."""
     faults = []
@@ -162,39 +162,31 @@ def judge(
             faults.append(f"{name} ended {job['state']}")
         if job["id"] == victim and (job["attempts"] < 2 or not (job["resumed_step"] or 0) > 0):
             faults.append(f"{name} was killed and did not go on from a checkpoint")
-        series = api.get(
-            f"/api/v1/teams/{team}/series",
-            {"run": f"teams/{team}/runs/{job['id']}", "key": LOSS, "max_buckets": 10_000},
-        )
-        found = series.get("series", [])
+        found = client.series([job["id"]], [LOSS], max_buckets=10_000)
         steps = found[0].get("steps", []) if found else []
         faults += [f"{name}: {fault}" for fault in faults_of_curve(steps, LAST_STEP)]
     return faults
 
 
 def register(
-    api: Api, team: str, trainings: Mapping[str, Training]
+    client: Client, trainings: Mapping[str, Training]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes the most accurate checkpoint of all a version of the model, without sending a byte again."""
-    best: dict[str, Any] = {}
-    for uid in trainings:
-        for version in api.get(f"{run_path(team, uid)}/checkpoints").get("versions", []):
-            if not best or accuracy_of(version) > accuracy_of(best):
-                best = version
-    if not best:
+    """Makes the most accurate checkpoint of all a version of the model, without sending a byte again.
+
+    Gives the version and its lineage.
+    """
+    checkpoints = [version for uid in trainings for version in client.checkpoints(uid)]
+    if not checkpoints:
         raise DemoFailed("no training left a checkpoint")
-    best = api.get(f"/api/v1/{best['name']}")  # a listing leaves the entries out
-    model = api.post(f"/api/v1/teams/{team}/artifacts/{MODEL}/versions", {
+    artifact, _, number = max(checkpoints, key=accuracy_of)["name"].rpartition("/versions/")
+    best = client.version(artifact, number)  # with its files, which a listing leaves out
+    model = client.commit_version(MODEL, {
         "kind": "ARTIFACT_KIND_MODEL",
-        "run": best["run"],
-        "step": best["step"],
-        "metadata": best.get("metadata", {}),
-        "entries": best["entries"],
         "aliases": ["best"],
         "sources": [best["name"]],
-        "request_id": str(uuid.uuid4()),
+        **{key: best[key] for key in ("run", "step", "metadata", "entries")},
     })
-    return model, api.get(f"/api/v1/{model['name']}/lineage")
+    return model, client.lineage(MODEL, model["version"])
 
 
 def accuracy_of(version: Mapping[str, Any]) -> float:
@@ -205,11 +197,6 @@ def accuracy_of(version: Mapping[str, Any]) -> float:
 def label(training: Training) -> str:
     """What tells one training of the sweep from another."""
     return " ".join(f"{key}={value}" for key, value in sorted(training.params.items()))
-
-
-def run_path(team: str, uid: str) -> str:
-    """The run's address below the API."""
-    return f"/api/v1/teams/{team}/runs/{uid}"
 
 
 def training_folder() -> Path:
