@@ -1,1 +1,77 @@
-"""Track runs, metrics, checkpoints and artifacts, with or without a server."""
+"""Track runs, metrics, checkpoints and artifacts, with or without a server.
+
+    import cairn
+
+    cairn.log({"loss": 0.3}, step=1)              # in a job of the platform nothing else is needed
+    run = cairn.init(experiment="digits", params={"lr": 3e-4})   # elsewhere: a run of your own
+
+Importing costs a few milliseconds: what needs more is imported when it is used.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cairn._run import Config, Run, current_run, finish, init, log
+
+if TYPE_CHECKING:
+    from cairn._local import LocalRun, local_runs
+    from cairn._sync import sync
+    from cairn.artifacts import save_artifact, use_artifact
+    from cairn.checkpoints import latest_checkpoint, save_checkpoint
+    from cairn.client import Client
+
+    config: Config
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Client",
+    "Config",
+    "LocalRun",
+    "Run",
+    "config",
+    "current_run",
+    "finish",
+    "init",
+    "latest_checkpoint",
+    "local_runs",
+    "log",
+    "save_artifact",
+    "save_checkpoint",
+    "sync",
+    "use_artifact",
+]
+
+_LAZY = {
+    "Client": "cairn.client",
+    "LocalRun": "cairn._local",
+    "latest_checkpoint": "cairn.checkpoints",
+    "local_runs": "cairn._local",
+    "save_artifact": "cairn.artifacts",
+    "save_checkpoint": "cairn.checkpoints",
+    "sync": "cairn._sync",
+    "use_artifact": "cairn.artifacts",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name == "config":
+        return _config_now()
+    if name not in _LAZY:
+        raise AttributeError(f"module 'cairn' has no attribute {name!r}")
+    from importlib import import_module
+
+    value = globals()[name] = getattr(import_module(_LAZY[name]), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+def _config_now() -> Config:
+    """The run's params; before there is a run, what the platform chose for this job."""
+    from cairn import _env, _run
+
+    return current_run().config if _run.has_run() else Config(_env.given_params())

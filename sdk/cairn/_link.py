@@ -1,0 +1,112 @@
+"""A connection to the bus that is used until it breaks."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from nats.js import JetStreamContext
+
+CONNECT_SECONDS = 5.0
+ACK_SECONDS = 5.0
+_TOO_LARGE_FOR_STREAM = 10054
+
+
+class Trouble(Exception):
+    """The bus did not take a message. `fatal`: this connection is of no more use."""
+
+    def __init__(self, reason: str, *, fatal: bool) -> None:
+        super().__init__(reason)
+        self.fatal = fatal
+
+
+class Refused(Exception):
+    """The bus will never take this message."""
+
+
+class Link:
+    """One connection to the bus, used until it breaks: a new one is made then, with a fresh token."""
+
+    def __init__(self) -> None:
+        from nats.aio.client import Client
+
+        self._client: Client = Client()
+        self._stream: JetStreamContext
+        self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+
+    @classmethod
+    async def open(cls, url: str, token: str) -> Link:
+        """Raises OSError, ValueError or Trouble."""
+        from nats.errors import Error
+
+        link = cls()
+        inbox = f"_INBOX_{hashlib.sha256(token.encode()).hexdigest()[:16]}"
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await link._client.connect(
+                    url, token=token, inbox_prefix=inbox, name="cairn-sdk",
+                    connect_timeout=int(CONNECT_SECONDS), allow_reconnect=False,
+                    error_cb=link._on_error, closed_cb=link._on_closed, disconnected_cb=link._on_closed,
+                )  # fmt: skip
+            if not link._client.is_connected:  # it may return so when the server takes long to decide
+                raise Trouble("the bus did not accept the connection", fatal=True)
+        except (Error, TimeoutError) as error:
+            await link.close()
+            reason = str(error) or type(error).__name__
+            raise Trouble(f"no connection to the bus: {reason}", fatal=True) from error
+        except (OSError, ValueError, Trouble):
+            await link.close()
+            raise
+        link._stream = link._client.jetstream(timeout=ACK_SECONDS)
+        return link
+
+    @property
+    def usable(self) -> bool:
+        return not self._broken.done() and self._client.is_connected
+
+    async def publish(self, subject: str, data: bytes) -> None:
+        """Raises Trouble or Refused."""
+        from nats.errors import Error, MaxPayloadError
+        from nats.js.errors import APIError, NoStreamResponseError
+
+        sent = asyncio.ensure_future(self._stream.publish(subject, data))
+        either: set[asyncio.Future[Any]] = {sent, self._broken}
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not sent.done():
+                raise Trouble(self._broken.result(), fatal=True)
+            sent.result()
+        except MaxPayloadError as error:
+            raise Refused(str(error)) from error
+        except NoStreamResponseError as error:
+            raise Trouble("the bus has no stream for it yet", fatal=False) from error
+        except APIError as error:
+            if error.err_code == _TOO_LARGE_FOR_STREAM:
+                raise Refused(str(error)) from error
+            raise Trouble(str(error), fatal=False) from error
+        except (Error, TimeoutError, OSError) as error:
+            raise Trouble(f"{type(error).__name__} {error}", fatal=True) from error
+        finally:
+            sent.cancel()
+
+    async def close(self) -> None:
+        from nats.errors import Error
+
+        with contextlib.suppress(Error, TimeoutError, OSError):
+            async with asyncio.timeout(1.0):
+                await self._client.close()
+
+    async def _on_error(self, error: Exception) -> None:
+        # A publish that is not allowed gets no answer but this: perhaps the token was renewed.
+        if "permissions violation" in str(error).lower():
+            self._break(str(error))
+
+    async def _on_closed(self) -> None:
+        self._break("the connection ended")
+
+    def _break(self, reason: str) -> None:
+        if not self._broken.done():
+            self._broken.set_result(reason)

@@ -1,0 +1,130 @@
+"""Runs without a server: ``.cairn/runs/<uid>/`` in the working directory holds all there is to know.
+
+``run.json`` says what the run is and how it ended, ``spool/`` holds what it logged.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cairn import _frames
+from cairn._segments import read_all, writers
+
+FOLDER = Path(".cairn") / "runs"
+
+
+class Point(NamedTuple):
+    """One value of a metric; `time` in seconds since 1970."""
+
+    step: int
+    value: float
+    time: float
+
+
+def make_run_folder(uid: str, base: Path | None = None) -> Path:
+    """A folder for a new run in the working directory, or in the temporary folder if that is not writable."""
+    for place in (base or Path.cwd(), Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}"):
+        folder = place / FOLDER / uid
+        try:
+            (folder / "spool").mkdir(mode=0o700, parents=True)
+            ignore = place / ".cairn" / ".gitignore"
+            if not ignore.exists():
+                ignore.write_text("*\n")
+            return folder
+        except OSError:
+            continue
+    return Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}" / FOLDER / uid  # its writer will say so
+
+
+def write_record(folder: Path, record: Mapping[str, Any]) -> None:
+    """Replaces run.json, whole or not at all. Raises OSError."""
+    temporary = folder / f"run.json.{os.getpid()}"
+    temporary.write_text(json.dumps(record, indent=2) + "\n")
+    os.replace(temporary, folder / "run.json")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalRun:
+    """A run in the local store, as its run.json describes it."""
+
+    folder: Path
+    uid: str
+    name: str
+    experiment: str
+    state: str
+    start_time: float
+    end_time: float | None
+    params: Mapping[str, Any]
+    tags: tuple[str, ...]
+    message: str
+
+    def history(self, key: str) -> list[Point]:
+        """A metric by step; of two values for one step the one that was logged last."""
+        return history(self.folder / "spool", key)
+
+    def summary(self) -> dict[str, float]:
+        """The last value of each metric."""
+        return summary(self.folder / "spool")
+
+
+def local_runs(directory: str | os.PathLike[str] = ".") -> list[LocalRun]:
+    """The runs in a directory's local store, oldest first."""
+    folders = sorted((Path(directory) / FOLDER).glob("*/run.json"))
+    return [run for path in folders if (run := _load(path)) is not None]
+
+
+def history(spool: Path, key: str) -> list[Point]:
+    """A metric's points that still lie in a spool, by step."""
+    points: dict[int, Point] = {}
+    for step, time, keys, payload in _rows(spool):
+        if key in keys:
+            value = _value(payload, keys.index(key))
+            if step not in points or points[step].time <= time:
+                points[step] = Point(step, value, time)
+    return [points[step] for step in sorted(points)]
+
+
+def summary(spool: Path) -> dict[str, float]:
+    last: dict[str, tuple[int, float, float]] = {}
+    for step, time, keys, payload in _rows(spool):
+        for place, key in enumerate(keys):
+            if key not in last or last[key][:2] <= (step, time):
+                last[key] = (step, time, _value(payload, place))
+    return {key: value for key, (_, _, value) in last.items()}
+
+
+def _rows(spool: Path) -> Any:
+    for folder in writers(spool):
+        for reader, frame in read_all(folder):
+            if frame.payload[0] == _frames.POINT:
+                _, shape, time, step = _frames.POINT_HEAD.unpack_from(frame.payload)
+                yield step, time, reader.shapes.get(shape, ()), frame.payload
+
+
+def _value(payload: bytes, place: int) -> float:
+    return _frames.DOUBLE.unpack_from(payload, _frames.POINT_HEAD.size + 8 * place)[0]  # type: ignore[no-any-return]
+
+
+def _load(path: Path) -> LocalRun | None:
+    try:
+        record = json.loads(path.read_text())
+        return LocalRun(
+            folder=path.parent,
+            uid=str(record["uid"]),
+            name=str(record.get("name") or ""),
+            experiment=str(record.get("experiment") or "default"),
+            state=str(record.get("state") or "running"),
+            start_time=float(record["start_time"]),
+            end_time=record.get("end_time"),
+            params=dict(record.get("params") or {}),
+            tags=tuple(record.get("tags") or ()),
+            message=str(record.get("message") or ""),
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None

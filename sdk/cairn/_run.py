@@ -1,0 +1,394 @@
+"""The run that this process belongs to: `init`, `log`, `finish`.
+
+Logging never raises and never waits for anything but its own process's file. In a job the runner ships that
+file; elsewhere a thread does, if a server is configured; without one the file is the local store.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from cairn import _env, _local, _values
+from cairn._config import ConfigError, load_config
+from cairn._frames import LineRecord
+from cairn._ids import new_uid
+from cairn._spool import Writer
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+    from cairn._http import Api
+    from cairn._ship import Shipper
+
+_log = logging.getLogger("cairn")
+
+_STDOUT = 1
+_MAX_TEXT = 64 * 1024
+
+
+class Config(dict[str, Any]):
+    """The run's params, by item or by attribute."""
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+class Run:
+    """A record of work, seen from inside. `cairn.init` makes it; threads may share it, forks may too.
+
+    `uid`, `team` and `attempt` (0 without a job) are its identity, `spool` is where its records lie.
+    """
+
+    def __init__(
+        self, *, uid: str, team: str, name: str, spool: Path, directory: Path, strict: bool,
+        job: _env.JobEnvironment | None = None, params: Mapping[str, Any] | None = None,
+    ) -> None:  # fmt: skip
+        self.uid = uid
+        self.team = team
+        self.name = name
+        self.spool = spool
+        self.directory = directory
+        self.job = job
+        self.attempt = job.attempt if job else 0
+        self.config = Config(params or {})
+        self.strict = strict
+        self.finished = False
+        self._writer = Writer(spool)
+        # Re-entrant: a signal handler may log while this thread is in here.
+        self._lock = threading.RLock()
+        self._next_step = 0
+        self._line_number = 0
+        self._warned: set[str] = set()
+        self._api: Api | None = None
+        self._shipper: Shipper | None = None
+        self._record: dict[str, Any] = {}
+        self._error = ""
+        self._owner = os.getpid()
+
+    def log(self, values: Mapping[str, Any] | str, step: int | None = None) -> None:
+        """Appends metrics at a step, or a line of text.
+
+        Nested mappings are joined by `/`. Without `step` each call takes the next one. A value that is no
+        number is left out with one warning. Never raises, unless the run is `strict` (ValueError then).
+        """
+        now = time.time()
+        try:
+            if type(values) is not dict or self.finished:
+                self._log_other(values, step, now)
+                return
+            if step is None:
+                with self._lock:
+                    step = self._next_step
+                    self._next_step = step + 1
+            elif type(step) is not int or step < 0:
+                self._log_carefully(values, _values.whole_step(step), now)
+                return
+            elif step >= self._next_step:
+                self._next_step = step + 1
+            try:
+                self._writer.points(tuple(values), values.values(), step, now)
+            except Exception:  # nested, or no number: nothing has been written yet
+                self._log_carefully(values, step, now)
+        except Exception as error:
+            self._problem("log", str(error), error)
+
+    def event(self, arm: Message) -> None:
+        """Appends a RunResumed, RunUpdated ... of cairn.job.v1. Never raises, unless the run is `strict`."""
+        from cairn.job.v1 import events_pb2
+
+        try:
+            event = events_pb2.JobEvent()
+            arms = event.DESCRIPTOR.oneofs_by_name["event"].fields
+            name = next(field.name for field in arms if field.message_type is arm.DESCRIPTOR)
+            getattr(event, name).CopyFrom(arm)
+            self._writer.event(event.SerializeToString())
+        except (StopIteration, TypeError, ValueError) as error:
+            self._problem("event", f"an event cannot be recorded: {error}", error)
+
+    def update(self, *, params: Mapping[str, Any] | None = None, tags: Sequence[str] = ()) -> None:
+        """Adds params or tags. Never raises, unless the run is `strict`."""
+        try:
+            added = {str(key): _values.plain(value) for key, value in (params or {}).items()}
+            self.config.update(params or {})
+            self._writer.json("run_updated", {"params": added, "tags": list(map(str, tags))})
+            if self._record:
+                self._record["params"] |= added
+                self._record["tags"] = [*dict.fromkeys([*self._record["tags"], *map(str, tags)])]
+                self._save_record()
+        except Exception as error:
+            self._problem("update", str(error), error)
+
+    def resumed_from(self, step: int) -> None:
+        """Goes on from a checkpoint: the next automatic step is the one behind it."""
+        with self._lock:
+            self._next_step = step + 1
+
+    @property
+    def step(self) -> int:
+        """The step that the next `log` without one takes."""
+        return self._next_step
+
+    @property
+    def dropped(self) -> int:
+        """Points that were lost to a full disk and a full memory."""
+        return self._writer.dropped
+
+    def history(self, key: str) -> list[_local.Point]:
+        """A metric by step, as far as it lies on this machine (what a server has taken is there)."""
+        return _local.history(self.spool, key)
+
+    def api(self) -> Api | None:
+        """The server's HTTP API with this run's rights; None without a server."""
+        if self._api is None:
+            from cairn._http import Api
+
+            if self.job is not None:
+                self._api = Api(self.job.url, self.job.token) if self.job.url else None
+            else:
+                config = _configured()
+                self._api = Api(config.url, lambda: _configured().token) if config.url else None
+        return self._api
+
+    def finish(self, *, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:
+        """Ends a run without a job, and waits up to `timeout` seconds until the server has everything.
+
+        In a job it only brings everything to the disk: the command's exit says how the job ended.
+        Never raises.
+        """
+        try:
+            if self.job is not None or self._owner != os.getpid():
+                self._writer.flush()
+            elif not self.finished:
+                self._finish_jobless(failed, message, timeout)
+        except Exception as error:
+            self._problem("finish", f"the run could not be finished: {error}", error)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish(failed=error is not None, message=_told(error))
+
+    def _log_other(self, values: Any, step: Any, now: float) -> None:
+        if self.finished:
+            raise ValueError("the run is finished; cairn.init() begins another one")
+        if isinstance(values, str):
+            self._log_text(values, now)
+        elif isinstance(values, Mapping):
+            self.log(dict(values), step)
+        else:
+            raise ValueError(f"cairn.log takes a dict of metrics or a text, not {type(values).__name__}")
+
+    def _log_carefully(self, values: Mapping[Any, Any], step: int, now: float) -> None:
+        problems: list[str] = []
+        flat = _values.flatten(values, problems.append)
+        with self._lock:
+            self._next_step = max(self._next_step, step + 1)
+        if flat:
+            self._writer.points(tuple(flat), flat.values(), step, now)
+        for problem in problems:
+            self._problem(problem.split(":")[0], problem, ValueError(problem))
+
+    def _log_text(self, text: str, now: float) -> None:
+        if sys.stdout is not None:
+            sys.stdout.write(text + "\n")
+            sys.stdout.flush()
+        if self.job is not None:
+            return  # the runner records what a job prints, in the order that it was printed
+        with self._lock:
+            if not self._line_number and os.getpid() != self._owner:
+                self._line_number = os.getpid() << 32  # numbers of forks do not meet
+            first = self._line_number + 1
+            parts = [part[:_MAX_TEXT] for part in text.split("\n")]
+            self._line_number += len(parts)
+        self._writer.lines(
+            [LineRecord(now, _STDOUT, 0, first + place, part) for place, part in enumerate(parts)]
+        )
+
+    def _problem(self, kind: str, text: str, error: Exception) -> None:
+        if self.strict:
+            raise error if isinstance(error, ValueError) else ValueError(text)
+        if kind not in self._warned and len(self._warned) < 100:
+            self._warned.add(kind)
+            _log.warning("cairn: %s", text)
+
+    def _started(self, *, params: Mapping[str, Any], tags: Sequence[str], experiment: str) -> None:
+        start = datetime.now(UTC)
+        self._writer.json(
+            "run_started",
+            {
+                "time": start.isoformat().replace("+00:00", "Z"),
+                "params": params,
+                "tags": list(tags),
+                "command": _env.describe_command(),
+                "environment": _env.describe_process(),
+                "experiment": experiment,
+                "display_name": self.name,
+            },
+        )
+        if self.job is None:
+            self._record = {
+                "uid": self.uid, "team": self.team, "name": self.name, "experiment": experiment or "default",
+                "state": "running", "start_time": start.timestamp(), "pid": self._owner,
+                "params": dict(params), "tags": list(tags),
+            }  # fmt: skip
+            self._save_record()
+
+    def _save_record(self) -> None:
+        _local.write_record(self.directory, self._record)
+
+    def _ship(self, shipper: Shipper) -> None:
+        self._shipper = shipper
+        shipper.start()
+
+    def _finish_jobless(self, failed: bool, message: str, timeout: float) -> None:
+        failed, message = failed or bool(self._error), message or self._error
+        now = datetime.now(UTC)
+        ended = {"time": now.isoformat().replace("+00:00", "Z"), "succeeded": not failed, "message": message}
+        self._writer.json("run_finished", ended)
+        self.finished = True
+        self._writer.close()
+        self._record |= {
+            "state": "failed" if failed else "succeeded", "message": message, "end_time": now.timestamp(),
+        }  # fmt: skip
+        self._save_record()
+        if self._shipper is not None:
+            if self._shipper.wait_empty(timeout):
+                self._record["sent"] = True
+                self._save_record()
+            else:
+                _log.warning("cairn: the server lacks a part of this run; cairn.sync() sends it later")
+            self._shipper.stop()
+
+
+_current: Run | None = None
+_beginning = threading.RLock()
+
+
+def init(
+    experiment: str | None = None,
+    name: str | None = None,
+    *,
+    params: Mapping[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
+    tags: Sequence[str] | None = None,
+    strict: bool = False,
+) -> Run:
+    """Begins this process's run and returns it; in a job that is the job's run.
+
+    `params` (or `config`, its other name) are merged with what the platform chose for this job, which wins.
+    `experiment` and `name` are for runs without a job. Needs no server and no network. Never raises, unless
+    `strict`: then it, and the run's `log`, raise ValueError for what they cannot take.
+    """
+    global _current
+    with _beginning:
+        if _current is not None and _current.job is None and not _current.finished:
+            _current.finish()
+        given = {str(key): value for key, value in {**(config or {}), **(params or {})}.items()}
+        run = _make_run(name or "", given | _env.given_params(), strict)
+        _current = run
+        try:
+            plain = {key: _values.plain(value) for key, value in run.config.items()}
+            run._started(params=plain, tags=[str(tag) for tag in tags or ()], experiment=experiment or "")
+        except Exception as error:
+            run._problem("init", f"the run's beginning could not be recorded: {error}", error)
+        if run.job is None:
+            _begin_shipping(run)
+            _watch_exit()
+        return run
+
+
+def current_run() -> Run:
+    """This process's run; begins one if there is none."""
+    return _current if _current is not None else init()
+
+
+def has_run() -> bool:
+    return _current is not None
+
+
+def log(values: Mapping[str, Any] | str, step: int | None = None) -> None:
+    """Appends metrics at a step, or a line of text, to this process's run. See `Run.log`."""
+    (_current or init()).log(values, step)
+
+
+def finish(*, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:
+    """Ends this process's run, if it has one. See `Run.finish`."""
+    if _current is not None:
+        _current.finish(failed=failed, message=message, timeout=timeout)
+
+
+def _make_run(name: str, params: Mapping[str, Any], strict: bool) -> Run:
+    job = _env.job_environment()
+    if job is not None:
+        return Run(
+            uid=job.run_uid, team=job.team, name=name, spool=job.spool, job=job, params=params, strict=strict,
+            directory=job.spool.parent / "staging",
+        )  # fmt: skip
+    uid = new_uid()
+    folder = _local.make_run_folder(uid)
+    return Run(
+        uid=uid, team=_configured().team, name=name, spool=folder / "spool", params=params, strict=strict,
+        directory=folder,
+    )  # fmt: skip
+
+
+def _configured() -> Any:
+    try:
+        return load_config()
+    except ConfigError as error:
+        _log.warning("cairn: %s", error)
+        return load_config({"CAIRN_CONFIG": os.devnull + "/none"})
+
+
+def _begin_shipping(run: Run) -> None:
+    config = _configured()
+    if not config.url or not config.token:
+        return
+    from cairn._ship import Shipper
+    from cairn._sync import bus_url, identity
+
+    shipper = Shipper(
+        run.spool, identity(run.team, run.uid),
+        bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: str(_configured().token),
+    )  # fmt: skip
+    run._ship(shipper)
+
+
+_watching = False
+
+
+def _watch_exit() -> None:
+    """Finishes the run at exit, as failed after an exception that nobody caught."""
+    global _watching
+    if _watching:
+        return
+    _watching = True
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if _current is not None:
+            _current._error = _told(error)
+        before(kind, error, trace)
+
+    sys.excepthook = hook
+    atexit.register(finish)
+
+
+def _told(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}"[:1000] if error is not None else ""

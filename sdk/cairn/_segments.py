@@ -1,0 +1,75 @@
+"""The files of a spool, ``<spool>/<writer>/<segment:08d>.seg``, and how they are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from cairn import _frames
+from cairn._frames import Frame
+from cairn._ids import is_uid
+
+_READ_BYTES = 2 * 1024 * 1024
+
+
+def segment_path(folder: Path, segment: int) -> Path:
+    return folder / f"{segment:08d}.seg"
+
+
+def segments(folder: Path) -> list[int]:
+    """Numbers of the segments in a writer's folder, in order."""
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    return sorted(int(name[:-4]) for name in names if name.endswith(".seg") and name[:-4].isdigit())
+
+
+def writers(spool: Path) -> list[Path]:
+    """Folders of all writers in a spool."""
+    try:
+        return sorted(Path(entry.path) for entry in os.scandir(spool) if is_uid(entry.name))
+    except FileNotFoundError:
+        return []
+
+
+class SegmentReader:
+    """Reads the whole records of one segment from `offset` on; ask again when the file has grown."""
+
+    def __init__(self, path: Path, offset: int = 0) -> None:
+        self.path = path
+        self.offset = 0
+        self.shapes: dict[int, tuple[str, ...]] = {}
+        while self.offset < offset and self._take(offset):
+            pass
+        self.offset = offset
+
+    def read(self) -> list[Frame]:
+        """The next records (about 2 MiB of them at most), shape definitions included."""
+        return self._take(None)
+
+    def _take(self, end: int | None) -> list[Frame]:
+        size = _READ_BYTES if end is None else min(_READ_BYTES, end - self.offset)
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                data = os.pread(file.fileno(), size, self.offset)
+        except FileNotFoundError:
+            return []
+        frames = list(_frames.split_frames(data, self.offset))
+        for frame in frames:
+            if frame.payload[0] == _frames.SHAPE:
+                number, keys = _frames.parse_shape(frame.payload)
+                self.shapes[number] = keys
+        if frames:
+            self.offset = frames[-1].end
+        return frames
+
+
+def read_all(folder: Path) -> Iterator[tuple[SegmentReader, Frame]]:
+    """Every whole record of one writer, in order, with the reader that knows its shapes."""
+    for segment in segments(folder):
+        reader = SegmentReader(segment_path(folder, segment))
+        while frames := reader.read():
+            for frame in frames:
+                yield reader, frame

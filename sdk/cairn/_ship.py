@@ -1,0 +1,240 @@
+"""Ships a spool to the bus: at least once, in order per writer, never dropping, whatever the bus does.
+
+Each writer has one message under way at a time: the tracker keeps a mark per writer, so a later message must
+never arrive before an earlier one. Messages are large enough for that to be fast.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cairn._link import Link, Refused, Trouble
+from cairn._segments import writers
+from cairn._tail import Tail
+
+if TYPE_CHECKING:
+    from cairn._batch import Identity
+
+_log = logging.getLogger("cairn")
+
+POLL_SECONDS = 0.2
+IDLE_POLL_SECONDS = 1.0
+BACK_OFF_SECONDS = (0.1, 10.0)
+
+
+class Shipper:
+    """A thread that tails a spool and publishes what it holds.
+
+    `bus_url` and `token` are asked before each connection: tokens rotate, and the address may have to be
+    asked for. Both may block; both raise OSError or ValueError for "not now".
+    """
+
+    def __init__(
+        self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str]
+    ) -> None:
+        self.spool = spool
+        self._identity = identity
+        self._bus_url = bus_url
+        self._token = token
+        self._tails: dict[str, Tail] = {}
+        self._link: Link | None = None
+        self._changed = threading.Condition()
+        self._answered: bool | None = None
+        self._begun = self._found_empty = 0
+        self._ended = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._nudge: asyncio.Event | None = None
+        self._stop: asyncio.Event | None = None
+        self._stopping = False
+        self._complained = False
+        self._connecting: asyncio.Lock | None = None
+        self._thread = threading.Thread(target=self._run, name="cairn-shipper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def wait_answer(self, timeout: float) -> bool:
+        """Whether the bus answers, as soon as that is known; False after `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._answered is not None or self._ended, timeout)
+            return bool(self._answered)
+
+    def wait_empty(self, timeout: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until all that lies in the spool now has been taken by the bus. False: it has not."""
+        deadline = time.monotonic() + timeout
+        with self._changed:
+            wanted = self._begun + 1
+            self._set(self._nudge)
+            while self._found_empty < wanted:
+                left = deadline - time.monotonic()
+                if left <= 0 or self._ended or given_up():
+                    return False
+                self._changed.wait(min(left, 0.5))
+            return True
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ends the thread; what is left stays in the spool."""
+        self._stopping = True
+        self._set(self._stop)
+        self._thread.join(timeout)
+
+    def clean(self) -> None:
+        """Removes writers whose last record has been taken. For a spool that nobody writes to any more."""
+        assert not self._thread.is_alive()
+        for tail in self._tails.values():
+            shutil.rmtree(tail.folder, ignore_errors=True)
+
+    def _set(self, event: asyncio.Event | None) -> None:
+        if self._loop is not None and event is not None:
+            with contextlib.suppress(RuntimeError):  # the loop is closed
+                self._loop.call_soon_threadsafe(event.set)
+
+    def _run(self) -> None:
+        loop = self._loop = _Loop()
+        try:
+            loop.run_until_complete(self._main())
+        except Exception:
+            _log.exception("cairn: shipping ended by an error of its own; the spool keeps what is left")
+        finally:
+            loop.close()
+            with self._changed:
+                self._ended = True
+                self._changed.notify_all()
+
+    async def _main(self) -> None:
+        self._nudge, self._stop = asyncio.Event(), asyncio.Event()
+        self._connecting = asyncio.Lock()
+        if self._stopping:
+            return
+        work = asyncio.ensure_future(self._passes())
+        stop = asyncio.ensure_future(self._stop.wait())
+        await asyncio.wait({work, stop}, return_when=asyncio.FIRST_COMPLETED)
+        stop.cancel()
+        work.cancel()
+        outcome = (await asyncio.gather(work, return_exceptions=True))[0]
+        if self._link is not None:
+            await self._link.close()
+        if isinstance(outcome, Exception):
+            raise outcome
+
+    async def _passes(self) -> None:
+        assert self._nudge is not None
+        await self._connected()
+        delay = POLL_SECONDS
+        while True:
+            self._nudge.clear()
+            with self._changed:
+                self._begun += 1
+                number = self._begun
+            moved = await self._ship_all()
+            if moved:
+                delay = POLL_SECONDS
+                continue
+            with self._changed:
+                self._found_empty = number
+                self._changed.notify_all()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._nudge.wait(), delay)
+            delay = min(delay * 1.2, IDLE_POLL_SECONDS)
+
+    async def _ship_all(self) -> bool:
+        for folder in writers(self.spool):
+            if folder.name not in self._tails:
+                self._tails[folder.name] = Tail(folder)
+        results = await asyncio.gather(*map(self._ship, self._tails.values()))
+        return any(results)
+
+    async def _ship(self, tail: Tail) -> bool:
+        """Sends what one writer has, at most one read of it. False: it had nothing."""
+        pending = tail.next()
+        try:
+            for message in pending:
+                subject = message.subject(self._identity)
+                data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
+                await self._publish(subject, data)
+                tail.taken(message)
+        finally:
+            if pending:
+                tail.save()
+        return bool(pending)
+
+    async def _publish(self, subject: str, data: bytes) -> None:
+        """Returns when the bus has stored it."""
+        pause = _Pause()
+        while True:
+            link = await self._connected()
+            try:
+                await link.publish(subject, data)
+                self._complained = False
+                return
+            except Refused as error:
+                _log.error("cairn: left out %d bytes that the bus never takes: %s", len(data), error)
+                return
+            except Trouble as trouble:
+                self._complain(trouble)
+                if trouble.fatal:
+                    await self._drop(link)
+            await pause.take()
+
+    async def _connected(self) -> Link:
+        assert self._connecting is not None
+        pause = _Pause()
+        while True:
+            async with self._connecting:
+                if self._link is not None and self._link.usable:
+                    return self._link
+                try:
+                    self._link = await Link.open(self._bus_url(), self._token())
+                    self._answer(True)
+                    return self._link
+                except (OSError, ValueError, Trouble) as error:
+                    self._answer(False)
+                    self._complain(error)
+            await pause.take()
+
+    def _complain(self, error: Exception) -> None:
+        """Says once, until the bus takes something again, why nothing moves."""
+        if not self._complained:
+            self._complained = True
+            _log.warning("cairn: what was logged waits in %s: %s", self.spool, error or type(error).__name__)
+
+    async def _drop(self, link: Link) -> None:
+        if self._link is link:
+            self._link = None
+            self._answer(False)
+        await link.close()
+
+    def _answer(self, answered: bool) -> None:
+        with self._changed:
+            self._answered = answered
+            self._changed.notify_all()
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """Looks names up in its own thread: the default's thread pool is gone while the interpreter exits."""
+
+    async def getaddrinfo(
+        self, host: Any, port: Any, *, family: int = 0, type: int = 0, proto: int = 0, flags: int = 0
+    ) -> Any:
+        return socket.getaddrinfo(host, port, family, type, proto, flags)
+
+
+class _Pause:
+    """Back-off with jitter between tries."""
+
+    def __init__(self) -> None:
+        self._seconds, self._most = BACK_OFF_SECONDS
+
+    async def take(self) -> None:
+        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        self._seconds = min(self._seconds * 2, self._most)

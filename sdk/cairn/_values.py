@@ -1,0 +1,71 @@
+"""Whatever a training loop passes, made into what may be stored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, SupportsFloat, cast
+
+from cairn import _frames
+
+_MAX_DEPTH = 20
+_STEP_LIMIT = 2**63
+
+
+def flatten(values: Mapping[Any, Any], report: Callable[[str], None]) -> dict[str, float]:
+    """Metrics by key, nested mappings joined by `/`. What cannot be one is reported and left out."""
+    flat: dict[str, float] = {}
+    _flatten_into(flat, "", values, 0, report)
+    return flat
+
+
+def whole_step(step: object) -> int:
+    """A step as an integer. Raises ValueError."""
+    if hasattr(step, "item"):
+        step = step.item()
+    if isinstance(step, (int, float)) and 0 <= step < _STEP_LIMIT and step == int(step):
+        return int(step)
+    raise ValueError(f"a step is a whole number from 0 on, not {step!r}")
+
+
+def plain(value: Any, depth: int = 0) -> Any:
+    """A param as JSON has it; what JSON has no word for becomes text."""
+    if value is None or isinstance(value, (bool, int, str)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if depth < _MAX_DEPTH:
+        if isinstance(value, Mapping):
+            return {str(key): plain(inner, depth + 1) for key, inner in value.items()}
+        if isinstance(value, (list, tuple, set, frozenset)):
+            return [plain(inner, depth + 1) for inner in value]
+        if callable(getattr(value, "item", None)) and getattr(value, "size", 2) == 1:
+            return plain(value.item(), depth + 1)
+    return str(value)
+
+
+def _flatten_into(
+    flat: dict[str, float], prefix: str, values: Mapping[Any, Any], depth: int, report: Callable[[str], None]
+) -> None:
+    for name, value in values.items():
+        key = f"{prefix}/{name}" if prefix else str(name)
+        try:
+            if isinstance(value, Mapping):
+                if depth >= _MAX_DEPTH:
+                    raise ValueError(f"the metrics under {key!r} are nested too deeply")
+                _flatten_into(flat, key, value, depth + 1, report)
+            else:
+                flat[_frames.check_key(key)] = _scalar(key, value)
+        except Exception as error:  # user objects may raise anything from item() or float()
+            report(str(error))
+
+
+def _scalar(key: str, value: object) -> float:
+    if isinstance(value, (bool, int, float)):
+        return float(value)
+    if not isinstance(value, (str, bytes)):
+        if callable(item := getattr(value, "item", None)):  # numpy, torch, jax: raises if it is not one value
+            value = item()
+        if hasattr(value, "__float__"):
+            return float(cast(SupportsFloat, value))
+    raise ValueError(f"the value of {key!r} is no number: {type(value).__name__}")
