@@ -1,0 +1,86 @@
+"""Wiring: one process serves HTTP and gRPC in one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+import structlog
+from cairn_common import bus, rpc, subjects
+from cairn_common.auth import TokenChecker
+
+from cairn_gateway import api, upstream
+from cairn_gateway.http import Behind, create_app
+from cairn_gateway.http.limits import hosts_of
+from cairn_gateway.listen import HttpServer, listen
+from cairn_gateway.live import Live
+from cairn_gateway.platform import Platform
+from cairn_gateway.settings import GatewaySettings
+
+log = structlog.get_logger(__name__)
+
+_READS = ("SCHEDULER", "TRACKER", "QUOTA")
+_RPC_GRACE = 1.0
+
+
+async def serve(settings: GatewaySettings) -> None:
+    """Serves until SIGTERM or SIGINT, then stops within 10 s. Raises OSError for a port that is taken."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with running(settings):
+        await stop.wait()
+        log.info("gateway.stopping")
+
+
+@asynccontextmanager
+async def running(settings: GatewaySettings) -> AsyncIterator[int]:
+    """The gateway, for the block; yields its HTTP port."""
+    listener = listen(settings.http_bind)
+    port: int = listener.getsockname()[1]
+    release = version("cairn-ml")
+    async with (
+        bus.connect(settings.nats_url, seed=settings.nats_seed, name="gateway") as nats,
+        rpc.channel(settings.quota_address, settings.service_token) as quota,
+        upstream.connect(settings) as neighbours,
+    ):
+        checker = TokenChecker(quota)
+        for stream in _READS:
+            # Made by their publishers, who may come up later, or not at all.
+            await nats.ensure_stream(stream, subjects.STREAMS[stream])
+        live = Live(nats, checker)
+        platform = Platform(settings, neighbours.channels, version=release)
+        behind = Behind(
+            upstream=neighbours,
+            live=live,
+            platform=platform,
+            authenticate=checker.check,
+            hosts=hosts_of(settings.public_url, settings.allowed_hosts),
+            version=release,
+        )
+        http = HttpServer(create_app(behind))
+        async with (
+            asyncio.TaskGroup() as tasks,
+            rpc.server(
+                bind=settings.grpc_bind,
+                access=api.ACCESS,
+                authenticate=checker.check,
+                services=[api.GatewayApi(platform).add_to],
+                names=[api.NAME],
+                grace=_RPC_GRACE,
+            ),
+        ):
+            hearing = tasks.create_task(live.hear_revocations())
+            serving = tasks.create_task(http.serve([listener]))
+            log.info("gateway.serving", bind=settings.http_bind, port=port)
+            try:
+                yield port
+            finally:
+                live.stop()
+                http.stop()
+                await asyncio.wait([serving])
+                hearing.cancel()

@@ -1,0 +1,166 @@
+"""The HTTP API: thin routes over the services' RPCs. `ROUTES` is the whole list of those."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import cast
+
+from cairn.tracker.v1 import tracker_pb2
+from cairn_common.auth import Principal
+from cairn_common.errors import DomainError
+from cairn_common.ids import format_name
+from fastapi import FastAPI, Request
+from starlette.exceptions import HTTPException
+from starlette.middleware.gzip import GZipMiddleware
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from cairn_gateway import problems, wire
+from cairn_gateway.http import artifacts, identity, jobs, runs
+from cairn_gateway.http.door import Door, caller_of
+from cairn_gateway.http.edge import Edge
+from cairn_gateway.http.events import Events
+from cairn_gateway.http.limits import Limits
+from cairn_gateway.http.openapi import Documents
+from cairn_gateway.http.page import Page
+from cairn_gateway.http.request import read
+from cairn_gateway.http.route import Route
+from cairn_gateway.live import Live
+from cairn_gateway.platform import Platform
+from cairn_gateway.upstream import Upstream
+
+PREFIX = "/api/v1"
+PLATFORM = Route(
+    method="GET",
+    path="/platform",
+    rpc="GatewayService/GetPlatform",
+    summary="Where everything is: what a client needs to talk to the parts directly.",
+)
+CODE = Route(
+    method="GET",
+    path="/teams/{team}/code/{digest}",
+    rpc="ArtifactService/CreateDownloads",
+    summary="Leads (307) to a code archive's bytes.",
+    bind={"parent": "teams/{team}", "digests": "{digest}"},
+    operation="GetCode",
+)
+ROUTES = (*identity.ROUTES, *jobs.ROUTES, *runs.ROUTES, *artifacts.ROUTES)
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """What the routes need."""
+
+    upstream: Upstream
+    live: Live
+    platform: Platform
+    authenticate: Callable[[str], Awaitable[Principal]]
+    # Names that a Host header may have.
+    hosts: frozenset[str]
+    version: str
+
+
+def create_app(behind: Behind) -> ASGIApp:
+    """The application as uvicorn runs it, every layer around it."""
+    app = FastAPI(
+        title="Cairn",
+        version=behind.version,
+        openapi_url=None,
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.add_exception_handler(HTTPException, _refused)
+    for kind in (DomainError, problems.HttpError, Exception):
+        app.add_exception_handler(kind, _failed)
+    _add_routes(app, behind)
+    inner = GZipMiddleware(app, minimum_size=1024, compresslevel=5)
+    return Edge(Limits(Door(inner, authenticate=behind.authenticate), hosts=behind.hosts))
+
+
+def _add_routes(app: FastAPI, behind: Behind) -> None:
+    documents = Documents(app)
+
+    def add(route: Route, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        app.add_api_route(PREFIX + route.path, answer, methods=[route.method], **documents.of_route(route))
+
+    for route in ROUTES:
+        add(route, _answer(route, behind.upstream))
+    add(PLATFORM, _platform(behind.platform))
+    add(CODE, _code(behind.upstream))
+    events = Events(behind.live)
+    app.add_api_route(
+        PREFIX + "/teams/{team}/events", _plain(events), methods=["GET"], **documents.of_events()
+    )
+    app.add_api_route(PREFIX + "/openapi.json", documents.answer, methods=["GET"], include_in_schema=False)
+    page = Page()
+    app.add_api_route("/", page.index, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/web/{file}", page.file, methods=["GET", "HEAD"], include_in_schema=False)
+    app.add_api_route("/healthz", _healthz, methods=["GET", "HEAD"], include_in_schema=False)
+
+
+def _answer(route: Route, upstream: Upstream) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        message = await read(route, request)
+        return json(wire.to_json(await upstream.call(route.descriptor, message, caller_of(request))))
+
+    return answer
+
+
+def _platform(platform: Platform) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        await read(PLATFORM, request)
+        return json(wire.to_json(await platform.describe()))
+
+    return answer
+
+
+def _code(upstream: Upstream) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        parts = request.path_params
+        message = tracker_pb2.CreateDownloadsRequest(
+            parent=format_name("teams/{team}", team=parts["team"]), digests=[parts["digest"]]
+        )
+        made = await upstream.call(CODE.descriptor, message, caller_of(request))
+        url = cast(tracker_pb2.CreateDownloadsResponse, made).downloads[0].url
+        return Response(status_code=307, headers={"Location": url})
+
+    return answer
+
+
+def _plain(events: Events) -> Callable[[Request], Awaitable[Response]]:
+    async def answer(request: Request) -> Response:
+        return await events(request)
+
+    return answer
+
+
+def json(value: wire.Json) -> Response:
+    """A value as a JSON answer."""
+    return Response(wire.dumps(value), media_type="application/json")
+
+
+async def _healthz(request: Request) -> Response:
+    return json({"status": "ok"})
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    """What a route raises; the edge logs what nobody expected."""
+    return problems.of_exception(error, request_id=request.state.request_id)
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    """What the router itself refuses: unknown paths and methods."""
+    refused = cast(HTTPException, error)
+    reason, detail = {
+        404: ("ROUTE_UNKNOWN", "there is no such path; /api/v1/openapi.json lists those that there are"),
+        405: ("METHOD_REFUSED", f"{request.method} is not a method of this path"),
+    }.get(refused.status_code, ("REQUEST_MALFORMED", str(refused.detail)))
+    return problems.of_status(
+        refused.status_code,
+        detail=detail,
+        reason=reason,
+        headers=refused.headers,
+        request_id=request.state.request_id,
+    )

@@ -1,0 +1,93 @@
+"""The outermost layer: request ids, headers that every answer has, and no error without an answer."""
+
+from __future__ import annotations
+
+import re
+import time
+from email.utils import formatdate
+
+import structlog
+from cairn_common.errors import DomainError
+from cairn_common.ids import new_uid
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from cairn_gateway import problems
+
+log = structlog.get_logger(__name__)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ALWAYS = {
+    "Content-Security-Policy": "default-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'; object-src 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+}
+
+
+class Edge:
+    """An ASGI application around all others. Whatever they raise ends as a problem document."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        answer = _Answer(send, request_id=_request_id(scope))
+        scope["state"]["request_id"] = answer.request_id
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        began = time.monotonic()
+        try:
+            await self.app(scope, receive, answer.send)
+        except Exception as error:
+            if not isinstance(error, DomainError | problems.HttpError):
+                log.exception("http.failed", method=scope["method"], path=scope["path"])
+            response = problems.of_exception(error, request_id=answer.request_id)
+            await answer.problem(response, scope, receive)
+        _tell(scope, status=answer.status, seconds=time.monotonic() - began)
+
+
+class _Answer:
+    """Watches one answer go out, and adds the headers that all have."""
+
+    def __init__(self, send: Send, *, request_id: str) -> None:
+        self._send = send
+        self.request_id = request_id
+        self.status = 0
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = MutableHeaders(scope=message)
+            for name, value in _ALWAYS.items():
+                headers[name] = value
+            headers["X-Request-Id"] = self.request_id
+            headers["Date"] = formatdate(usegmt=True)
+            headers.setdefault("Cache-Control", "no-store")
+        await self._send(message)
+
+    async def problem(self, response: ASGIApp, scope: Scope, receive: Receive) -> None:
+        if not self.status:
+            await response(scope, receive, self.send)
+        # Otherwise it is too late for another answer: leaving this one unfinished cuts the connection.
+
+
+def _request_id(scope: Scope) -> str:
+    given = Headers(scope=scope).get("x-request-id", "")
+    return given if _REQUEST_ID.fullmatch(given) else new_uid()
+
+
+def _tell(scope: Scope, *, status: int, seconds: float) -> None:
+    tell = log.debug if status < 400 else log.warning if status >= 500 else log.info
+    tell(
+        "http.answered",
+        method=scope["method"],
+        path=scope["path"],
+        status=status,
+        milliseconds=round(seconds * 1000),
+    )

@@ -1,0 +1,61 @@
+"""Routes of the scheduler: jobs, sweeps, pools."""
+
+from __future__ import annotations
+
+from cairn_gateway.http.route import Route
+
+TEAM = "teams/{team}"
+JOB = "teams/{team}/jobs/{job}"
+SWEEP = "teams/{team}/sweeps/{sweep}"
+
+ROUTES = (
+    Route(
+        method="GET",
+        path="/teams/{team}/jobs",
+        rpc="SchedulerService/ListJobs",
+        summary="Jobs of a team, newest first.",
+        bind={"parent": TEAM},
+        refs={"sweep": "teams/{team}/sweeps/{}"},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs",
+        rpc="SchedulerService/CreateJob",
+        summary="Queue a job. The same request_id again gives the same job.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/jobs/{job}",
+        rpc="SchedulerService/GetJob",
+        summary="A job with its attempts.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:cancel",
+        rpc="SchedulerService/CancelJob",
+        summary="Stop a job. It is CANCELLED once nothing of it runs any more.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/sweeps",
+        rpc="SchedulerService/CreateSweep",
+        summary="Queue one job for each point of a grid, all or none.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/sweeps/{sweep}",
+        rpc="SchedulerService/GetSweep",
+        summary="A sweep with its jobs.",
+        bind={"name": SWEEP},
+    ),
+    Route(
+        method="GET",
+        path="/pools",
+        rpc="SchedulerService/ListPools",
+        summary="Places to run, and how much of them is free.",
+    ),
+)

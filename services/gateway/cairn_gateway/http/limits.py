@@ -1,0 +1,137 @@
+"""What a request may take: which hosts and paths it may name, how many at a time, for how long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from urllib.parse import urlsplit
+
+from cairn_common.errors import DeadlineExceeded, Reason, ResourceExhausted, Unavailable
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cairn_gateway.problems import HttpError
+
+REQUEST_SECONDS = 30.0
+MOST_REQUESTS = 256
+MOST_REQUESTS_EACH = 64
+MOST_STREAMS = 256
+MOST_STREAMS_EACH = 32
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+
+class Load:
+    """Counts what is in flight: all of it, and each caller's share."""
+
+    def __init__(self, *, most: int, most_each: int, what: str) -> None:
+        self._most = most
+        self._most_each = most_each
+        self._what = what
+        self._each: Counter[str] = Counter()
+
+    @contextmanager
+    def slot(self, caller: str) -> Iterator[None]:
+        """Room for one. Raises ResourceExhausted for the caller's own limit, Unavailable for everybody's."""
+        if self._each[caller] >= self._most_each:
+            raise ResourceExhausted(
+                f"{self._most_each} {self._what} at a time is the most for one token; wait for one to end",
+                reason=Reason.RATE_EXCEEDED,
+            )
+        if self._each.total() >= self._most:
+            raise Unavailable(
+                f"{self._most} {self._what} are in flight, the most here; try again", reason=Reason.OVERLOADED
+            )
+        self._each[caller] += 1
+        try:
+            yield
+        finally:
+            self._each[caller] -= 1
+            if not self._each[caller]:
+                del self._each[caller]
+
+
+class Limits:
+    """An ASGI application around the routes: host, path, load, time."""
+
+    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
+        self.app = app
+        self._hosts = frozenset(hosts)
+        self._load = Load(most=MOST_REQUESTS, most_each=MOST_REQUESTS_EACH, what="requests")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = Headers(scope=scope)
+        if scope["path"] != "/healthz":
+            check_host(headers.getlist("host"), self._hosts)
+        check_path(scope["path"])
+        lifetime = Lifetime()
+        scope["state"]["lifetime"] = lifetime
+        with lifetime.held:
+            lifetime.held.enter_context(self._load.slot(headers.get("authorization", "")))
+            try:
+                async with asyncio.timeout(REQUEST_SECONDS) as lifetime.limit:
+                    await self.app(scope, receive, send)
+            except TimeoutError:
+                if not lifetime.expired:
+                    raise
+                raise DeadlineExceeded(f"no answer within {REQUEST_SECONDS:g} s") from None
+
+
+class Lifetime:
+    """How long a request may live; a stream of events frees itself of it."""
+
+    limit: asyncio.Timeout
+
+    def __init__(self) -> None:
+        self.held = ExitStack()
+
+    @property
+    def expired(self) -> bool:
+        """Whether the time ran out."""
+        return self.limit.expired()
+
+    def endless(self) -> None:
+        """Lets this request go on for as long as it likes, outside the count of requests."""
+        self.limit.reschedule(None)
+        self.held.close()
+
+
+def hosts_of(public_url: str, more: str) -> frozenset[str]:
+    """Names that a Host header may have, lower case and without a port."""
+    named = urlsplit(public_url).hostname or ""
+    if ":" in named:
+        named = f"[{named}]"
+    others = (name.strip().lower() for name in more.split(","))
+    return LOOPBACK | {name for name in (named, *others) if name}
+
+
+def check_host(given: list[str], allowed: frozenset[str]) -> None:
+    """Holds that the caller means this server: a page elsewhere can make its own name lead here (DNS
+    rebinding), but not change what the browser says it asked for. Raises HttpError (421)."""
+    name = host_name(given[0]) if len(given) == 1 else ""
+    if name not in allowed:
+        raise HttpError(
+            421,
+            "HOST_REFUSED",
+            f"this server is not {name or 'nameless'!r}; CAIRN_ALLOWED_HOSTS lists its names",
+        )
+
+
+def host_name(text: str) -> str:
+    """A Host header without its port, lower case; empty for what is none."""
+    text = text.strip().lower()
+    if text.startswith("["):
+        name, bracket, rest = text.partition("]")
+        return name + bracket if bracket and (not rest or rest.startswith(":")) else ""
+    name, _, port = text.partition(":")
+    return name.removesuffix(".") if not port or port.isdecimal() else ""
+
+
+def check_path(path: str) -> None:
+    """Holds that a path has one spelling: no empty, `.` or `..` parts, nothing unprintable."""
+    parts = path.split("/")[1:]
+    if path != "/" and (
+        any(part in ("", ".", "..") for part in parts) or not path.isprintable() or "\\" in path
+    ):
+        raise HttpError(404, "ROUTE_UNKNOWN", "there is no such path; paths have no empty parts and no dots")

@@ -1,0 +1,104 @@
+"""The OpenAPI document: derived from the route list and the protos."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.openapi.utils import get_openapi
+from starlette.responses import Response
+
+from cairn_gateway import wire
+from cairn_gateway.http.route import Route
+from cairn_gateway.live import TYPES
+from cairn_gateway.schema import Schemas
+
+_PROBLEM = {
+    "description": "Any error",
+    "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
+}
+_TEXT = {"type": "string"}
+
+
+class Documents:
+    """What FastAPI is told of each route, and the document that comes of it."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self._schemas = Schemas()
+        self._made: bytes | None = None
+
+    def of_route(self, route: Route) -> dict[str, Any]:
+        """Keywords for ``add_api_route``."""
+        extra: dict[str, Any] = {"parameters": [*_path(route.parameters), *self._query(route)]}
+        if route.body is not None:
+            schema = self._schemas.of_message(route.body, without=route.body_without)
+            extra["requestBody"] = {"content": {"application/json": {"schema": schema}}}
+        if route.operation == "GetCode":
+            answers: dict[int | str, dict[str, Any]] = {
+                307: {"description": "Where the bytes are, for some minutes"}
+            }
+        else:
+            schema = self._schemas.of_message(route.descriptor.output_type)
+            answers = {200: {"description": "OK", "content": {"application/json": {"schema": schema}}}}
+        return {
+            "operation_id": route.operation_id,
+            "summary": route.summary,
+            "tags": [route.descriptor.containing_service.full_name.split(".")[1]],
+            "openapi_extra": extra,
+            "responses": {**answers, "default": _PROBLEM},
+            "response_class": Response,
+            "status_code": next(iter(answers)),
+        }
+
+    def of_events(self) -> dict[str, Any]:
+        """Keywords for the route of live updates."""
+        types = {"type": "array", "items": {"type": "string", "enum": sorted(TYPES)}}
+        parameters = [
+            *_path(["team"]),
+            {"name": "run", "in": "query", "schema": {"type": "array", "items": _TEXT}},
+            {"name": "job", "in": "query", "schema": {"type": "array", "items": _TEXT}},
+            {"name": "types", "in": "query", "schema": types, "explode": False},
+            {"name": "Last-Event-ID", "in": "header", "schema": _TEXT},
+        ]
+        stream = {
+            "description": "Events until either side ends",
+            "content": {"text/event-stream": {"schema": _TEXT}},
+        }
+        return {
+            "operation_id": "WatchEvents",
+            "summary": "What happens to jobs, runs and artifacts, as server-sent events that resume by id.",
+            "tags": ["gateway"],
+            "openapi_extra": {"parameters": parameters},
+            "responses": {200: stream, "default": _PROBLEM},
+            "response_class": Response,
+        }
+
+    async def answer(self, request: Request) -> Response:
+        """The document; made when it is first asked for."""
+        if self._made is None:
+            self._made = wire.dumps(self._make())
+        return Response(self._made, media_type="application/json")
+
+    def _make(self) -> dict[str, Any]:
+        made = get_openapi(
+            title="Cairn",
+            version=self._app.version,
+            summary="Jobs, runs, metrics and artifacts over HTTP",
+            routes=self._app.routes,
+        )
+        components = made.setdefault("components", {})
+        components["schemas"] = dict(sorted(self._schemas.components.items()))
+        components["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+        made["security"] = [{"token": []}]
+        return made
+
+    def _query(self, route: Route) -> list[dict[str, Any]]:
+        return [
+            {"name": name, "in": "query", "schema": self._schemas.of_field(field)}
+            for name, field in route.query.items()
+        ]
+
+
+def _path(names: list[str]) -> list[dict[str, Any]]:
+    return [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]

@@ -1,0 +1,123 @@
+"""From an HTTP request to the RPC's request: path, query and body, each checked, nothing dropped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cairn_common.errors import InvalidArgument, Reason
+from cairn_common.ids import format_name
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from starlette.requests import Request
+
+from cairn_gateway import wire
+from cairn_gateway.http.route import Route
+from cairn_gateway.problems import HttpError
+
+MOST_BODY_BYTES = 8 * 1024 * 1024
+
+
+async def read(route: Route, request: Request) -> Message:
+    """The RPC's request. Raises InvalidArgument with a path, or HttpError (413, 415)."""
+    message = message_factory.GetMessageClass(route.descriptor.input_type)()
+    if route.method == "GET":
+        _fill_query(route, request, message)
+    else:
+        _refuse_query(request)
+        _fill_body(route, await body(request), message)
+    parts = request.path_params
+    for field, pattern in route.bind.items():
+        _set(message, field, format_name(pattern, **_used(pattern, parts)))
+    for field, value in route.fixed.items():
+        setattr(message, field, value)
+    for field, pattern in route.refs.items():
+        _resolve(message, field, pattern.replace("{team}", parts.get("team", "")))
+    return message
+
+
+async def body(request: Request) -> wire.Json:
+    """The body's JSON value; an empty object for none. Raises InvalidArgument, or HttpError (413, 415)."""
+    if request.headers.get("content-encoding", "identity") != "identity":
+        raise HttpError(415, "MEDIA_TYPE_REFUSED", "send the body as it is, without a content-encoding")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > MOST_BODY_BYTES:
+        raise _too_large()
+    text = bytearray()
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > MOST_BODY_BYTES:
+            raise _too_large()
+    if not text:
+        return {}
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise HttpError(415, "MEDIA_TYPE_REFUSED", "send the body with content-type: application/json")
+    return wire.loads(bytes(text))
+
+
+def query(request: Request, known: Mapping[str, Any] | frozenset[str]) -> dict[str, list[str]]:
+    """The query's parameters, empty ones left out. Raises InvalidArgument for one that is not known."""
+    given: dict[str, list[str]] = {}
+    for name, value in request.query_params.multi_items():
+        if name not in known:
+            names = ", ".join(known) or "none"
+            raise InvalidArgument(
+                f"unknown query parameter {name[:80]!r}; known here: {names}",
+                reason=Reason.FIELD_INVALID,
+                path=name[:80],
+            )
+        if value:
+            given.setdefault(name, []).append(value)
+    return given
+
+
+def _fill_query(route: Route, request: Request, message: Message) -> None:
+    for name, texts in query(request, route.query).items():
+        field = route.query[name]
+        if field.is_repeated and field.enum_type is not None:
+            texts = [part for text in texts for part in text.split(",")]
+        wire.from_texts(message, field, texts, path=name)
+
+
+def _refuse_query(request: Request) -> None:
+    query(request, {})
+
+
+def _fill_body(route: Route, value: wire.Json, message: Message) -> None:
+    if not route.resource:
+        wire.from_json(message, value, without=route.body_without)
+        return
+    resource = getattr(message, route.resource)
+    resource.SetInParent()
+    wire.from_json(resource, value, without=route.body_without)
+    changed = [name for name in value if name != "etag"]
+    if not changed:
+        raise InvalidArgument("the body names nothing to change", reason=Reason.FIELD_MISSING)
+    mask: Any = message
+    mask.update_mask.paths.extend(changed)
+
+
+def _used(pattern: str, parts: Mapping[str, str]) -> dict[str, str]:
+    return {name: value for name, value in parts.items() if f"{{{name}}}" in pattern}
+
+
+def _set(message: Message, path: str, value: str) -> None:
+    *parents, name = path.split(".")
+    target: Any = message
+    for parent in parents:
+        target = getattr(target, parent)
+    setattr(target, name, value)
+
+
+def _resolve(message: Message, field: str, pattern: str) -> None:
+    value = getattr(message, field)
+    if isinstance(value, str):
+        if value and "/" not in value:
+            setattr(message, field, pattern.format(value))
+        return
+    value[:] = [item if "/" in item else pattern.format(item) for item in value]
+
+
+def _too_large() -> HttpError:
+    return HttpError(413, "BODY_TOO_LARGE", f"the body is larger than {MOST_BODY_BYTES // 2**20} MiB")

@@ -1,0 +1,53 @@
+"""Where everything is, and whether it serves."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+
+import grpc
+from cairn.gateway.v1 import gateway_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from cairn_gateway.settings import GatewaySettings
+
+_HEALTH_TIMEOUT = 1.0
+
+
+class Platform:
+    """Knows the parts' addresses and asks for their health."""
+
+    def __init__(
+        self, settings: GatewaySettings, channels: Mapping[str, grpc.aio.Channel], *, version: str
+    ) -> None:
+        self._settings = settings
+        self._channels = channels
+        self._version = version
+
+    async def describe(self) -> gateway_pb2.Platform:
+        """The platform as it is now; a part that does not answer within a second does not serve."""
+        serving = await asyncio.gather(*(_serves(channel) for channel in self._channels.values()))
+        services = [
+            gateway_pb2.Platform.Service(
+                name=name, address=getattr(self._settings, f"{name}_address"), serving=yes
+            )
+            for name, yes in zip(self._channels, serving, strict=True)
+        ]
+        own = gateway_pb2.Platform.Service(
+            name="gateway", address=self._settings.gateway_address, serving=True
+        )
+        return gateway_pb2.Platform(
+            version=self._version,
+            url=self._settings.public_url,
+            bus_url=self._settings.public_nats_url,
+            services=[*services, own],
+        )
+
+
+async def _serves(channel: grpc.aio.Channel) -> bool:
+    try:
+        check = health_pb2_grpc.HealthStub(channel).Check  # type: ignore[attr-defined]
+        answer = await check(health_pb2.HealthCheckRequest(), timeout=_HEALTH_TIMEOUT)
+    except grpc.aio.AioRpcError:
+        return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

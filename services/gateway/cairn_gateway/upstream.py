@@ -1,0 +1,83 @@
+"""Calls to the services, with the caller's own token: the gateway has no power to add."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+
+import grpc
+from cairn_common import rpc
+from cairn_common.auth import Principal
+from cairn_common.errors import DomainError, InvalidArgument, Unavailable, from_rpc_error
+from google.protobuf import message_factory
+from google.protobuf.descriptor import MethodDescriptor
+from google.protobuf.message import Message
+
+from cairn_gateway.settings import GatewaySettings
+
+CALL_TIMEOUT = 25.0
+"""Seconds for one call: below the 30 s of a request, so that the answer can still say what was late."""
+
+MOST_MESSAGE_BYTES = 4 * 1024 * 1024
+"""What a service accepts in one message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who sent a request: the token to pass on, and what it says."""
+
+    token: str = field(repr=False)
+    principal: Principal
+    request_id: str
+
+
+class Upstream:
+    """The services behind the gateway, by the name in their protos' package."""
+
+    def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
+        self.channels = channels
+
+    async def call(self, method: MethodDescriptor, request: Message, caller: Caller) -> Message:
+        """One unary call as the caller. Raises the DomainError that the service answered with."""
+        service = method.containing_service
+        neighbour = service.full_name.split(".")[1]
+        if request.ByteSize() > MOST_MESSAGE_BYTES:
+            raise InvalidArgument("the request is larger than 4 MiB as a message; send it in pieces")
+        invoke = self.channels[neighbour].unary_unary(
+            f"/{service.full_name}/{method.name}",
+            request_serializer=Message.SerializeToString,
+            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+        )
+        metadata = (("authorization", f"Bearer {caller.token}"), ("x-request-id", caller.request_id))
+        try:
+            answer: Message = await invoke(request, timeout=CALL_TIMEOUT, metadata=metadata)
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, neighbour) from error
+        return answer
+
+
+@asynccontextmanager
+async def connect(settings: GatewaySettings) -> AsyncIterator[Upstream]:
+    """Channels to the neighbours; nothing is dialled before the first call, so none needs to be up."""
+    addresses = {
+        "scheduler": settings.scheduler_address,
+        "quota": settings.quota_address,
+        "tracker": settings.tracker_address,
+    }
+    async with AsyncExitStack() as stack:
+        channels = {}
+        for name, address in addresses.items():
+            channels[name] = rpc.channel(address, None)
+            stack.push_async_callback(channels[name].close)
+        yield Upstream(channels)
+
+
+def _translated(error: grpc.aio.AioRpcError, neighbour: str) -> DomainError:
+    translated = from_rpc_error(error)
+    if error.code() is grpc.StatusCode.UNAVAILABLE and not translated.metadata:
+        # What gRPC itself says here names addresses of the inside.
+        details = error.details() or ""
+        if "connect" in details or "ocket" in details or "ipv" in details:
+            return Unavailable(f"the {neighbour} does not answer; try again", neighbour=neighbour)
+    return translated
