@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,8 +16,9 @@ from cairn_server.backends import wheels
 from cairn_server.backends.program import NotReady, Program
 
 SERVICES = ("scheduler", "quota", "tracker", "gateway")
-# The user of the supervisor: it may ask JetStream how it is, and nothing else.
-PROBE = "server"
+# The user of `cairn up` (asks JetStream how it is) and of `cairn dead-letters replay` (tells a fact again).
+SERVER = "server"
+_SERVER_MAY = '"$JS.API.INFO", "cairn.v1.>"'
 # Answers the auth callout; a user of its own account, so that a job can never reach it.
 CALLOUT = "callout"
 SYSTEM = "system"
@@ -40,7 +42,7 @@ class NatsKeys:
 
 def new_seeds() -> dict[str, str]:
     """Fresh seeds for all users and the issuer."""
-    users = {name: _seed(nkeys.PREFIX_BYTE_USER) for name in (*SERVICES, PROBE, CALLOUT, SYSTEM)}
+    users = {name: _seed(nkeys.PREFIX_BYTE_USER) for name in (*SERVICES, SERVER, CALLOUT, SYSTEM)}
     return {**users, ISSUER: _seed(nkeys.PREFIX_BYTE_ACCOUNT)}
 
 
@@ -52,8 +54,8 @@ def prepare(folder: Path, *, port: int, config: Path, keys: NatsKeys | None) -> 
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     config.touch(mode=0o600)
-    config.write_text(render(folder, port=port, keys=keys))
-    seed = keys.seeds[PROBE] if keys else None
+    config.write_text(render(folder, port=port) + (accounts(keys) if keys else ""))
+    seed = keys.seeds[SERVER] if keys else None
 
     async def probe() -> None:
         await _ask_jetstream(f"nats://127.0.0.1:{port}", seed)
@@ -67,28 +69,29 @@ def prepare(folder: Path, *, port: int, config: Path, keys: NatsKeys | None) -> 
     )
 
 
-def render(folder: Path, *, port: int, keys: NatsKeys | None) -> str:
-    """The server's config as text."""
-    head = f"""\
+def render(folder: Path, *, port: int) -> str:
+    """The embedded server's own part of the config."""
+    return f"""\
 # Written by `cairn up` at each start; changes here are lost.
 server_name: cairn
 listen: "127.0.0.1:{port}"
 max_payload: 1MB
 max_connections: 1000
 jetstream {{
-  store_dir: "{folder}"
+  store_dir: {json.dumps(str(folder))}
   # Without it a power cut takes away acknowledged messages.
   sync_interval: always
   max_file_store: 20GB
   max_memory_store: 256MB
 }}
 """
-    return head if keys is None else head + _accounts(keys)
 
 
-def _accounts(keys: NatsKeys) -> str:
+def accounts(keys: NatsKeys) -> str:
+    """Who may do what: the part of the config that an external server includes, too. Public keys only."""
     services = "\n".join(_service(name, keys.public(name)) for name in SERVICES)
-    bypass = ", ".join(keys.public(name) for name in (*SERVICES, PROBE, CALLOUT, SYSTEM))
+    may = f'publish: [{_SERVER_MAY}], subscribe: ["_INBOX.>"]'
+    bypass = ", ".join(keys.public(name) for name in (*SERVICES, SERVER, CALLOUT, SYSTEM))
     return f"""\
 accounts {{
   AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
@@ -96,7 +99,8 @@ accounts {{
     jetstream: enabled
     users: [
 {services}
-      {{ nkey: {keys.public(PROBE)}, permissions: {{ publish: ["$JS.API.INFO"], subscribe: ["_INBOX.>"] }} }}
+      # cairn up, cairn dead-letters
+      {{ nkey: {keys.public(SERVER)}, permissions: {{ {may} }} }}
     ]
   }}
   SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}

@@ -1,0 +1,48 @@
+"""One service in this process, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cairn_common.log import configure_logging
+from cairn_common.settings import SettingsError
+
+from cairn_server.services import NAMES
+
+ENV_FILE = "CAIRN_ENV_FILE"
+
+
+def serve(name: str) -> None:
+    """Runs service `name` by the settings in the environment (and in the file that CAIRN_ENV_FILE names).
+
+    Raises `SettingsError` where one is missing or wrong.
+    """
+    if name not in NAMES:
+        raise SettingsError(f"there is no service {name}; the services are {', '.join(NAMES)}")
+    given = os.environ.get(ENV_FILE)
+    if given:
+        os.environ.update(_missing(read_env(Path(given)), os.environ))
+    configure_logging(name, os.environ.get("CAIRN_LOG_LEVEL", "INFO"))
+    settings_module: Any = importlib.import_module(f"cairn_{name}.settings")
+    app: Any = importlib.import_module(f"cairn_{name}.app")
+    settings = getattr(settings_module, f"{name.title()}Settings").load()
+    asyncio.run(app.serve(settings))
+
+
+def read_env(path: Path) -> dict[str, str]:
+    """KEY=value lines. Raises `SettingsError` where the file cannot be read."""
+    try:
+        lines = path.read_text().splitlines()
+    except OSError as error:
+        raise SettingsError(f"{ENV_FILE}: cannot read {path}: {error.strerror}") from error
+    pairs = (line.split("=", 1) for line in lines if "=" in line and not line.startswith("#"))
+    return {key.strip(): value for key, value in pairs}
+
+
+def _missing(found: Mapping[str, str], env: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in found.items() if not env.get(key)}

@@ -1,0 +1,124 @@
+"""What runs on a data folder, as anybody may ask; and how to stop it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from cairn_server import home as homes
+from cairn_server import processes
+from cairn_server.backends.program import SetupError
+from cairn_server.home import Home
+
+_DOWN_WITHIN = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStatus:
+    """One process. `memory` is in bytes, shared pages counted once where the system tells."""
+
+    name: str
+    pid: int | None
+    state: str
+    port: int | None
+    restarts: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The platform on one data folder. `state` is stopped, starting, ready or stopping."""
+
+    data: Path
+    state: str
+    pid: int | None
+    url: str
+    processes: tuple[ProcessStatus, ...]
+
+    @property
+    def ready(self) -> bool:
+        """True while it answers."""
+        return self.state == "ready"
+
+    def as_json(self) -> dict[str, Any]:
+        """The same facts for `--json`."""
+        return {**asdict(self), "data": str(self.data)}
+
+
+def read(root: Path) -> Status:
+    """The status of the platform on `root`; a folder that is not there is one where nothing runs."""
+    home = Home(root)
+    if not homes.is_locked(home):
+        return Status(root, "stopped", None, "", ())
+    state = homes.read_json(home.state)
+    children = tuple(_child(entry) for entry in state.get("children", ()))
+    pid = state.get("pid")
+    memory = _memory(pid, with_children=False) if isinstance(pid, int) else 0
+    own = ProcessStatus("cairn up", pid, state.get("state", "starting"), None, 0, memory)
+    return Status(root, own.state, pid, state.get("url", ""), (own, *children))
+
+
+def down(root: Path) -> bool:
+    """Stops the platform on `root` and waits until it is down; False where none ran.
+
+    Raises `SetupError` where it does not stop within 60 s.
+    """
+    home = Home(root)
+    if not homes.is_locked(home):
+        return False
+    state = homes.read_json(home.state)
+    pid, began = state.get("pid"), state.get("began")
+    if not (isinstance(pid, int) and isinstance(began, int) and processes.is_same(pid, began)):
+        raise SetupError(f"Cairn on {root} is just starting; try again in a moment")
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        raise SetupError(f"Cairn on {root} (pid {pid}) belongs to another user") from None
+    if not processes.wait(pid, began, timeout=_DOWN_WITHIN):
+        raise SetupError(f"Cairn on {root} (pid {pid}) did not stop within {_DOWN_WITHIN:.0f} s")
+    return True
+
+
+def _child(entry: dict[str, Any]) -> ProcessStatus:
+    pid = entry.get("pid")
+    alive = isinstance(pid, int) and processes.is_same(pid, entry.get("began") or -1)
+    return ProcessStatus(
+        name=entry["name"],
+        pid=pid if alive else None,
+        state=entry["state"] if alive or entry["state"] == "waiting" else "ended",
+        port=entry["port"],
+        restarts=entry["restarts"],
+        # PostgreSQL is many processes; a service's children are jobs, which are not the platform.
+        memory=_memory(pid, with_children=entry["name"] == "postgres")
+        if alive and isinstance(pid, int)
+        else 0,
+    )
+
+
+def _memory(pid: int, *, with_children: bool) -> int:
+    try:
+        process = psutil.Process(pid)
+        family = [process, *process.children()] if with_children else [process]
+    except psutil.Error:
+        return 0
+    return sum(_resident(member) for member in family)
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.AccessDenied:
+        pass
+    except psutil.Error:
+        return 0
+    try:
+        return int(process.memory_info().rss)
+    except psutil.Error:
+        return 0
