@@ -169,7 +169,7 @@ class Store:
     async def set_caught_up(self, time: datetime) -> None:
         """Remembers it; never goes back."""
         await self._db.execute(
-            "INSERT INTO reconciliation (only, caught_up) VALUES (true, $1) ON CONFLICT (only)"
+            "INSERT INTO reconciliation (single, caught_up) VALUES (true, $1) ON CONFLICT (single)"
             " DO UPDATE SET caught_up = greatest(reconciliation.caught_up, excluded.caught_up)",
             time,
         )

@@ -118,6 +118,6 @@ CREATE INDEX tokens_by_subject ON tokens (subject, uid);
 
 -- Up to when reconciliation has read the scheduler's jobs: what the bus may have lost is caught up on.
 CREATE TABLE reconciliation (
-    only boolean PRIMARY KEY DEFAULT true CHECK (only),
+    single boolean PRIMARY KEY DEFAULT true CHECK (single),
     caught_up timestamptz NOT NULL
 );
