@@ -1,0 +1,124 @@
+"""`kill -9` of each part of the platform, three times in the middle of the demo: it still ends right."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cairn.client import Client
+
+from tests.harness.platform import Platform
+
+PARTS = ("scheduler", "quota", "tracker", "gateway", "nats", "postgres", "s3")
+# The part dies when the first training of the demo gets to each of these.
+MOMENTS = ("RUNNING", "RECOVERING", "SUCCEEDED")
+
+
+@pytest.fixture(scope="module")
+def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
+    platform = Platform(tmp_path_factory.mktemp("chaos"), CAIRN_LOCAL_CPUS="2")
+    platform.up()
+    try:
+        yield platform
+    finally:
+        platform.down()
+
+
+@pytest.mark.chaos
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("part", PARTS)
+def test_the_demo_ends_right_though_a_part_is_killed_again_and_again(platform: Platform, part: str) -> None:
+    client = platform.client()
+    before = {job["uid"] for job in client.jobs()}
+    demo = subprocess.Popen(
+        [platform.program, "demo", "--json"], env=platform.env, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    killer = Killer(platform, part, before)
+    killer.start()
+    stdout, stderr = demo.communicate(timeout=500)
+    killer.finish()
+
+    assert demo.returncode == 0, f"{stdout}\n{stderr}"
+    assert killer.failure is None, killer.failure
+    assert killer.moments == list(MOMENTS), "the part was not killed as often as it should have been"
+    facts = json.loads(stdout)
+    assert [job["state"] for job in facts["jobs"]] == ["SUCCEEDED"] * 4
+    # One attempt each, two for the one whose worker the demo kills: no part's death costs an attempt.
+    assert sorted(job["attempts"] for job in facts["jobs"]) == [1, 1, 1, 2]
+    assert [job["resumed_step"] > 0 for job in facts["jobs"] if job["attempts"] == 2] == [True]
+    for job in facts["jobs"]:
+        assert_no_line_lost_or_doubled(client, job)
+    assert_nothing_is_held(client)
+
+
+def assert_no_line_lost_or_doubled(client: Client, job: dict[str, Any]) -> None:
+    lines: list[dict[str, Any]] = []
+    cursor = ""
+    while page := client.logs(job["id"], cursor=cursor):
+        if not page.get("lines"):
+            break
+        lines += page["lines"]
+        cursor = page["cursor"]
+    seen = Counter((line.get("attempt", 0), line.get("rank", 0), line["number"]) for line in lines)
+    assert max(seen.values()) == 1
+    for attempt in range(1, job["attempts"] + 1):
+        numbers = sorted(number for of, _, number in seen if of == attempt)
+        assert numbers == list(range(1, len(numbers) + 1)), f"attempt {attempt} has a hole in its log"
+    epochs = [line["text"].split()[1] for line in lines if line["text"].startswith("epoch ")]
+    assert set(epochs) == {str(epoch) for epoch in range(24)}
+
+
+def assert_nothing_is_held(client: Client) -> None:
+    """Settling is told by events: it is awaited, for as long as a person would."""
+    for event in client.events(patience=60):
+        held = client.team_info().get("held", {})
+        if not any(held.values()):
+            return
+        assert event.type != "heartbeat", f"still held when nothing runs: {held}"
+
+
+class Killer(threading.Thread):
+    """Kills one part each time the demo's trainings reach the next moment."""
+
+    def __init__(self, platform: Platform, part: str, before: set[str]) -> None:
+        super().__init__(daemon=True)
+        self.moments: list[str] = []
+        self.failure: str | None = None
+        self._platform, self._part, self._before = platform, part, before
+        self._stop = threading.Event()
+
+    def run(self) -> None:
+        try:
+            self._watch()
+        except Exception as error:  # told by the test, which would otherwise not see it
+            self.failure = repr(error)
+
+    def finish(self) -> None:
+        self._stop.set()
+        self.join(timeout=60)
+
+    def _watch(self) -> None:
+        client = self._platform.client()
+        for event in client.events(stop=self._stop):
+            jobs = list(client.jobs(limit=8)) if event.type == "open" else [event.data]
+            for job in jobs:
+                if job.get("uid", "") in self._before or len(self.moments) == len(MOMENTS):
+                    continue
+                if job.get("state") == MOMENTS[len(self.moments)]:
+                    self._platform.kill(self._part)
+                    self.moments.append(str(job["state"]))
+            if len(self.moments) == len(MOMENTS):
+                return
+
+
+def test_the_killer_knows_the_parts(platform: Platform) -> None:
+    names = {process["name"] for process in platform.status()["processes"]}
+    assert names >= set(PARTS)
+    assert Path(platform.status()["data"]) == platform.data
