@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import re
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from tests.harness import servers
+
+
+def _folder() -> Iterator[Path]:
+    # Not below pytest's own folder: PostgreSQL under root could not reach it on a machine without mounts.
+    folder = Path(tempfile.mkdtemp(prefix="cairn-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def data_folder() -> Iterator[Path]:
+    """A fresh 0700 folder for a platform or a PostgreSQL of this test's own."""
+    yield from _folder()
+
+
+@pytest.fixture(scope="session")
+def session_folder() -> Iterator[Path]:
+    """As `data_folder`, for the session's servers."""
+    yield from _folder()
 
 
 @pytest.fixture(scope="session")
@@ -25,9 +47,9 @@ def nats_url(nats_server: servers.Nats) -> str:
 
 
 @pytest.fixture(scope="session")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.Postgres]:
+def postgres(session_folder: Path) -> Iterator[servers.Postgres]:
     """A PostgreSQL server; take a database of your own by `database` or `database_url`."""
-    server = servers.start_postgres(tmp_path_factory.mktemp("postgres"), durable=False)
+    server = servers.start_postgres(session_folder, durable=False)
     yield server
     server.stop()
 

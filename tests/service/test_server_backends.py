@@ -54,8 +54,8 @@ async def test_nats_with_accounts_lets_a_service_publish_only_its_own_facts(tmp_
         server.stop()
 
 
-async def test_postgres_keeps_commits_over_kill_9(tmp_path: Path) -> None:
-    server = await asyncio.to_thread(servers.start_postgres, tmp_path)
+async def test_postgres_keeps_commits_over_kill_9(data_folder: Path) -> None:
+    server = await asyncio.to_thread(servers.start_postgres, data_folder)
     try:
         server.execute("CREATE TABLE t (n int)", "INSERT INTO t VALUES (7)")
         await asyncio.to_thread(server.restart)

@@ -99,7 +99,8 @@ def check(root: Path) -> None:
             f"{root} belongs to user {found.st_uid}, and this is user {os.geteuid()}; "
             "run as its owner or name another data folder by --data"
         )
-    if stat.S_IMODE(found.st_mode) & 0o077:
+    # Passing through (0711) is what PostgreSQL's account may need; looking is not.
+    if stat.S_IMODE(found.st_mode) & 0o066:
         raise SetupError(f"{root} is open to others, and secrets lie in it: chmod 700 {root}")
     names = {entry.name for entry in os.scandir(root)} - {"lost+found"}
     if names and "run" not in names:

@@ -3,13 +3,15 @@
 The folder given to `prepare` belongs to the account that PostgreSQL runs as (it refuses root), holds
 `data/`, and `dist/` where that account cannot read the installed programs. Where the account cannot reach
 the folder either (it lies below a 0700 one), PostgreSQL sees it at
-another path, in a mount namespace of its own.
+another path, in a mount namespace of its own, or, where that is not permitted, passes through the folder
+above it.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -135,7 +137,23 @@ def _copy(package: Path, installed: Path, target: Path) -> None:
     partial.rename(target)
 
 
-def _bind(account: Account, folder: Path, installed: Path, copied: bool) -> Bind:
+def _bind(account: Account, folder: Path, installed: Path, copied: bool) -> Bind | None:
+    """Shows `folder` where `account` can reach it; None where it can be reached as it is after all."""
+    target = _mount_point(account, installed, copied)
+    if target is None:
+        why = "there is no folder to mount it on"
+    else:
+        bind = Bind(folder, target)
+        tried = _try(Program("postgres", ("/bin/true",), account=account, bind=bind))
+        if tried.returncode == 0:
+            return bind
+        why = tried.stderr.strip()
+    if _open_the_way(account, folder):
+        return None
+    raise _unreachable(account, folder, why)
+
+
+def _mount_point(account: Account, installed: Path, copied: bool) -> Path | None:
     for target in _MOUNT_POINTS:
         hides_programs = not copied and installed.is_relative_to(target)
         if (
@@ -144,24 +162,36 @@ def _bind(account: Account, folder: Path, installed: Path, copied: bool) -> Bind
             and not hides_programs
             and accounts.reaches(account, target)
         ):
-            bind = Bind(folder, target)
-            _try(Program("postgres", ("/bin/true",), account=account, bind=bind), account, folder)
-            return bind
-    raise _unreachable(account, folder, "there is no folder to mount it on")
+            return target
+    return None
 
 
-def _try(program: Program, account: Account, folder: Path) -> None:
-    tried = subprocess.run(
+def _open_the_way(account: Account, folder: Path) -> bool:
+    """Where mounts are not permitted (many containers): lets others pass, not look, through the data folder.
+
+    Everything in it is closed to them by its own mode. What lies above it is left as it is.
+    """
+    data = folder.parent
+    before = data.stat()
+    if before.st_uid != os.geteuid():
+        return False
+    data.chmod(stat.S_IMODE(before.st_mode) | stat.S_IXOTH)
+    if accounts.reaches(account, folder):
+        return True
+    data.chmod(stat.S_IMODE(before.st_mode))
+    return False
+
+
+def _try(program: Program) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         command(program), env=environment(program), capture_output=True, text=True, check=False, timeout=30
     )
-    if tried.returncode != 0:
-        raise _unreachable(account, folder, tried.stderr.strip())
 
 
 def _unreachable(account: Account, folder: Path, why: str) -> SetupError:
     return SetupError(
         f"PostgreSQL cannot run as root, and the account {account.name} cannot reach {folder} ({why}). "
-        f"Put the data folder where {account.name} may enter (--data), name another account by "
+        f"Put the data folder below folders that {account.name} may enter (--data), name another account by "
         f"{accounts.SETTING}, or run as an ordinary user."
     )
 
