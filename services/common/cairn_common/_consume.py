@@ -28,6 +28,10 @@ _PROGRESS_SECONDS = 10.0
 _TRIES = 5
 _LONGEST_PAUSE = 2.0
 _MAX_ACK_PENDING = 4096
+# After so many deaths of the process over the same message it is handed over alone, and then not at all.
+_DEATHS_ALONE = 3
+_DEATHS_ENOUGH = 10
+_FLOOR, _DEATHS = "cairn-floor", "cairn-deaths"
 
 
 class Consumption:
@@ -40,6 +44,10 @@ class Consumption:
         self._handler = handler
         self._db = db
         self._log = log.bind(stream=stream, consumer=durable)
+        self._begun = False
+        # Deaths of processes before this one over the first message, and how many it had in hand.
+        self._deaths = 0
+        self._suspects = 0
 
     async def run(self, *, subjects: list[str], batch: int, max_wait: float) -> NoReturn:
         """For ever; a new session after each loss of the connection."""
@@ -74,20 +82,31 @@ class Consumption:
         except NotFoundError:
             await self._link.stream.add_consumer(self._stream, self._config(subjects))
             self._log.info("consumer.made")
+            self._begun = True
             return
         if info.num_ack_pending:
             await self._again(info, subjects)
         elif set(_filters(info.config)) != set(subjects):
             config = replace(info.config, filter_subject=None, filter_subjects=subjects)
             await self._link.stream.add_consumer(self._stream, config)
+        self._begun = True
 
     async def _again(self, info: ConsumerInfo, subjects: list[str]) -> None:
-        floor = info.ack_floor.stream_seq if info.ack_floor else 0
-        self._log.info("consumer.again", unacknowledged=info.num_ack_pending, after=floor)
-        await self._link.stream.delete_consumer(self._stream, self._durable)
+        floor = (info.ack_floor.stream_seq if info.ack_floor else None) or 0
+        kept = info.config.metadata or {}
+        deaths = int(kept.get(_DEATHS, 0)) if kept.get(_FLOOR) == str(floor) else 0
+        if not self._begun:
+            # A process had these in hand and is no more. Losing the connection alone is no death.
+            deaths += 1
+            self._deaths, self._suspects = deaths, info.num_ack_pending or 0
+        self._log.info("consumer.again", unacknowledged=info.num_ack_pending, after=floor, deaths=deaths)
         config = replace(
-            self._config(subjects), deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=floor + 1
+            self._config(subjects),
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=floor + 1,
+            metadata={_FLOOR: str(floor), _DEATHS: str(deaths)},
         )
+        await self._link.stream.delete_consumer(self._stream, self._durable)
         await self._link.stream.add_consumer(self._stream, config)
 
     def _config(self, subjects: list[str]) -> ConsumerConfig:
@@ -104,7 +123,18 @@ class Consumption:
 
     async def _work(self, messages: Sequence[Message], pull: Pull) -> None:
         async with self._kept(messages, pull):
-            await self._apply(messages)
+            if self._deaths >= _DEATHS_ENOUGH:
+                error = RuntimeError(f"the process died {self._deaths} times over this message")
+                await self._bury(messages[0], error, self._deaths)
+                await self._acknowledge(messages[:1])
+                messages = messages[1:]
+                self._deaths = 0
+            while messages and self._suspects > 0 and self._deaths >= _DEATHS_ALONE:
+                await self._apply(messages[:1])
+                messages = messages[1:]
+                self._suspects -= 1
+            if messages:
+                await self._apply(messages)
 
     async def _apply(self, messages: Sequence[Message]) -> None:
         """Applies and acknowledges; where that fails for good, halves until the cause is alone."""

@@ -141,7 +141,12 @@ class Guard(aio.ServerInterceptor):
             raise PermissionDenied(f"{method} is not open to anyone", reason=Reason.METHOD_REFUSED)
         if rule.public:
             return
-        principal = await self._authenticate(_bearer(metadata))
+        try:
+            principal = await self._authenticate(_bearer(metadata))
+        except Unauthenticated as error:
+            # Tells a refused caller from a refused token that a caller asked about.
+            error.metadata["refused"] = "caller"
+            raise
         admit(principal, rule)
         _caller.set(principal)
         structlog.contextvars.bind_contextvars(caller=principal.subject)

@@ -6,7 +6,8 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import TypeVar
 
 import structlog
 from nats.aio.client import Client
@@ -23,55 +24,80 @@ T = TypeVar("T")
 AWAY = (NatsError, OSError, TimeoutError)
 
 _REQUEST_TIMEOUT = 2.0
+_CONNECT_TIMEOUT = 5
+_RECONNECT_WAIT = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """Where to connect, and as whom."""
+
+    url: str
+    name: str
+    seed: str | None = field(default=None, repr=False)
+    token: str | None = field(default=None, repr=False)
 
 
 class Link:
-    """One connection, and whether it is there now."""
+    """One connection that is made again for ever.
 
-    def __init__(self) -> None:
+    nats-py reconnects by itself after most losses; after some of the server's errors it closes for good,
+    and then a new client takes its place here.
+    """
+
+    def __init__(self, login: Login) -> None:
         self.connected = asyncio.Event()
+        self._login = login
         self._losers: set[Callable[[], None]] = set()
-        self._client: Client | None = None
-        self._stream: JetStreamContext | None = None
         self._again: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
+        self._client: Client | None = None
+        self._stream: JetStreamContext | None = None
+        self._ending = False
 
     @property
     def client(self) -> Client:
+        """The client of now."""
         assert self._client is not None, "not connected yet"
         return self._client
 
     @property
     def stream(self) -> JetStreamContext:
+        """JetStream over the client of now."""
         assert self._stream is not None, "not connected yet"
         return self._stream
 
-    def attach(self, client: Client) -> None:
-        """Takes a connected client."""
-        self._client = client
-        self._stream = client.jetstream(timeout=_REQUEST_TIMEOUT)
-        self._up()
+    async def open(self) -> None:
+        """Connects, trying for ever."""
+        while True:
+            client = Client()
+            try:
+                await self._connect(client)
+                # It may return without being connected, where the server decides late.
+                if client.is_connected:
+                    self._client = client
+                    self._stream = client.jetstream(timeout=_REQUEST_TIMEOUT)
+                    await self._up()
+                    return
+            except AWAY as error:
+                log.info("bus.connecting", error=type(error).__name__)
+            except BaseException:
+                await _close(client)
+                raise
+            await _close(client)
+            await asyncio.sleep(_RECONNECT_WAIT * random.uniform(1.0, 2.0))  # noqa: S311
+
+    async def close(self) -> None:
+        """Sends what is buffered, and ends."""
+        self._ending = True
+        for task in self._tasks:
+            task.cancel()
+        if self._client is not None:
+            await _close(self._client, flush=self.connected.is_set())
 
     def on_connected(self, again: Callable[[], Awaitable[None]]) -> None:
-        """To be done after each reconnection."""
+        """To be done after each connection."""
         self._again.append(again)
-
-    def callbacks(self) -> dict[str, Any]:
-        """For `Client.connect`."""
-        return {
-            "reconnected_cb": self._reconnected,
-            "disconnected_cb": self._disconnected,
-            "closed_cb": self._disconnected,
-            "error_cb": self._error,
-        }
-
-    async def wait_connected(self, timeout: float) -> None:
-        """Returns once there is a connection. Raises `Unavailable` after `timeout` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self.connected.wait()
-        except TimeoutError:
-            raise self.unavailable(None) from None
 
     @contextmanager
     def when_lost(self, tell: Callable[[], None]) -> Iterator[None]:
@@ -82,13 +108,32 @@ class Link:
         finally:
             self._losers.discard(tell)
 
+    async def wait_connected(self, timeout: float) -> None:
+        """Returns once there is a connection. Raises `Unavailable` after `timeout` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                await self.connected.wait()
+        except TimeoutError:
+            raise unavailable() from None
+
+    async def answer(self, ask: Callable[[], Awaitable[T]], *, timeout: float = _REQUEST_TIMEOUT) -> T:
+        """Asks once. Raises TimeoutError after `timeout` seconds, and at once when the connection is lost."""
+        async with asyncio.timeout(timeout) as limit:
+
+            def give_up() -> None:
+                if not limit.expired():
+                    limit.reschedule(0)
+
+            with self.when_lost(give_up):
+                return await ask()
+
     async def patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Asks again while the bus is away; errors that are its answer are raised."""
         pause = 0.1
         while True:
             await self.connected.wait()
             try:
-                return await ask()
+                return await self.answer(ask)
             except AWAY as error:
                 if getattr(error, "code", None) in (400, 404, 409):
                     raise
@@ -96,48 +141,82 @@ class Link:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
             pause = min(pause * 2, 2.0)
 
-    async def close(self) -> None:
-        """Sends what is buffered, and ends."""
-        for task in self._tasks:
-            task.cancel()
-        try:
-            async with asyncio.timeout(3.0):
-                if self.connected.is_set():
-                    await self.client.flush(timeout=1)
-                await self.client.close()
-        except AWAY:
-            pass
+    async def _connect(self, client: Client) -> None:
+        async def reconnected() -> None:
+            await self._up()
 
-    @staticmethod
-    def unavailable(cause: BaseException | None) -> Unavailable:
-        """The error that callers see."""
-        return Unavailable(
-            "the bus does not answer",
-            reason=Reason.BUS_UNAVAILABLE,
-            cause=type(cause).__name__ if cause else "disconnected",
+        async def disconnected() -> None:
+            if client is self._client:
+                self._down()
+
+        async def closed() -> None:
+            if client is self._client and not self._ending:
+                self._down()
+                log.warning("bus.closed", error=str(client.last_error))
+                self._start(self.open())
+
+        await client.connect(
+            servers=self._login.url.split(","),
+            name=self._login.name,
+            nkeys_seed_str=self._login.seed,
+            token=self._login.token,
+            connect_timeout=_CONNECT_TIMEOUT,
+            reconnect_time_wait=_RECONNECT_WAIT,  # type: ignore[arg-type]
+            max_reconnect_attempts=-1,
+            ping_interval=20,
+            max_outstanding_pings=2,
+            reconnected_cb=reconnected,
+            disconnected_cb=disconnected,
+            closed_cb=closed,
+            error_cb=_tell_error,
         )
 
-    def _up(self) -> None:
+    async def _up(self) -> None:
+        log.info("bus.connected")
         self.connected.set()
-
-    async def _reconnected(self) -> None:
-        log.info("bus.reconnected")
-        self._up()
         for again in self._again:
-            task = asyncio.ensure_future(again())
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._start(again())
 
-    async def _disconnected(self) -> None:
-        if self.connected.is_set():
+    def _down(self) -> None:
+        if self.connected.is_set() and not self._ending:
             log.warning("bus.disconnected")
         self.connected.clear()
         for tell in list(self._losers):
             tell()
 
-    async def _error(self, error: Exception) -> None:
-        # The text of a permissions violation holds the subject; of others, nothing worth a warning.
-        if "permissions violation" in str(error).lower():
-            log.error("bus.forbidden", error=str(error))
-        else:
-            log.debug("bus.error", error=str(error), kind=type(error).__name__)
+    def _start(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("bus.failed", exc_info=task.exception())
+
+
+def unavailable(cause: BaseException | None = None) -> Unavailable:
+    """The error that callers see."""
+    return Unavailable(
+        "the bus does not answer",
+        reason=Reason.BUS_UNAVAILABLE,
+        cause=type(cause).__name__ if cause else "disconnected",
+    )
+
+
+async def _close(client: Client, *, flush: bool = False) -> None:
+    try:
+        async with asyncio.timeout(3.0):
+            if flush:
+                await client.flush(timeout=1)
+            await client.close()
+    except AWAY:
+        pass
+
+
+async def _tell_error(error: Exception) -> None:
+    # The text of a permissions violation holds the subject; of others, nothing worth a warning.
+    if "permissions violation" in str(error).lower():
+        log.error("bus.forbidden", error=str(error))
+    else:
+        log.debug("bus.error", error=str(error), kind=type(error).__name__)

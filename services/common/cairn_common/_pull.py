@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from cairn_common._link import AWAY, Link
+from cairn_common._link import AWAY, Link, unavailable
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 
@@ -77,7 +77,7 @@ class Pull:
             try:
                 subscription = await client.subscribe(self._inbox, cb=self._arrived)
             except AWAY as error:
-                raise Link.unavailable(error) from error
+                raise unavailable(error) from error
             try:
                 yield self
             finally:
@@ -93,7 +93,7 @@ class Pull:
         """
         while not self._found:
             if self._lost or not self._link.connected.is_set():
-                raise Link.unavailable(None)
+                raise unavailable()
             if self._outstanding == 0:
                 await self._request()
             if not await self._wait(self._expires + 2.0):
@@ -124,7 +124,7 @@ class Pull:
         try:
             await self._link.client.publish(self._subject, body, reply=self._inbox)
         except AWAY as error:
-            raise Link.unavailable(error) from error
+            raise unavailable(error) from error
         self._outstanding = self._batch
 
     async def _arrived(self, message: Msg) -> None:

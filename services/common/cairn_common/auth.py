@@ -13,11 +13,13 @@ from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from types import MappingProxyType
 
+import structlog
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, token_pb2
 from grpc import aio
 
 from cairn_common.clock import Clock, SystemClock
 from cairn_common.errors import (
+    DomainError,
     NotFound,
     PermissionDenied,
     Reason,
@@ -25,6 +27,8 @@ from cairn_common.errors import (
     Unavailable,
     from_rpc_error,
 )
+
+log = structlog.get_logger(__name__)
 
 Authenticate = Callable[[str], Awaitable["Principal"]]
 
@@ -263,10 +267,11 @@ def principal_of(message: token_pb2.Principal) -> Principal:
     )
 
 
-def _explain(error: Exception) -> Exception:
+def _explain(error: DomainError) -> DomainError:
     """Only quota's word on the token is passed on; whatever else went wrong, there was no check."""
-    if isinstance(error, Unauthenticated) and error.metadata.get("checked") != "caller":
+    if isinstance(error, Unauthenticated) and error.metadata.get("refused") != "caller":
         return error
+    log.warning("auth.unchecked", reason=str(error.reason), error=error.message)
     return Unavailable(
         "the token cannot be checked now: the quota service does not answer",
         reason=Reason.NEIGHBOUR_UNAVAILABLE,

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from typing import NoReturn
 
 import structlog
-from nats.aio.client import Client
 from nats.errors import MaxPayloadError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
 from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
 from cairn_common._consume import Consumption, Handler
-from cairn_common._link import AWAY, Link
+from cairn_common._link import AWAY, Link, Login, unavailable
 from cairn_common._pull import Message, Tail
 from cairn_common.db import Database
-from cairn_common.errors import InvalidArgument, Reason, Unavailable
+from cairn_common.errors import InvalidArgument
 
 __all__ = ["Bus", "Handler", "Message", "connect"]
 
@@ -42,15 +41,15 @@ async def connect(
     raises `Unavailable` after that.
     """
     secret = seed.get_secret_value() if isinstance(seed, SecretStr) else seed
-    link = Link()
+    link = Link(Login(url, name, seed=secret or None, token=token))
     bus = Bus(link)
-    link.on_connected(bus.ensure_again)
     try:
-        async with asyncio.timeout(_WAIT_AT_START):
-            await _connect(link, url, seed=secret or None, name=name, token=token)
-    except TimeoutError:
-        raise Unavailable("the bus does not answer", reason=Reason.BUS_UNAVAILABLE) from None
-    try:
+        try:
+            async with asyncio.timeout(_WAIT_AT_START):
+                await link.open()
+        except TimeoutError:
+            raise unavailable() from None
+        link.on_connected(bus.ensure_again)
         yield bus
     finally:
         await link.close()
@@ -99,11 +98,16 @@ class Bus:
         headers = {"Nats-Msg-Id": msg_id} if msg_id else None
         await self._link.wait_connected(_CONNECTED_TIMEOUT)
         try:
-            ack = await self._link.stream.publish(subject, payload, timeout=_PUBLISH_TIMEOUT, headers=headers)
+            ack = await self._link.answer(
+                lambda: self._link.stream.publish(
+                    subject, payload, timeout=_PUBLISH_TIMEOUT, headers=headers
+                ),
+                timeout=_PUBLISH_TIMEOUT,
+            )
         except MaxPayloadError:
             raise InvalidArgument(f"{len(payload):,} bytes are more than the bus takes") from None
         except AWAY as error:
-            raise Link.unavailable(error) from error
+            raise unavailable(error) from error
         return ack.seq
 
     async def last_sequence(self, stream: str) -> int:
@@ -132,7 +136,7 @@ class Bus:
 
     async def tail(
         self, *, stream: str, subjects: list[str], start_sequence: int | None = None
-    ) -> AsyncIterator[Message]:
+    ) -> AsyncGenerator[Message, None]:
         """The stream's messages from a sequence on, then new ones as they come; without acknowledgement.
 
         None: new messages only, from the moment that this is iterated. Survives restarts of the bus without
@@ -159,37 +163,3 @@ class Bus:
         if set(info.config.subjects or ()) != set(config.subjects or ()):
             await self._link.stream.update_stream(replace(info.config, subjects=config.subjects))
             log.info("bus.stream_updated", stream=config.name)
-
-
-async def _connect(link: Link, url: str, *, seed: str | None, name: str, token: str | None) -> None:
-    while True:
-        client = Client()
-        try:
-            await client.connect(
-                servers=url.split(","),
-                name=name,
-                nkeys_seed_str=seed,
-                token=token,
-                connect_timeout=5,
-                reconnect_time_wait=0.2,  # type: ignore[arg-type]
-                max_reconnect_attempts=-1,
-                ping_interval=20,
-                max_outstanding_pings=2,
-                **link.callbacks(),
-            )
-            # It may return without being connected, where the server decides late.
-            if client.is_connected:
-                link.attach(client)
-                return
-        except AWAY as error:
-            log.info("bus.connecting", error=type(error).__name__)
-        await _abandon(client)
-        await asyncio.sleep(0.3)
-
-
-async def _abandon(client: Client) -> None:
-    try:
-        async with asyncio.timeout(2.0):
-            await client.close()
-    except AWAY:
-        pass
