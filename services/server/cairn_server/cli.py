@@ -216,13 +216,13 @@ def _explained(work: Callable[[], Any]) -> Any:
 
 
 def _names(only: str) -> tuple[str, ...]:
-    from cairn_server.services import NAMES
+    from cairn_server import SERVICES
 
     names = tuple(name.strip() for name in only.split(",") if name.strip())
-    unknown = [name for name in names if name not in NAMES]
+    unknown = [name for name in names if name not in SERVICES]
     if unknown:
         raise click.BadParameter(
-            f"no service {', '.join(unknown)}; there are {', '.join(NAMES)}", param_hint="--only"
+            f"no service {', '.join(unknown)}; there are {', '.join(SERVICES)}", param_hint="--only"
         )
     return names
 

@@ -10,12 +10,12 @@ from typing import Any
 
 from cairn_common.auth import hash_token, new_token
 
+from cairn_server import SERVICES
 from cairn_server.backends import nats, postgres
 from cairn_server.backends.program import SetupError
 from cairn_server.backends.s3 import S3Keys
 from cairn_server.home import Home, read_json, write_private
 
-SERVICES = nats.SERVICES
 DATABASE_ROLES = ("scheduler", "quota", "tracker")
 
 

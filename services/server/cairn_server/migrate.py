@@ -8,13 +8,13 @@ from pathlib import Path
 
 from cairn_common.migrate import migrate
 
-from cairn_server import bootstrap, credentials
+from cairn_server import SERVICES, bootstrap, credentials
 from cairn_server import home as homes
 from cairn_server.backends import nats
 from cairn_server.backends.program import SetupError
 from cairn_server.credentials import DATABASE_ROLES, Credentials
 from cairn_server.home import Home
-from cairn_server.services import NAMES, secrets_of
+from cairn_server.services import secrets_of
 
 _FOLDERS = {"scheduler": "migrations", "quota": "migrations", "tracker": "migrations/postgres"}
 
@@ -47,7 +47,7 @@ def _write(home: Home, secrets: Credentials, urls: Mapping[str, str]) -> None:
     homes.write_private(home.config / "admin-token", secrets.admin_token)
     folder = home.root / "env"
     folder.mkdir(mode=0o700, exist_ok=True)
-    for name in NAMES:
+    for name in SERVICES:
         values = secrets_of(name, secrets)
         if name in urls:
             values["CAIRN_POSTGRES_URL"] = urls[name]

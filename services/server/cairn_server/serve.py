@@ -12,7 +12,7 @@ from typing import Any
 from cairn_common.log import configure_logging
 from cairn_common.settings import SettingsError
 
-from cairn_server.services import NAMES
+from cairn_server import SERVICES
 
 ENV_FILE = "CAIRN_ENV_FILE"
 
@@ -22,8 +22,8 @@ def serve(name: str) -> None:
 
     Raises `SettingsError` where one is missing or wrong.
     """
-    if name not in NAMES:
-        raise SettingsError(f"there is no service {name}; the services are {', '.join(NAMES)}")
+    if name not in SERVICES:
+        raise SettingsError(f"there is no service {name}; the services are {', '.join(SERVICES)}")
     given = os.environ.get(ENV_FILE)
     if given:
         os.environ.update(_missing(read_env(Path(given)), os.environ))

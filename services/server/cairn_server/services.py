@@ -12,11 +12,11 @@ from pathlib import Path
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from cairn_server import SERVICES
 from cairn_server.backends import nats
 from cairn_server.backends.program import NotReady, Program
 from cairn_server.credentials import Credentials
 
-NAMES = nats.SERVICES
 # What a job is given is no setting of the platform, even where `cairn up` runs inside a job.
 _OF_A_JOB = frozenset(
     f"CAIRN_{name}"
@@ -81,7 +81,7 @@ def environment(
     """The settings of service `name`: what all need, and what only this one may know."""
     addresses = {
         key: operator.get(key) or f"127.0.0.1:{wiring.ports[service]}"
-        for service in NAMES
+        for service in SERVICES
         for key in (f"CAIRN_{service.upper()}_ADDRESS",)
     }
     return {
@@ -182,7 +182,7 @@ def _reachable(host: str) -> str:
 
 def complete(only: Iterable[str], operator: Mapping[str, str]) -> tuple[str, ...]:
     """`only`, and quota with it: nobody can tell whose a token is without it."""
-    wanted = set(only) or set(NAMES)
+    wanted = set(only) or set(SERVICES)
     if not operator.get("CAIRN_QUOTA_ADDRESS"):
         wanted.add("quota")
-    return tuple(name for name in NAMES if name in wanted)
+    return tuple(name for name in SERVICES if name in wanted)

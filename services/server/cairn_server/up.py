@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from cairn_server import bootstrap, credentials, login, logs, ports, processes, services
+from cairn_server import SERVICES, bootstrap, credentials, login, logs, ports, processes, services
 from cairn_server import home as homes
 from cairn_server.backends import nats, postgres, s3
 from cairn_server.backends.program import Program, SetupError
@@ -138,7 +138,7 @@ class _Plan:
     def make(cls, request: Request, home: Home) -> _Plan:
         """Chooses ports, reads or makes the secrets, and writes the config files."""
         secrets = credentials.load(home)
-        numbers = ports.assign(home.ports, (*_EMBEDDED, *services.NAMES, ports.HTTP), http=request.port)
+        numbers = ports.assign(home.ports, (*_EMBEDDED, *SERVICES, ports.HTTP), http=request.port)
         homes.write_private(home.config / "bootstrap.json", secrets.bootstrap())
         homes.write_private(home.config / "accounts.conf", nats.accounts(secrets.nats))
         names = services.complete(request.only, request.operator)

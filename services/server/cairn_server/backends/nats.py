@@ -12,10 +12,10 @@ import nkeys
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from cairn_server import SERVICES
 from cairn_server.backends import wheels
 from cairn_server.backends.program import NotReady, Program
 
-SERVICES = ("scheduler", "quota", "tracker", "gateway")
 # The user of `cairn up` (asks JetStream how it is) and of `cairn dead-letters replay` (tells a fact again).
 SERVER = "server"
 _SERVER_MAY = '"$JS.API.INFO", "cairn.v1.>"'
