@@ -42,6 +42,8 @@ class Link:
         """Raises OSError, ValueError or Trouble."""
         from nats.errors import Error
 
+        if not url:
+            raise ValueError("the bus's address is not known")
         link = cls()
         inbox = f"_INBOX_{hashlib.sha256(token.encode()).hexdigest()[:16]}"
         try:

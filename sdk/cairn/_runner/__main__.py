@@ -1,0 +1,30 @@
+"""``python -m cairn._runner [--drain] <folder>``; exit code 0 unless it could not do its work."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m cairn._runner", description="Runs one attempt of a job.")
+    parser.add_argument("folder", type=Path, help="the attempt's folder, with its launch.json")
+    parser.add_argument("--drain", action="store_true", help="only ship what an earlier runner left behind")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    folder = options.folder.absolute()
+    if options.drain:
+        from cairn._runner.drain import drain_left
+
+        return 0 if drain_left(folder) else 1
+    from cairn._runner.attempt import run_attempt
+
+    run_attempt(folder)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

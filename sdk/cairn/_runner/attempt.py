@@ -1,0 +1,217 @@
+"""One attempt from its order to its report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pwd
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cairn._runner import guard
+from cairn._runner.console import Console, Secrets
+from cairn._runner.folder import BadLaunch, End, Folder, Launch
+from cairn._runner.memory import oom_kills
+from cairn._runner.ranks import CannotStart, Gang, GangEnd
+from cairn._runner.signals import Signals
+from cairn._spool import Writer
+
+if TYPE_CHECKING:
+    from cairn._runner.drain import Drain
+
+_log = logging.getLogger("cairn")
+
+
+def run_attempt(path: Path) -> None:
+    """Does what launch.json says and reports it. Nothing if another runner has the folder, or had it."""
+    folder = Folder(path)
+    if not folder.lock() or folder.ended:
+        return
+    signals = Signals()
+    signals.install()
+    try:
+        launch = folder.read_launch()
+    except BadLaunch as error:
+        folder.write_end(End(message=str(error), end_time=time.time()))
+        return
+    folder.write_state("launching")
+    Attempt(folder, launch, signals).run()
+
+
+class Attempt:
+    """The steps of an attempt; each leaves what it found out in `self._end`."""
+
+    def __init__(self, folder: Folder, launch: Launch, signals: Signals) -> None:
+        self._folder = folder
+        self._launch = launch
+        self._signals = signals
+        self._guard = guard.Guard(launch.attempt_uid)
+        guard.adopt_orphans()
+        folder.spool.mkdir(mode=0o700, exist_ok=True)
+        self._writer = Writer(folder.spool)
+        self._console = Console(self._writer, mask=Secrets(folder.token_file).mask)
+        self._end = End()
+        self._deadline: float | None = None
+        self._drain: Drain | None = None
+
+    def run(self) -> None:
+        oom_before = oom_kills()
+        began = time.monotonic()
+        try:
+            if self._fetch_code() and self._set_up():
+                self._run_ranks()
+        except OSError as error:
+            self._end.message = f"The attempt could not go on: {error}."
+            _log.exception("attempt failed")
+        self._end.oom = self._end.signal == 9 and oom_kills() > oom_before
+        self._end.stopped = self._end.stopped or (self._signals.stop_asked and not self._end.timed_out
+                                                  and self._end.exit_code != 0)  # fmt: skip
+        self._console.say(f"{self._verdict()} after {time.monotonic() - began:.1f} s")
+        self._report()
+
+    def _fetch_code(self) -> bool:
+        self._folder.work.mkdir(mode=0o700, exist_ok=True)
+        order = self._launch.code
+        if not order or not order.get("digest"):
+            return True
+        from cairn._runner.code import CodeError, Stopped, fetch, unpack
+
+        digest, size = str(order["digest"]), int(order["size"])
+        archive = self._folder.path / "code.tar.gz"
+        self._console.say(f"fetching code {digest[:12]} ({size} bytes)")
+        try:
+            fetch(
+                f"{self._launch.url.rstrip('/')}/api/v1/teams/{self._launch.team}/code/{digest}", archive,
+                digest=digest, size=size, token=self._folder.token, pause=self._signals.pause,
+            )  # fmt: skip
+            unpack(archive, self._folder.work)
+        except Stopped:
+            self._end.message = "Stopped while its code was fetched."
+            return False
+        except CodeError as error:
+            self._end.message = str(error)
+            self._console.say(str(error))
+            return False
+        finally:
+            archive.unlink(missing_ok=True)
+        return True
+
+    def _set_up(self) -> bool:
+        if self._launch.max_runtime:
+            self._deadline = time.monotonic() + self._launch.max_runtime
+        self._end.phase = "setup"
+        if not self._launch.setup.strip():
+            return True
+        self._console.say("running setup")
+        end = self._gang(self._launch.setup, nodes=1)
+        return end is not None and end.ok
+
+    def _run_ranks(self) -> None:
+        self._end.phase = "run"
+        if self._signals.stop_asked:
+            self._end.message = "Stopped before its command was started."
+            return
+        count = self._launch.num_nodes
+        self._console.say("starting the command" + (f" in {count} ranks" if count > 1 else ""))
+        self._gang(self._launch.run, nodes=count)
+
+    def _gang(self, script: str, *, nodes: int) -> GangEnd | None:
+        gang = Gang(
+            console=self._console, signals=self._signals, grace=self._launch.grace, deadline=self._deadline,
+            mark=self._launch.attempt_uid, spare=self._guard.pid,
+        )  # fmt: skip
+        try:
+            gang.start(script, environments=[self._environment(rank) for rank in range(nodes)],
+                       folder=self._folder.work)  # fmt: skip
+        except CannotStart as error:
+            self._end.exit_code, self._end.message = None, str(error)
+            self._console.say(str(error))
+            return None
+        if self._end.phase == "run":
+            self._end.start_time = time.time()
+            self._folder.write_state("running", pids=gang.pids, start_time=self._end.start_time)
+        self._ship()
+        end = gang.wait()
+        self._end.exit_code, self._end.signal, self._end.rank = end.exit_code, end.signal, end.rank
+        self._end.stopped, self._end.timed_out = end.stopped, end.timed_out
+        self._end.last_lines = self._console.last_lines(end.rank)
+        return end
+
+    def _ship(self) -> Drain:
+        """Begins to ship, once: what that needs is imported after the first process runs, not before."""
+        from cairn._runner.drain import Drain
+
+        if self._drain is None:
+            self._drain = Drain(self._folder, self._launch, self._writer)
+        return self._drain
+
+    def _report(self) -> None:
+        """end.json waits a moment for the last words, if the bus answers; then for nothing."""
+        from cairn._runner.drain import AFTER_END_SECONDS, BEFORE_END_SECONDS
+
+        self._end.end_time = time.time()
+        self._writer.flush()
+        drain = self._ship()
+        if drain.answers():
+            drain.finish(BEFORE_END_SECONDS)
+        self._folder.write_end(self._end)
+        self._folder.write_state("ended", start_time=self._end.start_time)
+        self._guard.release()
+        drain.finish(AFTER_END_SECONDS, given_up=lambda: self._signals.stop_asked)
+        drain.close()
+
+    def _verdict(self) -> str:
+        end = self._end
+        if end.timed_out:
+            return f"ended: it ran for longer than max_runtime ({self._launch.max_runtime:.0f} s)"
+        if end.stopped:
+            return "stopped"
+        where = f"rank {end.rank}: " if self._launch.num_nodes > 1 else ""
+        if end.oom:
+            return f"{where}{end.phase} was ended by the kernel's out-of-memory killer"
+        if end.signal:
+            return f"{where}{end.phase} was ended by signal {end.signal}"
+        if end.exit_code is None:
+            return end.message or "ended"
+        return f"{where}{end.phase} ended with exit code {end.exit_code}"
+
+    def _environment(self, rank: int) -> dict[str, str]:
+        launch, folder = self._launch, self._folder
+        gpus = [str(number) for number in launch.gpu_ids[rank]] if rank < len(launch.gpu_ids) else []
+        return {
+            **_basic_environment(launch.path),
+            **{name: str(value) for name, value in launch.envs.items()},
+            "SKYPILOT_NODE_RANK": str(rank),
+            "SKYPILOT_NUM_NODES": str(launch.num_nodes),
+            "SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * launch.num_nodes),
+            "SKYPILOT_NUM_GPUS_PER_NODE": str(len(gpus)),
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+            "CAIRN_RUN": launch.run_uid,
+            "CAIRN_TEAM": launch.team,
+            "CAIRN_ATTEMPT": str(launch.attempt),
+            "CAIRN_ATTEMPT_UID": launch.attempt_uid,
+            "CAIRN_URL": launch.url,
+            "CAIRN_BUS_URL": launch.bus_url,
+            "CAIRN_TOKEN_FILE": str(folder.token_file),
+            "CAIRN_SPOOL": str(folder.spool),
+            "CAIRN_PARAMS": json.dumps(dict(launch.params)),
+            "CAIRN_RANK": str(rank),
+            "PYTHONUNBUFFERED": "1",
+        }
+
+
+def _basic_environment(path: str) -> Mapping[str, str]:
+    """What a command may count on; nothing of the runner's own environment besides."""
+    user = pwd.getpwuid(os.getuid())
+    return {
+        "PATH": path,
+        "HOME": os.environ.get("HOME") or user.pw_dir,
+        "USER": os.environ.get("USER") or user.pw_name,
+        "LANG": os.environ.get("LANG") or "C.UTF-8",
+        "TMPDIR": tempfile.gettempdir(),
+    }
+

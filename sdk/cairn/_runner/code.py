@@ -1,0 +1,120 @@
+"""Fetching a job's code archive and unpacking it, believing nothing that it says."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import random
+import tarfile
+import time
+import urllib.error
+import urllib.request
+import zlib
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+PATIENCE_SECONDS = 120.0
+TIMEOUT_SECONDS = 15.0
+MAX_BYTES = 8 * 1024**3
+MAX_ENTRIES = 200_000
+_CHUNK = 1024 * 1024
+# What no retry mends; 401 and 403 may be a token that was renewed this moment.
+_FINAL_STATUS = {400, 404, 405, 410, 413, 422}
+_REFUSED_STATUS = {401, 403}
+_REFUSED_TRIES = 3
+
+
+class CodeError(Exception):
+    """The code is not there, or is not what it should be. The message is for people."""
+
+
+class Stopped(Exception):
+    """The attempt was stopped meanwhile."""
+
+
+def fetch(
+    url: str, target: Path, *, digest: str, size: int, token: Callable[[], str],
+    pause: Callable[[float], bool], patience: float = PATIENCE_SECONDS,
+) -> None:  # fmt: skip
+    """Downloads an archive of `size` bytes with this sha256. `pause(seconds)` says whether to stop.
+
+    Raises CodeError after `patience` seconds without success, or Stopped.
+    """
+    deadline = time.monotonic() + patience
+    delay, refused = 0.2, 0
+    while True:
+        try:
+            _download(url, target, digest=digest, size=size, token=token(), pause=pause)
+            return
+        except urllib.error.HTTPError as error:
+            error.close()
+            refused += error.code in _REFUSED_STATUS
+            reason = f"the server answered {error.code}"
+            if error.code in _FINAL_STATUS or refused >= _REFUSED_TRIES:
+                raise CodeError(f"The code {digest[:12]} cannot be fetched: {reason}.") from error
+        except (OSError, http.client.HTTPException, _Damaged) as error:
+            reason = str(error) or type(error).__name__
+        if time.monotonic() + delay > deadline:
+            raise CodeError(f"The code {digest[:12]} could not be fetched: {reason}.")
+        if pause(delay * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+            raise Stopped
+        delay = min(delay * 2, 10.0)
+
+
+def unpack(archive: Path, folder: Path) -> None:
+    """Unpacks a gzipped tar; nothing lands outside of `folder`. Raises CodeError."""
+    entries, total = 0, 0
+    try:
+        with tarfile.open(archive, "r:gz") as tar:
+            for member in tar:
+                entries, total = entries + 1, total + member.size
+                _check(member)
+                if entries > MAX_ENTRIES or total > MAX_BYTES:
+                    raise CodeError(f"The code is too large: {entries} files, {total} bytes so far.")
+                # The filter refuses links that lead out, also by way of other links.
+                tar.extract(member, folder, filter="data")
+    except tarfile.FilterError as error:
+        raise CodeError(f"The code's archive is not safe to unpack: {error}.") from error
+    except (tarfile.TarError, EOFError, zlib.error) as error:
+        raise CodeError(f"The code's archive is damaged: {error}.") from error
+    except OSError as error:
+        raise CodeError(f"The code could not be unpacked: {error.strerror or error}.") from error
+
+
+class _Damaged(Exception):
+    """What came is not what was asked for."""
+
+
+def _download(
+    url: str, target: Path, *, digest: str, size: int, token: str, pause: Callable[[float], bool]
+) -> None:
+    request = urllib.request.Request(url)  # noqa: S310 - the platform's own address
+    # Not redirected: the store that the answer points at must not see the token.
+    request.add_unredirected_header("Authorization", f"Bearer {token}")
+    with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer, open(target, "wb") as file:  # noqa: S310
+        _copy(answer, file, digest=digest, size=size, pause=pause)
+
+
+def _copy(
+    answer: BinaryIO, file: BinaryIO, *, digest: str, size: int, pause: Callable[[float], bool]
+) -> None:
+    seen, count = hashlib.sha256(), 0
+    while chunk := answer.read(_CHUNK):
+        count += len(chunk)
+        if count > size:
+            raise _Damaged(f"more than the {size} bytes that were expected")
+        seen.update(chunk)
+        file.write(chunk)
+        if pause(0):
+            raise Stopped
+    if count != size or seen.hexdigest() != digest:
+        raise _Damaged(f"{count} bytes of {size} came, or not the ones that were sent in")
+
+
+def _check(member: tarfile.TarInfo) -> None:
+    path = PurePosixPath(member.name)
+    if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\x00" in member.name:
+        raise CodeError(f"The code's archive is not safe to unpack: it holds {member.name!r}.")
+    if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
+        raise CodeError(f"The code's archive holds {member.name!r}, which is no file, folder or link.")

@@ -1,0 +1,84 @@
+"""The last part of an attempt: everything that was logged reaches the bus, and then that fact does."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cairn._runner import guard
+from cairn._runner.folder import BadLaunch, Folder, Launch
+from cairn._segments import segments, writers
+from cairn._ship import Shipper
+from cairn._spool import Writer
+
+_log = logging.getLogger("cairn")
+
+# With a bus that answers, the attempt's end waits this long for its last words.
+BEFORE_END_SECONDS = 5.0
+AFTER_END_SECONDS = 60.0
+_ANSWER_SECONDS = 3.0
+
+
+class Drain:
+    """Ships an attempt's spool while it fills, and says when all of it has gone."""
+
+    def __init__(self, folder: Folder, launch: Launch, writer: Writer) -> None:
+        from cairn._batch import Identity
+
+        self._folder = folder
+        self._writer = writer
+        self._marker = folder.path / "drained"
+        identity = Identity(launch.team, launch.run_uid, launch.attempt_uid, launch.attempt)
+        self._shipper = Shipper(folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token)
+        self._said = self.done = False
+        self._shipper.start()
+
+    def answers(self) -> bool:
+        """Whether the bus does, as far as is known after a short wait."""
+        return self._shipper.wait_answer(_ANSWER_SECONDS)
+
+    def finish(self, seconds: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until everything is shipped, and attempt_drained behind it. For when the ranks have ended."""
+        deadline = time.monotonic() + seconds
+        while not self.done:
+            self._writer.flush()
+            if not self._shipper.wait_empty(deadline - time.monotonic(), given_up=given_up):
+                return False
+            if self._writer.waiting:  # the disk was full; what was shipped has made room
+                continue
+            if self._said:
+                self.done = True
+            else:
+                self._writer.json("attempt_drained", {})
+                self._said = True
+        return True
+
+    def close(self) -> None:
+        """Stops shipping; an empty spool is removed, anything else waits for the next drain."""
+        self._writer.close()
+        self._shipper.stop()
+        if self.done:
+            self._marker.touch()
+            self._shipper.clean()
+
+
+def drain_left(path: Path, *, seconds: float = AFTER_END_SECONDS) -> bool:
+    """Ships what an earlier runner of the attempt left. False: something is left still."""
+    folder = Folder(path)
+    if not folder.lock():
+        return True  # its runner is alive, and ships by itself
+    try:
+        launch = folder.read_launch()
+    except BadLaunch as error:
+        _log.error("%s", error)
+        return False
+    guard.sweep(launch.attempt_uid)
+    if (path / "drained").exists() and not any(map(segments, writers(folder.spool))):
+        return True
+    drain = Drain(folder, launch, Writer(folder.spool))
+    try:
+        return drain.finish(seconds)
+    finally:
+        drain.close()

@@ -1,0 +1,137 @@
+"""Nothing of an attempt outlives its runner: death signals, adoption of orphans, and a guard beside it.
+
+The kernel kills a rank when the runner dies, but not the rank's own children; for those there is the guard, a
+shell that waits for the runner's end of a pipe to close and then ends all that carries the attempt's mark.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+MARK = "CAIRN_ATTEMPT_UID"
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_ROUNDS = 50
+
+
+def adopt_orphans() -> None:
+    """Makes this process the parent of whatever its descendants leave behind."""
+    prctl = _prctl()
+    if prctl is not None:
+        prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent() -> Callable[[], None]:
+    """What a child calls between fork and exec, so that it is killed when this process is.
+
+    The signal is tied to the thread that starts the child: start children from the main thread.
+    """
+    prctl, parent = _prctl(), os.getpid()
+
+    def in_child() -> None:
+        if prctl is not None:
+            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL.value)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return in_child
+
+
+class Guard:
+    """Ends what is left of an attempt if this process dies before it releases the guard."""
+
+    def __init__(self, attempt_uid: str) -> None:
+        sweep = f"from cairn._runner.guard import sweep; sweep({attempt_uid!r})"
+        reading, self._writing = os.pipe()
+        # Its environment is without the mark, or it would end itself.
+        self._process = subprocess.Popen(
+            ["/bin/sh", "-c", 'read word || exec "$0" -P -c "$1"', sys.executable, sweep],
+            stdin=reading, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd="/",
+            env={name: value for name, value in os.environ.items() if name != MARK}, start_new_session=True,
+        )  # fmt: skip
+        os.close(reading)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def release(self) -> None:
+        """Lets the guard go: everything has ended."""
+        try:
+            os.write(self._writing, b"released\n")
+        except OSError:
+            pass  # it was killed
+        os.close(self._writing)
+        self._process.wait()
+
+
+def sweep(attempt_uid: str) -> int:
+    """Kills every process that carries an attempt's mark, but runners; returns how many were seen."""
+    seen: set[int] = set()
+    for _ in range(_ROUNDS):
+        left = _marked(attempt_uid)
+        if not left:
+            break
+        for pid in left:
+            seen.add(pid)
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        _reap()
+    return len(seen)
+
+
+def children() -> list[int]:
+    """This process's children, orphans that it adopted included."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[1]) == os.getpid() and fields[0] not in "ZX":
+                found.append(int(entry.name))
+    return found
+
+
+def _marked(attempt_uid: str) -> list[int]:
+    mark = f"{MARK}={attempt_uid}".encode()
+    found = []
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or int(name) == os.getpid():
+            continue
+        try:
+            environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
+            if mark in environment and b"cairn._runner" not in _words(name):
+                found.append(int(name))
+        except OSError:  # gone, or not ours
+            continue
+    return found
+
+
+def _words(pid: str) -> list[bytes]:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+
+
+def _reap() -> None:
+    """Killed orphans that this process adopted stay as zombies otherwise."""
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def _prctl() -> Callable[..., int] | None:
+    try:
+        return ctypes.CDLL(None, use_errno=True).prctl
+    except (OSError, AttributeError):  # not Linux: the guard alone has to do
+        return None

@@ -1,0 +1,217 @@
+"""A gang of processes: started together, watched together, ended together."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from cairn._runner import guard
+from cairn._runner.console import STDERR, STDOUT, Console
+from cairn._runner.signals import Signals
+
+_READ_BYTES = 256 * 1024
+# How long what was printed before the end may take to be read, when something keeps the pipe open.
+_LAST_WORDS_SECONDS = 1.0
+
+
+class CannotStart(Exception):
+    """The command could not even be started. The message is for people."""
+
+
+@dataclass(frozen=True, slots=True)
+class GangEnd:
+    """How a gang ended: of its ranks, the first that ended in error; `exit_code` is None after a signal."""
+
+    rank: int
+    exit_code: int | None
+    signal: int
+    stopped: bool = False
+    timed_out: bool = False
+
+    @property
+    def ok(self) -> bool:
+        return self.exit_code == 0 and not self.stopped and not self.timed_out
+
+
+class Gang:
+    """Runs one shell script per rank. For the main thread; used once.
+
+    `deadline` is a time.monotonic() or None; between SIGTERM and SIGKILL `grace` seconds pass. `mark` is the
+    attempt's uid, `spare` a child that is not the gang's.
+    """
+
+    def __init__(
+        self, *, console: Console, signals: Signals, grace: float, deadline: float | None,
+        mark: str, spare: int,
+    ) -> None:  # fmt: skip
+        self._console = console
+        self._signals = signals
+        self._grace = grace
+        self._deadline = deadline
+        self._mark = mark
+        self._spare = spare
+        self._running: dict[int, int] = {}
+        self._groups: list[int] = []
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._selector = selectors.DefaultSelector()
+        self._kill_at: float | None = None
+        self._failed: tuple[int, int] | None = None
+        self._stopped = self._timed_out = False
+
+    @property
+    def pids(self) -> list[int]:
+        return list(self._groups)
+
+    def start(self, script: str, *, environments: Sequence[Mapping[str, str]], folder: Path) -> None:
+        """Starts a rank per environment. Raises CannotStart, with nothing left running."""
+        in_child = guard.die_with_parent()
+        for rank, environment in enumerate(environments):
+            try:
+                process = subprocess.Popen(
+                    ["/bin/bash", "-c", script], cwd=folder, env=dict(environment), stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0,
+                    start_new_session=True, preexec_fn=in_child,
+                )  # fmt: skip
+            except (OSError, subprocess.SubprocessError, ValueError) as error:
+                self._end_all()
+                raise CannotStart(f"Rank {rank} could not be started: {error}.") from error
+            self._processes.append(process)
+            self._groups.append(process.pid)
+            self._running[process.pid] = rank
+            for stream, pipe in ((STDOUT, process.stdout), (STDERR, process.stderr)):
+                assert pipe is not None
+                self._selector.register(pipe, selectors.EVENT_READ, (rank, stream))
+
+    def wait(self) -> GangEnd:
+        """Watches until every rank has ended and nothing that they started is left."""
+        self._selector.register(self._signals.file, selectors.EVENT_READ)
+        while self._running:
+            self._turn()
+        self._end_all()
+        self._read_last_words()
+        rank, status = self._failed or (0, 0)
+        code, number = _told(status)
+        return GangEnd(rank, code, number, stopped=self._stopped, timed_out=self._timed_out)
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(self._patience()):
+            if key.data is None:
+                self._signals.clear()
+            else:
+                self._read(key)
+        self._reap()
+        now = time.monotonic()
+        if self._signals.stop_asked and not self._stopped and not self._timed_out:
+            self._stopped = True
+            self._ask_to_end(now)
+        elif self._deadline is not None and now >= self._deadline and not self._stopped | self._timed_out:
+            self._timed_out = True
+            self._ask_to_end(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            self._kill_at = None
+            self._signal_groups(signal.SIGKILL)
+
+    def _patience(self) -> float | None:
+        ends = [self._kill_at]
+        if not self._stopped and not self._timed_out:
+            ends.append(self._deadline)
+        known = [end for end in ends if end is not None]
+        return max(0.0, min(known) - time.monotonic()) if known else None
+
+    def _read(self, key: selectors.SelectorKey) -> None:
+        rank, stream = key.data
+        data = os.read(key.fd, _READ_BYTES)
+        self._console.feed(rank, stream, data)
+        if not data:
+            self._selector.unregister(key.fileobj)
+
+    def _reap(self) -> None:
+        """Takes the ends of ranks, and of orphans that came to this process."""
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            rank = self._running.pop(pid, None)
+            if rank is None:
+                continue
+            if status != 0 and (self._failed is None or self._failed[1] == 0):
+                self._failed = (rank, status)
+                if self._running and self._kill_at is None:
+                    self._console.say(f"rank {rank} {describe(status)}: ending the others")
+                    self._ask_to_end(time.monotonic())
+
+    def _ask_to_end(self, now: float) -> None:
+        self._signal_groups(signal.SIGTERM)
+        self._kill_at = now + self._grace
+
+    def _signal_groups(self, number: signal.Signals) -> None:
+        """To the groups of ranks that are still there: their pids cannot have been reused."""
+        for pid in list(self._running):
+            try:
+                os.killpg(pid, number)
+            except (ProcessLookupError, PermissionError):
+                continue
+
+    def _end_all(self) -> None:
+        """Ends whatever the ranks started and left."""
+        self._signal_groups(signal.SIGKILL)
+        for _ in range(50):
+            left = [pid for pid in guard.children() if pid != self._spare]
+            if not left:
+                break
+            for pid in left:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+            self._signals.clear()
+            _wait_for_ends(left)
+        guard.sweep(self._mark)
+        for process in self._processes:
+            process.returncode = process.returncode if process.returncode is not None else 0
+
+    def _read_last_words(self) -> None:
+        self._selector.unregister(self._signals.file)
+        deadline = time.monotonic() + _LAST_WORDS_SECONDS
+        while self._selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in self._selector.select(left):
+                self._read(key)
+        for key in list(self._selector.get_map().values()):
+            rank, stream = key.data
+            self._console.feed(rank, stream, b"")
+        self._selector.close()
+        for process in self._processes:
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
+
+
+def describe(status: int) -> str:
+    """A wait status, for people."""
+    code, number = _told(status)
+    return f"was ended by signal {number}" if number else f"ended with exit code {code}"
+
+
+def _told(status: int) -> tuple[int | None, int]:
+    """Exit code and signal of a wait status; bash tells of a signal that ended its child as 128 + n."""
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        return None, -code
+    return code, code - 128 if 128 < code <= 128 + signal.SIGRTMAX else 0
+
+
+def _wait_for_ends(pids: Sequence[int]) -> None:
+    for pid in pids:
+        try:
+            os.waitpid(pid, 0)
+        except ChildProcessError:
+            continue
