@@ -1,0 +1,297 @@
+"""SchedulerService: what callers ask, and who may ask it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from datetime import UTC, datetime
+
+import grpc
+import structlog
+from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
+from cairn_common.auth import Role, access, require
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import (
+    Aborted,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+)
+from cairn_common.ids import check_id, check_uid, parse_name
+from cairn_common.paging import decode_token, encode_token, page_size
+from cairn_common.rpc import caller
+
+from cairn_scheduler import facts, model, store, submit, wire
+from cairn_scheduler.cluster import Cluster
+from cairn_scheduler.model import IllegalStep, Job, Resources, State
+from cairn_scheduler.plan import Place
+from cairn_scheduler.store import Filter, Sweep
+from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.watch import Watch
+
+log = structlog.get_logger(__name__)
+
+NAME = "cairn.scheduler.v1.SchedulerService"
+ACCESS = {
+    f"/{NAME}/CreateJob": access(Role.MEMBER),
+    f"/{NAME}/GetJob": access(Role.VIEWER),
+    f"/{NAME}/ListJobs": access(Role.VIEWER),
+    f"/{NAME}/CancelJob": access(Role.MEMBER),
+    f"/{NAME}/WatchJobs": access(Role.VIEWER),
+    f"/{NAME}/CreateSweep": access(Role.MEMBER),
+    f"/{NAME}/GetSweep": access(Role.VIEWER),
+    f"/{NAME}/ListPools": access(Role.VIEWER),
+}
+"""Method to what it asks of its caller; the role is held per team by `require` in each handler."""
+
+EVERY_TEAM = "-"
+# gRPC takes 4 MiB; a page ends early where its jobs are large.
+_PAGE_BYTES = 3 * 2**20
+_CONFLICTS = 10
+
+Context = grpc.aio.ServicerContext[object, object]
+
+
+class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
+    """Handlers: check, read or write, answer. What follows from a write is the loop's."""
+
+    def __init__(
+        self,
+        db: Database,
+        *,
+        clusters: Mapping[str, Cluster],
+        clock: Clock,
+        watch: Watch,
+        wake: Callable[[], None],
+    ) -> None:
+        self._db = db
+        self._clusters = clusters
+        self._clock = clock
+        self._watch = watch
+        self._wake = wake
+
+    async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
+        """Queues one job, once for each request_id."""
+        require(caller(), team_of(request.parent), Role.MEMBER)
+        draft = submit.draft_job(
+            request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        )
+        if request.validate_only:
+            return wire.job_message(draft.jobs[0])
+        return wire.job_message(await self._create_job(draft))
+
+    async def CreateSweep(
+        self, request: scheduler_pb2.CreateSweepRequest, context: Context
+    ) -> sweep_pb2.Sweep:
+        """Queues the jobs of a grid in one transaction, once for each request_id."""
+        require(caller(), team_of(request.parent), Role.MEMBER)
+        draft = submit.draft_sweep(
+            request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        )
+        assert draft.sweep is not None
+        if request.validate_only:
+            return _sweep_message(draft.sweep, draft.jobs)
+        return await self._create_sweep(draft, draft.sweep)
+
+    async def GetJob(self, request: scheduler_pb2.GetJobRequest, context: Context) -> job_pb2.Job:
+        """One job, whole."""
+        team, uid = _job_name(request.name)
+        require(caller(), team, Role.VIEWER)
+        return wire.job_message(await self._job(team, uid))
+
+    async def GetSweep(self, request: scheduler_pb2.GetSweepRequest, context: Context) -> sweep_pb2.Sweep:
+        """One sweep with its jobs, brief."""
+        parts = parse_name("teams/{team}/sweeps/{sweep}", request.name)
+        require(caller(), parts["team"], Role.VIEWER)
+        found = await store.sweep(self._db, team=parts["team"], uid=check_uid(parts["sweep"], "name"))
+        if found is None:
+            raise NotFound(
+                f"there is no sweep {parts['sweep']} in team {parts['team']}", reason=Reason.SWEEP_NOT_FOUND
+            )
+        return _sweep_message(found, await store.sweep_jobs(self._db, found.uid))
+
+    async def ListJobs(
+        self, request: scheduler_pb2.ListJobsRequest, context: Context
+    ) -> scheduler_pb2.ListJobsResponse:
+        """A page of jobs; it holds fewer than asked for where they are large."""
+        chosen, scope = self._filter(request)
+        size = page_size(request.page_size)
+        jobs = await store.list_jobs(self._db, chosen, limit=size + 1)
+        answer = scheduler_pb2.ListJobsResponse()
+        room = _PAGE_BYTES
+        for job in jobs[:size]:
+            message = wire.job_message(job)
+            room -= message.ByteSize()
+            if room < 0 and answer.jobs:
+                break
+            answer.jobs.append(message)
+        if len(answer.jobs) < len(jobs):
+            last = jobs[len(answer.jobs) - 1]
+            time = last.update_time if chosen.updated_after else last.create_time
+            answer.next_page_token = encode_token({"time": time.isoformat(), "uid": last.uid}, scope=scope)
+        return answer
+
+    async def CancelJob(self, request: scheduler_pb2.CancelJobRequest, context: Context) -> job_pb2.Job:
+        """Cancels at once what does not run, and asks what runs to stop."""
+        team, uid = _job_name(request.name)
+        require(caller(), team, Role.MEMBER)
+        for attempt in itertools.count():
+            job = await self._job(team, uid)
+            try:
+                new = model.cancel(job, self._clock.now())
+            except IllegalStep as error:
+                raise FailedPrecondition(
+                    str(error), reason=Reason.JOB_ENDED, job=uid, state=job.state
+                ) from None
+            if new is job:
+                break
+            event = facts.Event.FINISHED if new.state is State.CANCELLED else facts.Event.STOPPING
+            try:
+                async with self._db.transaction() as conn:
+                    await store.save(conn, job, new, event, actor=caller().subject)
+            except Aborted:
+                if attempt == _CONFLICTS:
+                    raise
+                continue
+            log.info("job.cancelled", job=uid, team=team, state=new.state)
+            self._wake()
+            break
+        return wire.job_message(new)
+
+    async def WatchJobs(
+        self, request: scheduler_pb2.WatchJobsRequest, context: Context
+    ) -> AsyncIterator[scheduler_pb2.WatchJobsResponse]:
+        """What there is now, then each change as it commits."""
+        team = team_of(request.parent)
+        require(caller(), team, Role.VIEWER)
+        if request.job:
+            named, uid = _job_name(request.job) if "/" in request.job else (team, request.job)
+            if named != team:
+                raise NotFound(f"there is no job {uid} in team {team}", reason=Reason.JOB_NOT_FOUND, job=uid)
+            await self._job(team, check_uid(uid, "job"))
+        else:
+            uid = ""
+        async for reply in self._watch.jobs(team=team, uid=uid, cursor=request.cursor):
+            yield reply
+
+    async def ListPools(
+        self, request: scheduler_pb2.ListPoolsRequest, context: Context
+    ) -> scheduler_pb2.ListPoolsResponse:
+        """Each pool's capacity, and how much of it no job holds."""
+        placed, _, _ = await store.queue(self._db, now=self._clock.now())
+        answer = scheduler_pb2.ListPoolsResponse()
+        for place in self._places():
+            needs = [job.need for job in placed if job.pool == place.name]
+            has = place.capacity
+            free = Resources(
+                cpu_milli=max(0, has.cpu_milli - sum(need.cpu_milli for need in needs)),
+                gpus=max(0, has.gpus - sum(need.gpus for need in needs)),
+                accelerator=has.accelerator,
+                memory_mib=max(0, has.memory_mib - sum(need.memory_mib for need in needs)),
+            )
+            answer.pools.add(
+                name=f"pools/{place.name}",
+                capacity=wire.resources_message(has),
+                free=wire.resources_message(free),
+            )
+        return answer
+
+    def _places(self) -> list[Place]:
+        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
+
+    async def _job(self, team: str, uid: str) -> Job:
+        found = await store.job(self._db, team=team, uid=uid)
+        if found is None:
+            raise NotFound(f"there is no job {uid} in team {team}", reason=Reason.JOB_NOT_FOUND, job=uid)
+        return found
+
+    async def _create_job(self, draft: Draft) -> Job:
+        job = draft.jobs[0]
+        async with self._db.transaction() as conn:
+            made = await store.insert_job(conn, job, request=draft.request, actor=draft.creator)
+        if made:
+            log.info("job.submitted", job=job.uid, team=job.team, priority=job.priority)
+            self._wake()
+            return job
+        known = await store.job_by_request(self._db, team=draft.team, request_id=draft.request.id)
+        assert known is not None
+        _check_same(draft, known[1])
+        return known[0]
+
+    async def _create_sweep(self, draft: Draft, sweep: Sweep) -> sweep_pb2.Sweep:
+        async with self._db.transaction() as conn:
+            made = await store.insert_sweep(conn, sweep, request=draft.request)
+            if made:
+                for index, job in enumerate(draft.jobs):
+                    await store.insert_job(conn, job, index=index, actor=draft.creator)
+        if made:
+            log.info("sweep.submitted", sweep=sweep.uid, team=sweep.team, jobs=len(draft.jobs))
+            self._wake()
+            return _sweep_message(sweep, draft.jobs)
+        known = await store.sweep_by_request(self._db, team=draft.team, request_id=draft.request.id)
+        assert known is not None
+        _check_same(draft, known[1])
+        return _sweep_message(known[0], await store.sweep_jobs(self._db, known[0].uid))
+
+    def _filter(self, request: scheduler_pb2.ListJobsRequest) -> tuple[Filter, str]:
+        team = team_of(request.parent)
+        if team == EVERY_TEAM:
+            if not caller().is_service:
+                raise PermissionDenied("only Cairn's own services may list every team's jobs")
+        else:
+            require(caller(), team, Role.VIEWER)
+        sweep = request.sweep
+        if sweep:
+            sweep = parse_name("teams/{team}/sweeps/{sweep}", sweep)["sweep"] if "/" in sweep else sweep
+            check_uid(sweep, "sweep")
+        if request.experiment:
+            check_id(request.experiment, "experiment")
+        states = wire.states(request.states)
+        after = _moment(request)
+        scope = f"jobs/{team}/{sorted(states)}/{request.experiment}/{sweep}/{after}"
+        position = decode_token(request.page_token, scope=scope) if request.page_token else None
+        chosen = Filter(
+            team=None if team == EVERY_TEAM else team,
+            states=states,
+            experiment=request.experiment,
+            sweep=sweep,
+            updated_after=after,
+            after=(datetime.fromisoformat(str(position["time"])), str(position["uid"])) if position else None,
+        )
+        return chosen, scope
+
+
+def _moment(request: scheduler_pb2.ListJobsRequest) -> datetime | None:
+    if not request.HasField("updated_after"):
+        return None
+    try:
+        return request.updated_after.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        raise InvalidArgument("updated_after: not a time", field="updated_after") from None
+
+
+def _job_name(name: str) -> tuple[str, str]:
+    parts = parse_name("teams/{team}/jobs/{job}", name)
+    return parts["team"], check_uid(parts["job"], "name")
+
+
+def _sweep_message(sweep: Sweep, jobs: Sequence[Job]) -> sweep_pb2.Sweep:
+    return wire.sweep_message(
+        team=sweep.team,
+        uid=sweep.uid,
+        display_name=sweep.display_name,
+        create_time=sweep.create_time,
+        creator=sweep.creator,
+        jobs=jobs,
+    )
+
+
+def _check_same(draft: Draft, digest: bytes) -> None:
+    if digest != draft.request.digest:
+        raise FailedPrecondition(
+            f"request_id {draft.request.id!r} was used before for another request; choose a new one",
+            reason=Reason.REQUEST_ID_REUSED,
+        )

@@ -1,0 +1,110 @@
+"""The seam to where attempts run: what the loop asks of a place, and what it hears from it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import Enum
+from typing import Protocol
+
+from cairn_scheduler.causes import Evidence
+from cairn_scheduler.model import Code, Resources, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to start. `token` is the run token's secret; it never shows in a repr."""
+
+    team: str
+    run_uid: str
+    attempt_uid: str
+    attempt: int
+    display_name: str
+    spec: Spec
+    code: Code
+    token: str = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The command of an attempt runs."""
+
+    attempt_uid: str
+    start_time: datetime
+    pids: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """No command of an attempt runs any more, and this is how it ended."""
+
+    attempt_uid: str
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class Quiet:
+    """No process works for an ended attempt any more: its remains can be looked at."""
+
+    attempt_uid: str
+
+
+Report = Started | Ended | Quiet
+
+
+class Remains(Enum):
+    """What an ended attempt left behind."""
+
+    # Somebody still ships what it wrote.
+    BUSY = "busy"
+    # Something is left to be shipped and nobody does.
+    UNSHIPPED = "unshipped"
+    # All is shipped.
+    SHIPPED = "shipped"
+
+
+class LaunchFailed(Exception):
+    """The place cannot start this attempt; the message says why. Nothing of it runs."""
+
+
+class Cluster(Protocol):
+    """A place to run attempts. Attempts outlive the scheduler and are found again by `list`."""
+
+    @property
+    def name(self) -> str:
+        """The pool's id."""
+        ...
+
+    def capacity(self) -> Resources:
+        """All that it has, free or not."""
+        ...
+
+    async def launch(self, order: Order) -> None:
+        """Starts an attempt once, however often this is called for it. Raises LaunchFailed."""
+        ...
+
+    async def stop(self, attempt_uid: str) -> None:
+        """Ends an attempt: SIGTERM, its grace, SIGKILL. The end is reported like any other."""
+        ...
+
+    async def list(self) -> Collection[str]:
+        """The attempts that were started here and are not tidied away: launching them again is not needed."""
+        ...
+
+    def reports(self) -> AsyncIterator[Report]:
+        """What happens, from the moment this is iterated, each at least once; after a restart of the
+        scheduler the reports on attempts that are not tidied away come again."""
+        ...
+
+    async def remains(self, attempt_uid: str) -> Remains:
+        """What an ended attempt left."""
+        ...
+
+    async def ship(self, attempt_uid: str, *, token: str) -> None:
+        """Starts shipping what an ended attempt left; `Quiet` is reported when that is over."""
+        ...
+
+    async def tidy(self, attempt_uid: str) -> None:
+        """Removes what an ended attempt does not need any more; it is not listed after that."""
+        ...

@@ -1,0 +1,119 @@
+"""Reads YAML that a stranger wrote: plain values only, bounded in size and depth, no duplicate keys."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Hashable
+from typing import NoReturn
+
+import yaml
+from cairn_common.errors import InvalidArgument, Reason
+
+MOST_BYTES = 256 * 1024
+MOST_DEPTH = 20
+MOST_NODES = 20_000
+MOST_ALIASES = 100
+
+
+def read(text: str) -> object:
+    """The document as dicts with text keys, lists, and scalars.
+
+    Raises InvalidArgument TASK_INVALID: too large, malformed (with `line` and `column`, from 1), too deep,
+    a key twice in one mapping, a key that is no text, too many aliases, or a type beyond plain values.
+    Aliased values are shared, not copied: do not walk the result without a bound.
+    """
+    if len(text.encode("utf-8", "replace")) > MOST_BYTES:
+        raise _refused(f"the task file is larger than {MOST_BYTES // 1024} KiB")
+    loader = _Loader(text) if _printable(text) else None
+    if loader is None:
+        raise _refused("the task file holds control characters; it is to be plain text")
+    try:
+        return loader.get_single_data()
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise _refused(error.problem or error.context or "it is not YAML", mark) from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        raise _refused(f"it is not YAML: {str(error)[:200]}") from None
+    finally:
+        loader.dispose()
+
+
+class _Loader(yaml.SafeLoader):
+    """Builds plain values, and counts as it goes, before anything large comes to be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+        self._nodes = 0
+        self._aliases = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        """Refuses too many values, too many aliases of them, and too deep a nesting."""
+        self._aliases += self.check_event(yaml.AliasEvent)
+        if self._aliases > MOST_ALIASES:
+            raise _problem(f"more than {MOST_ALIASES} aliases (`*name`)", self._mark())
+        self._nodes += 1
+        self._depth += 1
+        if self._nodes > MOST_NODES or self._depth > MOST_DEPTH:
+            told = (
+                f"more than {MOST_NODES:,} values"
+                if self._nodes > MOST_NODES
+                else f"deeper than {MOST_DEPTH} levels"
+            )
+            raise _problem(told, self._mark())
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        """Refuses what the base class lets pass: a key twice (the last would win), or one that is no text."""
+        seen: set[str] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise _problem(
+                    f"the key {reprlib.repr(key)} is not a text; put it in quotes", key_node.start_mark
+                )
+            if key in seen:
+                raise _problem(f"the key `{key[:80]}` stands here twice", key_node.start_mark)
+            seen.add(key)
+        return super().construct_mapping(node, deep=deep)
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """No merging (`<<`): merged mappings can multiply; the key is refused with the tag that it has."""
+
+    def _mark(self) -> yaml.Mark:
+        mark: yaml.Mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+        return mark
+
+    def construct_undefined(self, node: yaml.Node) -> NoReturn:
+        """Tags such as `!!python/object` are refused where they stand."""
+        raise _problem(f"the tag `{node.tag[:80]}` cannot be used in a task file", node.start_mark)
+
+
+def _plain_time(loader: _Loader, node: yaml.ScalarNode) -> str:
+    """Dates stay the text that was written."""
+    return str(loader.construct_scalar(node))
+
+
+_Loader.add_constructor(None, _Loader.construct_undefined)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _plain_time)
+for _tag in ("binary", "set", "omap", "pairs"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_undefined)
+
+
+def _printable(text: str) -> bool:
+    return yaml.reader.Reader.NON_PRINTABLE.search(text) is None
+
+
+def _problem(told: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
+    return yaml.MarkedYAMLError(problem=told, problem_mark=mark)
+
+
+def _refused(told: str, mark: yaml.Mark | None = None) -> InvalidArgument:
+    if mark is None:
+        return InvalidArgument(told, reason=Reason.TASK_INVALID, path="")
+    line, column = mark.line + 1, mark.column + 1
+    return InvalidArgument(
+        f"line {line}, column {column}: {told}", reason=Reason.TASK_INVALID, path="", line=line, column=column
+    )

@@ -1,0 +1,312 @@
+"""The scheduler's loop: takes a snapshot, decides, reserves, launches; and takes reports from clusters.
+
+It wakes on facts (a call, a report, an event of the quota service, a due retry) and every 15 s in any case.
+Each step is one transaction guarded by the job's revision; whoever comes second reads again. So it may die
+between any two lines: the next round, or the next process, finds what is left to do in the database and in
+the clusters.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import NoReturn
+
+import structlog
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import Aborted, DomainError, Unavailable
+from cairn_common.ids import new_uid
+
+from cairn_scheduler import model, store
+from cairn_scheduler.causes import Evidence, backoff, classify
+from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
+from cairn_scheduler.facts import Event
+from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
+from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
+from cairn_scheduler.quota import Quota, Refused
+
+log = structlog.get_logger(__name__)
+
+RECONCILE_SECONDS = 15.0
+# A round that launches more than this comes back at once: what else happens must not wait for it.
+_LAUNCHES_A_ROUND = 16
+_OVERTIME = timedelta(seconds=30)
+
+
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What the loop works with."""
+
+    db: Database
+    quota: Quota
+    clusters: Mapping[str, Cluster]
+    clock: Clock
+
+
+class Loop:
+    """See the module. `tidy` is set whenever an attempt may have something to clear away."""
+
+    def __init__(self, outside: Outside) -> None:
+        self._out = outside
+        self._wake = asyncio.Event()
+        self.tidy = asyncio.Event()
+
+    def wake(self) -> None:
+        """Something has changed: look again now."""
+        self._wake.set()
+
+    async def run(self) -> NoReturn:
+        """Rounds for ever. What is away (database, quota service) is waited for."""
+        failures = 0
+        while True:
+            self._wake.clear()
+            try:
+                pause = await self.round()
+                failures = 0
+            except Unavailable as error:
+                failures += 1
+                pause = min(0.1 * 2**failures, 5.0) * random.uniform(0.5, 1.0)  # noqa: S311
+                log.warning("loop.waiting", reason=str(error.reason), error=error.message)
+                await asyncio.sleep(pause)
+                continue
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    async def listen(self, cluster: Cluster) -> NoReturn:
+        """Takes a cluster's reports for ever, each until it is written down."""
+        async for report in cluster.reports():
+            if isinstance(report, Started | Ended):
+                await self._insist(report)
+            self.tidy.set()
+            self.wake()
+        raise AssertionError("a cluster's reports have no end")
+
+    async def round(self) -> float:
+        """One round; returns after how many seconds the next one is due in any case."""
+        await self._tend()
+        plan = await self._plan()
+        due = list(plan.launches) + [admission.uid for admission in plan.admissions]
+        jobs = await store.jobs_by_uid(self._out.db, due[:_LAUNCHES_A_ROUND]) if due else {}
+        for uid in due[:_LAUNCHES_A_ROUND]:
+            if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING):
+                await self._launch(jobs[uid])
+        if len(due) > _LAUNCHES_A_ROUND:
+            return 0.0
+        if plan.wake_at is None:
+            return RECONCILE_SECONDS
+        left = (plan.wake_at - self._out.clock.now()).total_seconds()
+        return min(max(left, 0.0), RECONCILE_SECONDS)
+
+    async def _tend(self) -> None:
+        """Looks after the active attempts: starts those that never began, stops those that shall end."""
+        running = await store.jobs_running(self._out.db)
+        known = {name: set(await cluster.list()) for name, cluster in self._out.clusters.items()}
+        for job in running:
+            attempt = job.active
+            if attempt is None or attempt.cluster not in self._out.clusters:
+                continue
+            cluster = self._out.clusters[attempt.cluster]
+            if attempt.uid not in known[attempt.cluster]:
+                await self._missing(job, attempt, cluster)
+            elif job.cancel_time is not None or self._overdue(job, attempt):
+                await cluster.stop(attempt.uid)
+
+    async def _missing(self, job: Job, attempt: Attempt, cluster: Cluster) -> None:
+        """The cluster does not know an attempt: it was never started there, or its traces are gone."""
+        if attempt.state is AttemptState.LAUNCHING and job.cancel_time is None:
+            await self._start(job, attempt, cluster)
+            return
+        end = self._out.clock.now().timestamp()
+        await self._insist(Ended(attempt.uid, Evidence(lost=True, end_time=end)))
+
+    def _overdue(self, job: Job, attempt: Attempt) -> bool:
+        """The runner itself holds max_runtime; this is for one that does not."""
+        if job.spec.max_runtime is None or attempt.start_time is None:
+            return False
+        end = attempt.start_time + timedelta(seconds=job.spec.max_runtime + job.spec.grace) + _OVERTIME
+        return self._out.clock.now() > end
+
+    async def _plan(self) -> Plan:
+        """Decides, reserves what was decided, and decides again without what was refused."""
+        db, now = self._out.db, self._out.clock.now()
+        placed, waiting, told = await store.queue(db, now=now)
+        places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._out.clusters.items())]
+        limits = await self._limits({job.team for job in waiting})
+        snapshot = Snapshot(now=now, places=places, placed=placed, waiting=waiting, limits=limits)
+        plan = decide(snapshot)
+        jobs = await store.jobs_by_uid(db, [a.uid for a in plan.admissions]) if plan.admissions else {}
+        reserved: dict[str, int] = {}
+        while (refusal := await self._reserve(plan.admissions, jobs, reserved)) is not None:
+            job, sentence = refusal
+            limit = snapshot.limits[job.team]
+            refused = replace(limit, refused=(*limit.refused, (job.spec.need, sentence)))
+            snapshot = replace(snapshot, limits={**snapshot.limits, job.team: refused})
+            plan = decide(snapshot)
+            missing = [a.uid for a in plan.admissions if a.uid not in jobs]
+            jobs |= await store.jobs_by_uid(db, missing) if missing else {}
+        await self._admit(plan, jobs, reserved)
+        reasons = {uid: reason for uid, reason in plan.reasons.items() if told.get(uid) != reason}
+        if reasons:
+            await store.explain(db, reasons)
+        return plan
+
+    async def _limits(self, teams: Collection[str]) -> dict[str, Limit]:
+        found = {team: await self._out.quota.limit(team) for team in sorted(teams)}
+        return {team: limit for team, limit in found.items() if limit is not None}
+
+    async def _reserve(
+        self, admissions: Sequence[Admission], jobs: Mapping[str, Job], reserved: dict[str, int]
+    ) -> tuple[Job, str] | None:
+        """Reserves for each admission; stops at the first that is refused, and returns it."""
+        for admission in admissions:
+            job = jobs.get(admission.uid)
+            if job is None or job.uid in reserved:
+                continue
+            try:
+                reserved[job.uid] = await self._out.quota.reserve(job)
+            except Refused as refused:
+                return job, str(refused)
+        return None
+
+    async def _admit(self, plan: Plan, jobs: Mapping[str, Job], reserved: Mapping[str, int]) -> None:
+        """Writes the admissions down, and gives back what was reserved for others."""
+        admitted = {admission.uid: admission.pool for admission in plan.admissions}
+        if plan.overtaken:
+            await store.count_overtaken(self._out.db, plan.overtaken)
+        for uid, number in reserved.items():
+            job = jobs[uid]
+            try:
+                if uid not in admitted or job.state is not State.PENDING:
+                    raise Aborted("not to be admitted any more")
+                new = model.admit(job, self._out.clock.now(), admission=number, pool=admitted[uid])
+                async with self._out.db.transaction() as conn:
+                    await store.save(conn, job, new, Event.ADMITTED)
+                log.info("job.admitted", job=uid, team=job.team, admission=number)
+            except Aborted:
+                await self._out.quota.release(job, admission=number)
+
+    async def _launch(self, job: Job) -> None:
+        """Writes the intent to start another attempt, then starts it."""
+        now = self._out.clock.now()
+        new = model.launch(job, now, attempt_uid=new_uid())
+        try:
+            async with self._out.db.transaction() as conn:
+                await store.save(conn, job, new, Event.LAUNCHING)
+        except Aborted:
+            self.wake()
+            return
+        attempt = new.active
+        assert attempt is not None
+        log.info("job.launching", job=job.uid, attempt=attempt.uid, number=attempt.number)
+        await self._start(new, attempt, self._out.clusters[attempt.cluster])
+
+    async def _start(self, job: Job, attempt: Attempt, cluster: Cluster) -> None:
+        """Gives an attempt its token and starts it; done twice it starts once."""
+        try:
+            token = await self._out.quota.mint(
+                team=job.team, run_uid=job.uid, attempt_uid=attempt.uid, request_id=attempt.uid
+            )
+        except Unavailable:
+            raise
+        except DomainError as error:
+            # Not ours to cure; the attempt stays LAUNCHING and is looked at again with the next round.
+            log.error(
+                "attempt.token_refused", attempt=attempt.uid, reason=str(error.reason), error=error.message
+            )
+            return
+        await store.set_token(self._out.db, attempt.uid, token.uid)
+        order = Order(
+            team=job.team,
+            run_uid=job.uid,
+            attempt_uid=attempt.uid,
+            attempt=attempt.number,
+            display_name=job.display_name,
+            spec=job.spec,
+            code=job.code,
+            token=token.secret,
+        )
+        try:
+            await cluster.launch(order)
+        except LaunchFailed as error:
+            log.warning("attempt.launch_failed", attempt=attempt.uid, error=str(error))
+            end = self._out.clock.now().timestamp()
+            await self._insist(Ended(attempt.uid, Evidence(message=str(error), end_time=end)))
+
+    async def _insist(self, report: Started | Ended) -> None:
+        """Writes a report down, waiting for the database, and reading again where a step came between."""
+        pause = 0.1
+        while True:
+            try:
+                await self._apply(report)
+                return
+            except Aborted:
+                continue
+            except Unavailable as error:
+                log.warning("report.waiting", attempt=report.attempt_uid, error=error.message)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, 2.0)
+
+    async def _apply(self, report: Report) -> None:
+        job = await store.job_of_attempt(self._out.db, report.attempt_uid)
+        attempt = job.active if job is not None else None
+        if job is None or attempt is None or attempt.uid != report.attempt_uid:
+            # Known already: reports come at least once.
+            return
+        if isinstance(report, Started):
+            if attempt.state is AttemptState.LAUNCHING:
+                await self._running(job, report)
+        elif isinstance(report, Ended):
+            await self._ended(job, attempt, report.evidence)
+
+    async def _running(self, job: Job, report: Started) -> None:
+        new = model.run(job, self._out.clock.now(), start_time=report.start_time, pids=report.pids)
+        async with self._out.db.transaction() as conn:
+            await store.save(conn, job, new, Event.RUNNING)
+        log.info("job.running", job=job.uid, attempt=report.attempt_uid)
+
+    async def _ended(self, job: Job, attempt: Attempt, evidence: Evidence) -> None:
+        now = self._out.clock.now()
+        ending = classify(evidence, asked=_asked(job, attempt, evidence))
+        async with self._out.db.transaction() as conn:
+            if attempt.state is AttemptState.LAUNCHING and ending.start_time is not None:
+                # It was over before its beginning was heard of.
+                began = model.run(job, now, start_time=ending.start_time, pids=())
+                job = await store.save(conn, job, began, Event.RUNNING)
+            new, event = self._after(job, ending)
+            await store.save(conn, job, new, event)
+        log.info(
+            "attempt.ended",
+            job=job.uid,
+            attempt=attempt.uid,
+            state=new.state,
+            cause=ending.cause,
+            exit_code=ending.exit_code,
+            signal=ending.signal,
+        )
+
+    def _after(self, job: Job, ending: Ending) -> tuple[Job, Event]:
+        """The job's next version: another attempt by its cause, or the end."""
+        now = self._out.clock.now()
+        wait = backoff(ending.cause, failures=len(job.attempts), max_retries=job.spec.max_retries)
+        if job.cancel_time is not None or wait is None:
+            return model.finish(job, now, ending), Event.FINISHED
+        if wait <= model.LONGEST_HOLD:
+            return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
+        return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED
+
+
+def _asked(job: Job, attempt: Attempt, evidence: Evidence) -> Cause | None:
+    """Why the scheduler had told an attempt to stop, if it had: it follows from what is written down."""
+    if job.cancel_time is not None:
+        return Cause.CANCELLED
+    if job.spec.max_runtime is None or attempt.start_time is None:
+        return None
+    ran = evidence.end_time - attempt.start_time.timestamp()
+    return Cause.TIMEOUT if ran >= job.spec.max_runtime else None

@@ -1,0 +1,368 @@
+"""Jobs and attempts as values, their states, and the only steps that are legal between them.
+
+Pure: each step takes a job and the time and returns the next version of the job, one revision on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a job is on its way."""
+
+    PENDING = "PENDING"
+    ADMITTED = "ADMITTED"
+    LAUNCHING = "LAUNCHING"
+    RUNNING = "RUNNING"
+    RECOVERING = "RECOVERING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+    TIMED_OUT = "TIMED_OUT"
+
+    @property
+    def final(self) -> bool:
+        """Nothing follows it."""
+        return not STEPS[self]
+
+    @property
+    def placed(self) -> bool:
+        """The job holds its slots and its reservation."""
+        return self in PLACED
+
+
+class AttemptState(StrEnum):
+    """Where one try of a job is."""
+
+    LAUNCHING = "LAUNCHING"
+    RUNNING = "RUNNING"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+    @property
+    def active(self) -> bool:
+        """Something of it may still run."""
+        return self in (AttemptState.LAUNCHING, AttemptState.RUNNING)
+
+
+class Cause(StrEnum):
+    """Why an attempt ended other than well. A closed set."""
+
+    USER_ERROR = "USER_ERROR"
+    OOM = "OOM"
+    INFRA = "INFRA"
+    SPOT = "SPOT"
+    PREEMPTED = "PREEMPTED"
+    TIMEOUT = "TIMEOUT"
+    BUDGET = "BUDGET"
+    CANCELLED = "CANCELLED"
+    LOST = "LOST"
+
+
+PLACED = frozenset({State.ADMITTED, State.LAUNCHING, State.RUNNING, State.RECOVERING})
+
+# The database holds the same table (migrations/0001_init.sql); a test compares the two.
+STEPS: dict[State, frozenset[State]] = {
+    State.PENDING: frozenset({State.ADMITTED, State.CANCELLED}),
+    State.ADMITTED: frozenset({State.LAUNCHING, State.CANCELLED}),
+    State.LAUNCHING: frozenset(
+        {State.RUNNING, State.RECOVERING, State.PENDING, State.FAILED, State.CANCELLED, State.TIMED_OUT}
+    ),
+    State.RUNNING: frozenset(
+        {
+            State.SUCCEEDED,
+            State.RECOVERING,
+            State.PENDING,
+            State.FAILED,
+            State.CANCELLED,
+            State.TIMED_OUT,
+        }
+    ),
+    State.RECOVERING: frozenset({State.LAUNCHING, State.PENDING, State.CANCELLED}),
+    State.SUCCEEDED: frozenset(),
+    State.FAILED: frozenset(),
+    State.CANCELLED: frozenset(),
+    State.TIMED_OUT: frozenset(),
+}
+
+ATTEMPT_STEPS: dict[AttemptState, frozenset[AttemptState]] = {
+    AttemptState.LAUNCHING: frozenset({AttemptState.RUNNING, AttemptState.FAILED, AttemptState.CANCELLED}),
+    AttemptState.RUNNING: frozenset({AttemptState.SUCCEEDED, AttemptState.FAILED, AttemptState.CANCELLED}),
+    AttemptState.SUCCEEDED: frozenset(),
+    AttemptState.FAILED: frozenset(),
+    AttemptState.CANCELLED: frozenset(),
+}
+
+
+class IllegalStep(Exception):
+    """A step that the state machine does not have; on the wire FAILED_PRECONDITION."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What one rank needs, or what a place has: thousandths of a core, whole GPUs, MiB."""
+
+    cpu_milli: int = 1000
+    gpus: int = 0
+    accelerator: str = ""
+    memory_mib: int = 0
+
+    def times(self, ranks: int) -> Resources:
+        """The same for `ranks` ranks together."""
+        return Resources(self.cpu_milli * ranks, self.gpus * ranks, self.accelerator, self.memory_mib * ranks)
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """What to run, resolved from a task file. Durations in seconds."""
+
+    task: str
+    setup: str
+    run: str
+    envs: dict[str, str] = field(default_factory=dict)
+    num_nodes: int = 1
+    resources: Resources = Resources()
+    max_retries: int = 3
+    max_runtime: float | None = None
+    grace: float = 10.0
+    params: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def need(self) -> Resources:
+        """What all ranks need together."""
+        return self.resources.times(self.num_nodes)
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """The content-addressed archive of the working directory; an empty digest means none."""
+
+    digest: str = ""
+    size: int = 0
+    git_commit: str = ""
+    git_branch: str = ""
+    git_diff: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try of a job."""
+
+    uid: str
+    number: int
+    state: AttemptState
+    cluster: str
+    create_time: datetime
+    cause: Cause | None = None
+    exit_code: int | None = None
+    signal: int = 0
+    message: str = ""
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    pids: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Work to run, at one revision."""
+
+    uid: str
+    team: str
+    state: State
+    revision: int
+    creator: str
+    create_time: datetime
+    update_time: datetime
+    spec: Spec
+    display_name: str = ""
+    experiment: str = ""
+    sweep: str = ""
+    code: Code = Code()
+    priority: int = 0
+    reason: str = ""
+    cause: Cause | None = None
+    message: str = ""
+    attempts: tuple[Attempt, ...] = ()
+    cancel_time: datetime | None = None
+    start_time: datetime | None = None
+    end_time: datetime | None = None
+    retry_time: datetime | None = None
+    admissions: int = 0
+    # The pool that holds its slots, from ADMITTED on.
+    pool: str = ""
+
+    @property
+    def active(self) -> Attempt | None:
+        """The attempt that may still run; at most one."""
+        return next((a for a in self.attempts if a.state.active), None)
+
+    @property
+    def reservation(self) -> str:
+        """The id of the reservation that its current admission holds."""
+        return f"{self.uid}-{self.admissions}"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How an attempt ended, decided from its evidence. `cause` is None where it ended well."""
+
+    cause: Cause | None
+    message: str
+    exit_code: int | None
+    signal: int
+    start_time: datetime | None
+    end_time: datetime
+
+
+def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
+    """Quota is reserved under `{uid}-{admission}`: the job holds a place in the pool."""
+    return _step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
+
+
+def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
+    """A new attempt is about to start; this is the intent, written before anything runs."""
+    attempt = Attempt(
+        uid=attempt_uid,
+        number=len(job.attempts) + 1,
+        state=AttemptState.LAUNCHING,
+        cluster=job.pool,
+        create_time=now,
+    )
+    return _step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
+
+
+def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...]) -> Job:
+    """The command of the active attempt runs."""
+    attempt = _active(job)
+    changed = replace(
+        attempt,
+        state=_attempt_step(attempt, AttemptState.RUNNING),
+        start_time=start_time,
+        pids=pids,
+    )
+    return _step(
+        job,
+        State.RUNNING,
+        now,
+        attempts=_with(job, changed),
+        start_time=job.start_time or start_time,
+    )
+
+
+def finish(job: Job, now: datetime, ending: Ending) -> Job:
+    """The active attempt ended and no other follows."""
+    if ending.cause is None:
+        state = State.SUCCEEDED
+    elif job.cancel_time is not None or ending.cause is Cause.CANCELLED:
+        state = State.CANCELLED
+    elif ending.cause is Cause.TIMEOUT:
+        state = State.TIMED_OUT
+    else:
+        state = State.FAILED
+    return _step(
+        job,
+        state,
+        now,
+        attempts=_ended(job, ending),
+        cause=ending.cause,
+        message=ending.message,
+        end_time=now,
+    )
+
+
+def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
+    """The active attempt ended, another follows at `retry_time`; place and quota are kept."""
+    return _step(
+        job,
+        State.RECOVERING,
+        now,
+        attempts=_ended(job, ending),
+        cause=ending.cause,
+        message=ending.message,
+        retry_time=retry_time,
+    )
+
+
+def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
+    """The active attempt ended, another follows much later: place and quota are given back."""
+    return _step(
+        job,
+        State.PENDING,
+        now,
+        attempts=_ended(job, ending),
+        cause=ending.cause,
+        message=ending.message,
+        retry_time=retry_time,
+        pool="",
+        reason=f"WaitingForRetry: the next attempt comes after {retry_time:%Y-%m-%d %H:%M:%S} UTC",
+    )
+
+
+def cancel(job: Job, now: datetime) -> Job:
+    """Cancellation is asked for: at once where nothing runs, else once the attempt has ended.
+
+    Raises IllegalStep in a final state other than CANCELLED; there the job comes back as it is.
+    """
+    if job.state is State.CANCELLED or (job.cancel_time is not None and not job.state.final):
+        return job
+    if job.state.final:
+        raise IllegalStep(f"job {job.uid} has ended as {job.state}; it cannot be cancelled")
+    if job.active is not None:
+        return replace(job, revision=job.revision + 1, update_time=now, cancel_time=now)
+    return _step(
+        job,
+        State.CANCELLED,
+        now,
+        cancel_time=now,
+        end_time=now,
+        cause=Cause.CANCELLED,
+        message="Cancelled before it ran." if not job.attempts else "Cancelled between two attempts.",
+        reason="",
+        retry_time=None,
+    )
+
+
+def _step(job: Job, state: State, now: datetime, **changes: object) -> Job:
+    if state not in STEPS[job.state]:
+        raise IllegalStep(f"job {job.uid} cannot go from {job.state} to {state}")
+    return replace(job, state=state, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
+
+
+def _attempt_step(attempt: Attempt, state: AttemptState) -> AttemptState:
+    if state not in ATTEMPT_STEPS[attempt.state]:
+        raise IllegalStep(f"attempt {attempt.uid} cannot go from {attempt.state} to {state}")
+    return state
+
+
+def _active(job: Job) -> Attempt:
+    if job.active is None:
+        raise IllegalStep(f"job {job.uid} has no active attempt")
+    return job.active
+
+
+def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
+    attempt = _active(job)
+    states = {None: AttemptState.SUCCEEDED, Cause.CANCELLED: AttemptState.CANCELLED}
+    changed = replace(
+        attempt,
+        state=_attempt_step(attempt, states.get(ending.cause, AttemptState.FAILED)),
+        cause=ending.cause,
+        exit_code=ending.exit_code,
+        signal=ending.signal,
+        message=ending.message,
+        start_time=attempt.start_time or ending.start_time,
+        end_time=ending.end_time,
+    )
+    return _with(job, changed)
+
+
+def _with(job: Job, changed: Attempt) -> tuple[Attempt, ...]:
+    return tuple(changed if a.uid == changed.uid else a for a in job.attempts)
+
+
+# How long a job keeps its place between two attempts.
+LONGEST_HOLD = timedelta(seconds=60)

@@ -1,0 +1,14 @@
+"""What the scheduler reads from the environment (prefix ``CAIRN_``)."""
+
+from __future__ import annotations
+
+from cairn_common.settings import ServiceSettings
+from pydantic import Field
+
+
+class SchedulerSettings(ServiceSettings):
+    """The common settings, and the scheduler's own. Build it with `load`."""
+
+    # What this machine offers to jobs: cores (0.5 is allowed) and whole GPUs. Absent: what it has.
+    local_cpus: float | None = Field(default=None, gt=0, le=100_000)
+    local_gpus: int | None = Field(default=None, ge=0, le=1024)

@@ -1,0 +1,452 @@
+"""All SQL of the scheduler, beside the functions that run it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cairn_common.db import Connection, Database, Row
+from cairn_common.errors import Aborted, Reason
+
+from cairn_scheduler import facts
+from cairn_scheduler.facts import Event
+from cairn_scheduler.model import (
+    Attempt,
+    AttemptState,
+    Cause,
+    Code,
+    Job,
+    Resources,
+    Spec,
+    State,
+)
+from cairn_scheduler.plan import Placed, Waiting
+
+_SELECT = """
+    SELECT j.uid, j.team, j.sweep_uid, j.display_name, j.creator, j.experiment, j.priority, j.state,
+    j.revision,
+    j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
+    j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
+    j.git_commit, j.git_branch, j.git_diff, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
+    j.start_time, j.end_time, j.retry_time,
+    ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
+    j.request_digest
+    FROM jobs j
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """The idempotency of a create: the caller's id (empty: none), and what the request was."""
+
+    id: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """A sweep's own row."""
+
+    uid: str
+    team: str
+    display_name: str
+    creator: str
+    experiment: str
+    create_time: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which jobs to list. `after` is the last one seen: (time, uid) in the order of the listing."""
+
+    team: str | None
+    states: Sequence[State] = ()
+    experiment: str = ""
+    sweep: str = ""
+    updated_after: datetime | None = None
+    after: tuple[datetime, str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAttempt:
+    """An attempt for which something is left to do: it runs, or its end is not tidied up."""
+
+    uid: str
+    number: int
+    team: str
+    job_uid: str
+    cluster: str
+    active: bool
+    end_time: datetime | None
+    token_uid: str
+
+
+async def insert_job(
+    conn: Connection, job: Job, *, request: Request = Request("", b""), index: int = 0, actor: str
+) -> bool:
+    """Adds a new job with its fact. False: its request_id was used already, and nothing was added."""
+    tag = await conn.execute(
+        """
+        INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
+            creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
+            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace, code_digest, code_size,
+            git_commit, git_branch, git_diff, create_time, update_time)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32)
+        ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
+        """,
+        job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
+        job.experiment, job.priority, job.state.value, job.revision, job.reason, job.spec.task,
+        job.spec.setup, job.spec.run, json.dumps(job.spec.envs), json.dumps(job.spec.params),
+        job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus, job.spec.resources.accelerator,
+        job.spec.resources.memory_mib, job.spec.max_retries, job.spec.max_runtime, job.spec.grace,
+        job.code.digest, job.code.size, job.code.git_commit, job.code.git_branch, job.code.git_diff,
+        job.create_time,
+    )  # fmt: skip
+    if tag == "INSERT 0 0":
+        return False
+    await facts.tell(conn, job, Event.SUBMITTED, actor=actor, now=job.create_time)
+    return True
+
+
+async def insert_sweep(conn: Connection, sweep: Sweep, *, request: Request) -> bool:
+    """Adds a sweep's own row. False: its request_id was used already, and nothing was added."""
+    tag = await conn.execute(
+        """
+        INSERT INTO sweeps (uid, team, request_id, request_digest, display_name, creator, experiment,
+            create_time)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
+        ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
+        """,
+        sweep.uid, sweep.team, request.id, request.digest, sweep.display_name, sweep.creator,
+        sweep.experiment, sweep.create_time,
+    )  # fmt: skip
+    return tag != "INSERT 0 0"
+
+
+async def save(conn: Connection, old: Job, new: Job, event: Event, *, actor: str = facts.SELF) -> Job:
+    """Writes the next revision of a job, its changed attempts, and the fact that tells of it.
+
+    Raises Aborted (CONFLICT) where the job is no longer the `old` one; nothing is written then.
+    """
+    tag = await conn.execute(
+        """
+        UPDATE jobs SET state = $3, revision = $4, reason = $5, cause = $6, message = $7, admissions = $8,
+            pool = $9, update_time = $10, cancel_time = $11, start_time = $12, end_time = $13,
+            retry_time = $14
+        WHERE uid = $1 AND revision = $2
+        """,
+        old.uid, old.revision, new.state.value, new.revision, new.reason, new.cause, new.message,
+        new.admissions, new.pool, new.update_time, new.cancel_time, new.start_time, new.end_time,
+        new.retry_time,
+    )  # fmt: skip
+    if tag != "UPDATE 1":
+        raise Aborted(f"job {old.uid} was changed in the same moment; try again", reason=Reason.CONFLICT)
+    for attempt in new.attempts:
+        if attempt not in old.attempts:
+            await _save_attempt(conn, new.uid, attempt)
+    await facts.tell(conn, new, event, actor=actor, now=new.update_time)
+    return new
+
+
+async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> None:
+    await conn.execute(
+        """
+        INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
+            create_time, start_time, end_time, pids)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+        ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
+            start_time = $11, end_time = $12, pids = $13
+        """,
+        attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
+        attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
+        attempt.end_time, list(attempt.pids),
+    )  # fmt: skip
+
+
+async def job(db: Database, *, team: str, uid: str) -> Job | None:
+    """One job of a team, whole."""
+    row = await db.fetchrow(_SELECT + "WHERE j.uid = $1 AND j.team = $2", uid, team)
+    return None if row is None else _job(row)
+
+
+async def job_of_attempt(db: Database, attempt_uid: str) -> Job | None:
+    """The job that an attempt belongs to."""
+    row = await db.fetchrow(
+        _SELECT + "JOIN attempts t ON t.job_uid = j.uid WHERE t.uid = $1",
+        attempt_uid,
+    )
+    return None if row is None else _job(row)
+
+
+async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
+    """These jobs, those that there are."""
+    rows = await db.fetch(_SELECT + "WHERE j.uid = ANY($1::text[])", list(uids))
+    return {row["uid"]: _job(row) for row in rows}
+
+
+async def jobs_running(db: Database) -> list[Job]:
+    """The jobs of which an attempt is active, oldest first."""
+    rows = await db.fetch(
+        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING')"
+        " ORDER BY j.create_time, j.uid"
+    )
+    return [_job(row) for row in rows]
+
+
+async def list_jobs(db: Database, chosen: Filter, *, limit: int) -> list[Job]:
+    """A page: newest first, or with `updated_after` the oldest change first."""
+    time, order, beyond = (
+        ("j.update_time", "ASC", ">") if chosen.updated_after else ("j.create_time", "DESC", "<")
+    )
+    rows = await db.fetch(
+        f"""
+        {_SELECT}
+        WHERE ($1::text IS NULL OR j.team = $1)
+          AND ($2::text[] = '{{}}' OR j.state = ANY($2))
+          AND ($3 = '' OR j.experiment = $3)
+          AND ($4 = '' OR j.sweep_uid = $4)
+          AND ($5::timestamptz IS NULL OR j.update_time > $5)
+          AND ($6::timestamptz IS NULL OR ({time}, j.uid) {beyond} ($6, $7::text))
+        ORDER BY {time} {order}, j.uid {order} LIMIT $8
+        """,
+        chosen.team,
+        [state.value for state in chosen.states],
+        chosen.experiment,
+        chosen.sweep,
+        chosen.updated_after,
+        chosen.after[0] if chosen.after else None,
+        chosen.after[1] if chosen.after else "",
+        limit,
+    )
+    return [_job(row) for row in rows]
+
+
+async def job_by_request(db: Database, *, team: str, request_id: str) -> tuple[Job, bytes] | None:
+    """The job that a request_id made, and the digest of that request."""
+    row = await db.fetchrow(
+        _SELECT + "WHERE j.team = $1 AND j.request_id = $2",
+        team,
+        request_id,
+    )
+    return None if row is None else (_job(row), row["request_digest"])
+
+
+async def sweep_by_request(db: Database, *, team: str, request_id: str) -> tuple[Sweep, bytes] | None:
+    """The sweep that a request_id made, and the digest of that request."""
+    row = await db.fetchrow(
+        "SELECT uid, team, display_name, creator, experiment, create_time, request_digest FROM sweeps"
+        " WHERE team = $1 AND request_id = $2",
+        team,
+        request_id,
+    )
+    return None if row is None else (_sweep(row), row["request_digest"])
+
+
+async def sweep(db: Database, *, team: str, uid: str) -> Sweep | None:
+    """One sweep of a team."""
+    row = await db.fetchrow(
+        "SELECT uid, team, display_name, creator, experiment, create_time FROM sweeps"
+        " WHERE uid = $1 AND team = $2",
+        uid,
+        team,
+    )
+    return None if row is None else _sweep(row)
+
+
+async def sweep_jobs(db: Database, uid: str) -> list[Job]:
+    """A sweep's jobs in the order of the grid."""
+    rows = await db.fetch(
+        _SELECT + "WHERE j.sweep_uid = $1 ORDER BY j.sweep_index",
+        uid,
+    )
+    return [_job(row) for row in rows]
+
+
+async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Waiting], dict[str, str]]:
+    """What a plan is made from: jobs that hold slots, jobs that wait, and the reasons told so far."""
+    rows = await db.fetch(
+        """
+        SELECT uid, team, state, priority, create_time, retry_time, num_nodes, cpu_milli, gpus, accelerator,
+            memory_mib, pool, overtaken, reason
+        FROM jobs WHERE end_time IS NULL
+        """
+    )
+    placed, waiting, reasons = [], [], {}
+    for row in rows:
+        state = State(row["state"])
+        need = _resources(row).times(row["num_nodes"])
+        if state is State.PENDING:
+            reasons[row["uid"]] = row["reason"]
+            waiting.append(
+                Waiting(
+                    uid=row["uid"],
+                    team=row["team"],
+                    priority=row["priority"],
+                    create_time=row["create_time"],
+                    need=need,
+                    retry_time=row["retry_time"],
+                    overtaken=row["overtaken"],
+                )
+            )
+            continue
+        retry = row["retry_time"]
+        placed.append(
+            Placed(
+                uid=row["uid"],
+                team=row["team"],
+                pool=row["pool"],
+                need=need,
+                create_time=row["create_time"],
+                due=state is State.ADMITTED or (state is State.RECOVERING and retry <= now),
+                retry_time=retry,
+            )
+        )
+    return placed, waiting, reasons
+
+
+async def explain(db: Database, reasons: Mapping[str, str]) -> None:
+    """Says why jobs are pending. A reason is a remark, not a step: it makes no new revision."""
+    await db.execute(
+        """
+        UPDATE jobs SET reason = told.reason
+        FROM unnest($1::text[], $2::text[]) AS told (uid, reason)
+        WHERE jobs.uid = told.uid AND jobs.state = 'PENDING' AND jobs.reason <> told.reason
+        """,
+        list(reasons.keys()),
+        list(reasons.values()),
+    )
+
+
+async def count_overtaken(db: Database, counts: Mapping[str, int]) -> None:
+    """Notes how often waiting jobs were passed."""
+    await db.execute(
+        """
+        UPDATE jobs SET overtaken = told.overtaken
+        FROM unnest($1::text[], $2::integer[]) AS told (uid, overtaken)
+        WHERE jobs.uid = told.uid AND jobs.state = 'PENDING'
+        """,
+        list(counts.keys()),
+        list(counts.values()),
+    )
+
+
+async def open_attempts(db: Database) -> list[OpenAttempt]:
+    """The attempts for which something is left to do, oldest first."""
+    rows = await db.fetch(
+        """
+        SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.end_time, a.token_uid
+        FROM attempts a JOIN jobs j ON j.uid = a.job_uid
+        WHERE a.close_time IS NULL ORDER BY a.create_time
+        """
+    )
+    return [
+        OpenAttempt(
+            uid=row["uid"],
+            number=row["number"],
+            team=row["team"],
+            job_uid=row["job_uid"],
+            cluster=row["cluster"],
+            active=AttemptState(row["state"]).active,
+            end_time=row["end_time"],
+            token_uid=row["token_uid"],
+        )
+        for row in rows
+    ]
+
+
+async def set_token(db: Database, attempt_uid: str, token_uid: str) -> None:
+    """Notes which run token an attempt has; empty: none any more."""
+    await db.execute("UPDATE attempts SET token_uid = $2 WHERE uid = $1", attempt_uid, token_uid)
+
+
+async def close_attempt(db: Database, attempt_uid: str, *, now: datetime) -> None:
+    """Nothing is left to do for an attempt."""
+    await db.execute(
+        "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = $1 AND end_time IS NOT NULL",
+        attempt_uid,
+        now,
+    )
+
+
+def _sweep(row: Row) -> Sweep:
+    return Sweep(
+        uid=row["uid"],
+        team=row["team"],
+        display_name=row["display_name"],
+        creator=row["creator"],
+        experiment=row["experiment"],
+        create_time=row["create_time"],
+    )
+
+
+def _resources(row: Row) -> Resources:
+    return Resources(row["cpu_milli"], row["gpus"], row["accelerator"], row["memory_mib"])
+
+
+def _job(row: Row) -> Job:
+    return Job(
+        uid=row["uid"],
+        team=row["team"],
+        state=State(row["state"]),
+        revision=row["revision"],
+        creator=row["creator"],
+        create_time=row["create_time"],
+        update_time=row["update_time"],
+        spec=_spec(row),
+        display_name=row["display_name"],
+        experiment=row["experiment"],
+        sweep=row["sweep_uid"],
+        code=Code(
+            row["code_digest"], row["code_size"], row["git_commit"], row["git_branch"], row["git_diff"]
+        ),
+        priority=row["priority"],
+        reason=row["reason"],
+        cause=_cause(row["cause"]),
+        message=row["message"],
+        attempts=tuple(_attempt(one) for one in row["attempts"]),
+        cancel_time=row["cancel_time"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+        retry_time=row["retry_time"],
+        admissions=row["admissions"],
+        pool=row["pool"],
+    )
+
+
+def _spec(row: Row) -> Spec:
+    return Spec(
+        task=row["task"],
+        setup=row["setup"],
+        run=row["run"],
+        envs=json.loads(row["envs"]),
+        num_nodes=row["num_nodes"],
+        resources=_resources(row),
+        max_retries=row["max_retries"],
+        max_runtime=row["max_runtime"],
+        grace=row["grace"],
+        params=json.loads(row["params"]),
+    )
+
+
+def _attempt(row: Row) -> Attempt:
+    return Attempt(
+        uid=row["uid"],
+        number=row["number"],
+        state=AttemptState(row["state"]),
+        cluster=row["cluster"],
+        create_time=row["create_time"],
+        cause=_cause(row["cause"]),
+        exit_code=row["exit_code"],
+        signal=row["signal"],
+        message=row["message"],
+        start_time=row["start_time"],
+        end_time=row["end_time"],
+        pids=tuple(row["pids"]),
+    )
+
+
+def _cause(text: str | None) -> Cause | None:
+    return None if text is None else Cause(text)

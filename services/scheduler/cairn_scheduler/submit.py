@@ -1,0 +1,149 @@
+"""From a create request to new jobs: everything that is checked before anything is written."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cairn.scheduler.v1 import scheduler_pb2
+from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
+from cairn_common.ids import new_uid, parse_name
+
+from cairn_scheduler import wire
+from cairn_scheduler.model import Job, Spec, State
+from cairn_scheduler.plan import Place, exceeds
+from cairn_scheduler.store import Request, Sweep
+from cairn_scheduler.task import Task, invalid, parse
+
+FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
+# What a fact may carry, less room for the attempts that come.
+MOST_JOB_BYTES = 600_000
+# All jobs of a sweep are written in one transaction, and answered in one message.
+MOST_SWEEP_BYTES = 64 * 2**20
+MOST_SWEEP_ANSWER = 3 * 2**20
+_LONGEST_NAME = 200
+_LONGEST_REQUEST_ID = 128
+
+CreateRequest = scheduler_pb2.CreateJobRequest | scheduler_pb2.CreateSweepRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """What a request asks for, checked. Its jobs share creator, code and time."""
+
+    team: str
+    creator: str
+    request: Request
+    jobs: tuple[Job, ...]
+    sweep: Sweep | None = None
+
+
+def team_of(parent: str) -> str:
+    """The team in `teams/{team}`."""
+    return parse_name("teams/{team}", parent)["team"]
+
+
+def draft_job(
+    message: scheduler_pb2.CreateJobRequest, *, creator: str, places: Sequence[Place], now: datetime
+) -> Draft:
+    """One job. Raises InvalidArgument (TASK_INVALID, ...) or FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
+    task = parse(message.task)
+    if task.grid:
+        raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
+    _check_fit(task, places)
+    job = _job(message, task, task.spec, creator=creator, now=now)
+    size = wire.job_message(job).ByteSize()
+    if size > MOST_JOB_BYTES:
+        raise _too_large(size)
+    return Draft(job.team, creator, _request(message), (job,))
+
+
+def draft_sweep(
+    message: scheduler_pb2.CreateSweepRequest, *, creator: str, places: Sequence[Place], now: datetime
+) -> Draft:
+    """One job for each point of the grid. Raises as `draft_job`."""
+    task = parse(message.task)
+    if not task.grid:
+        raise invalid("cairn.sweep", "is missing: a sweep needs `cairn: {sweep: {parameters: ...}}`")
+    _check_fit(task, places)
+    uid = "" if message.validate_only else new_uid()
+    jobs = tuple(_job(message, task, spec, creator=creator, now=now, sweep=uid) for spec in task.jobs())
+    messages = [wire.job_message(job) for job in jobs]
+    largest = max(one.ByteSize() for one in messages)
+    if largest > MOST_JOB_BYTES:
+        raise _too_large(largest)
+    total = largest * len(jobs)
+    answer = sum(wire.brief(one).ByteSize() for one in messages)
+    if total > MOST_SWEEP_BYTES or answer > MOST_SWEEP_ANSWER:
+        raise invalid(
+            "cairn.sweep.parameters",
+            f"{len(jobs):,} jobs of {largest:,} bytes each are too large together; commit your changes "
+            "(the diff is kept with each job), put long texts into files of `workdir`, or use a smaller grid",
+            reason=Reason.SWEEP_INVALID,
+        )
+    sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, creator, task.experiment, now)
+    return Draft(jobs[0].team, creator, _request(message), jobs, sweep)
+
+
+def _job(
+    message: CreateRequest, task: Task, spec: Spec, *, creator: str, now: datetime, sweep: str = ""
+) -> Job:
+    return Job(
+        uid="" if message.validate_only else new_uid(),
+        team=team_of(message.parent),
+        state=State.PENDING,
+        revision=1,
+        creator=creator,
+        create_time=now,
+        update_time=now,
+        spec=spec,
+        display_name=_display_name(message.display_name) or task.name,
+        experiment=task.experiment or "default",
+        sweep=sweep,
+        code=wire.code_value(message.code),
+        priority=task.priority,
+        reason=FIRST_REASON,
+    )
+
+
+def _check_fit(task: Task, places: Sequence[Place]) -> None:
+    told = exceeds(task.spec.need, places)
+    if told is not None:
+        raise FailedPrecondition(
+            f"the job {told}; it could never run here",
+            reason=Reason.CAPACITY_IMPOSSIBLE,
+            path="resources",
+        )
+
+
+def _display_name(text: str) -> str:
+    if len(text) > _LONGEST_NAME or any(ord(character) < 32 for character in text):
+        raise InvalidArgument(
+            f"display_name: at most {_LONGEST_NAME} characters, and no control characters",
+            reason=Reason.FIELD_INVALID,
+            field="display_name",
+        )
+    return text
+
+
+def _request(message: CreateRequest) -> Request:
+    """What tells one request from another under the same id: all of it but `validate_only`."""
+    text = message.request_id
+    if len(text) > _LONGEST_REQUEST_ID or not text.isprintable():
+        raise InvalidArgument(
+            f"request_id: at most {_LONGEST_REQUEST_ID} printable characters",
+            reason=Reason.FIELD_INVALID,
+            field="request_id",
+        )
+    return Request(text, hashlib.sha256(message.SerializeToString(deterministic=True)).digest())
+
+
+def _too_large(size: int) -> InvalidArgument:
+    return InvalidArgument(
+        f"the job has {size:,} bytes with its task, variables and uncommitted changes; the most is "
+        f"{MOST_JOB_BYTES:,}: commit your changes, or put long texts into files of `workdir`",
+        reason=Reason.FIELD_INVALID,
+        field="code.git_diff",
+    )

@@ -1,0 +1,178 @@
+"""Between the scheduler's values and the messages of cairn.scheduler.v1."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+
+from cairn.scheduler.v1 import job_pb2, sweep_pb2
+from cairn_common.errors import InvalidArgument, Reason
+from google.protobuf.duration_pb2 import Duration
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from cairn_scheduler.model import Attempt, Cause, Code, Job, Resources, Spec, State
+
+MOST_DIFF_BYTES = 256 * 1024
+_BRIEF_MESSAGE = 300
+
+
+def timestamp(time: datetime | None) -> Timestamp | None:
+    """The message of a moment; None stays absent."""
+    if time is None:
+        return None
+    message = Timestamp()
+    message.FromDatetime(time)
+    return message
+
+
+def job_message(job: Job) -> job_pb2.Job:
+    """As Job on the wire, whole."""
+    return job_pb2.Job(
+        name=f"teams/{job.team}/jobs/{job.uid}" if job.uid else "",
+        uid=job.uid,
+        display_name=job.display_name,
+        create_time=timestamp(job.create_time),
+        update_time=timestamp(job.update_time),
+        etag=str(job.revision),
+        state=job_pb2.Job.State.Value(job.state.value),
+        revision=job.revision,
+        creator=job.creator,
+        experiment=job.experiment,
+        sweep=f"teams/{job.team}/sweeps/{job.sweep}" if job.sweep else "",
+        spec=_spec(job.spec),
+        code=_code(job.code),
+        priority=job.priority,
+        reason=job.reason,
+        cause=_cause(job.cause),
+        message=job.message,
+        attempts=[_attempt(job, attempt) for attempt in job.attempts],
+        cancel_time=timestamp(job.cancel_time),
+        start_time=timestamp(job.start_time),
+        end_time=timestamp(job.end_time),
+        retry_time=timestamp(job.retry_time),
+        admissions=job.admissions,
+    )
+
+
+def brief(message: job_pb2.Job) -> job_pb2.Job:
+    """The job without what is long, as it stands in a sweep of up to 1,000: GetJob has the rest."""
+    for field in ("task", "setup", "run"):
+        message.spec.ClearField(field)
+    message.code.ClearField("git_diff")
+    message.message = message.message[:_BRIEF_MESSAGE]
+    for attempt in message.attempts:
+        attempt.message = attempt.message[:_BRIEF_MESSAGE]
+    return message
+
+
+def sweep_message(
+    *, team: str, uid: str, display_name: str, create_time: datetime, creator: str, jobs: Iterable[Job]
+) -> sweep_pb2.Sweep:
+    """As Sweep on the wire, its jobs brief."""
+    messages = [brief(job_message(job)) for job in jobs]
+    return sweep_pb2.Sweep(
+        name=f"teams/{team}/sweeps/{uid}" if uid else "",
+        uid=uid,
+        display_name=display_name,
+        create_time=timestamp(create_time),
+        creator=creator,
+        experiment=messages[0].experiment if messages else "",
+        jobs=messages,
+    )
+
+
+def code_value(message: job_pb2.CodeRef) -> Code:
+    """The code that a caller names. Raises InvalidArgument where it cannot be one."""
+    digest = message.digest
+    if digest and (len(digest) != 64 or not set(digest) <= set("0123456789abcdef")):
+        raise InvalidArgument(
+            f"code.digest: {digest[:80]!r} is not a SHA-256 in lower-case hex",
+            reason=Reason.DIGEST_INVALID,
+            field="code.digest",
+        )
+    if message.size < 0:
+        raise InvalidArgument(f"code.size: {message.size} is negative", field="code.size")
+    if len(message.git_diff.encode()) > MOST_DIFF_BYTES:
+        raise InvalidArgument(
+            f"code.git_diff is larger than {MOST_DIFF_BYTES // 1024} KiB; cut it", field="code.git_diff"
+        )
+    for field in ("git_commit", "git_branch", "git_diff"):
+        value: str = getattr(message, field)
+        if "\0" in value or (field != "git_diff" and len(value) > 500):
+            raise InvalidArgument(
+                f"code.{field} cannot be used: too long, or it holds NUL", field=f"code.{field}"
+            )
+    return Code(digest, message.size, message.git_commit, message.git_branch, message.git_diff)
+
+
+def resources_message(resources: Resources) -> job_pb2.Resources:
+    """As Resources on the wire."""
+    return job_pb2.Resources(
+        cpu_milli=resources.cpu_milli,
+        gpus=resources.gpus,
+        accelerator=resources.accelerator,
+        memory_mib=resources.memory_mib,
+    )
+
+
+def states(numbers: Iterable[int]) -> list[State]:
+    """The states that a filter names. Raises InvalidArgument for one that is not known."""
+    try:
+        return [State(job_pb2.Job.State.Name(job_pb2.Job.State.ValueType(number))) for number in numbers]
+    except ValueError:
+        raise InvalidArgument("states: holds one that is not known", field="states") from None
+
+
+def _spec(spec: Spec) -> job_pb2.JobSpec:
+    return job_pb2.JobSpec(
+        task=spec.task,
+        setup=spec.setup,
+        run=spec.run,
+        envs=spec.envs,
+        num_nodes=spec.num_nodes,
+        resources=resources_message(spec.resources),
+        max_retries=spec.max_retries,
+        max_runtime=_duration(spec.max_runtime),
+        grace=_duration(spec.grace),
+        params=spec.params,
+    )
+
+
+def _code(code: Code) -> job_pb2.CodeRef:
+    return job_pb2.CodeRef(
+        digest=code.digest,
+        size=code.size,
+        git_commit=code.git_commit,
+        git_branch=code.git_branch,
+        git_diff=code.git_diff,
+    )
+
+
+def _attempt(job: Job, attempt: Attempt) -> job_pb2.Attempt:
+    return job_pb2.Attempt(
+        name=f"teams/{job.team}/jobs/{job.uid}/attempts/{attempt.uid}",
+        uid=attempt.uid,
+        number=attempt.number,
+        state=job_pb2.Attempt.State.Value(attempt.state.value),
+        cluster=attempt.cluster,
+        cause=_cause(attempt.cause),
+        exit_code=attempt.exit_code,
+        signal=attempt.signal,
+        message=attempt.message,
+        create_time=timestamp(attempt.create_time),
+        start_time=timestamp(attempt.start_time),
+        end_time=timestamp(attempt.end_time),
+        pids=attempt.pids,
+    )
+
+
+def _cause(cause: Cause | None) -> job_pb2.Cause.ValueType:
+    return job_pb2.CAUSE_UNSPECIFIED if cause is None else job_pb2.Cause.Value(f"CAUSE_{cause.value}")
+
+
+def _duration(seconds: float | None) -> Duration | None:
+    if seconds is None:
+        return None
+    message = Duration()
+    message.FromTimedelta(timedelta(seconds=seconds))
+    return message
