@@ -1,0 +1,14 @@
+"""The tracker's RPCs: who may call them, and what they check before the work is done elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from cairn_common.auth import Access
+
+from cairn_tracker.api import artifacts, runs
+
+#: What each RPC asks of its caller. One that is not here is refused.
+ACCESS: Mapping[str, Access] = {**runs.ACCESS, **artifacts.ACCESS}
+#: The services' full names, for health and reflection.
+NAMES = (runs.NAME, artifacts.NAME)

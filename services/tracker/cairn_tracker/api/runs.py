@@ -1,0 +1,296 @@
+"""TrackerService."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
+from cairn_common.auth import Access, Principal, Role, access
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
+from cairn_common.ids import check_id, check_uid, new_uid, parse_name
+from cairn_common.paging import decode_token, encode_token, page_size
+from cairn_common.rpc import caller
+from grpc import aio
+
+from cairn_tracker import compare, logs, points, wire
+from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
+from cairn_tracker.batch import LAST_STEP, RunKey
+from cairn_tracker.changes import clean, clean_texts, plain
+from cairn_tracker.clickhouse import ClickHouse
+from cairn_tracker.ingest import announce
+from cairn_tracker.model import DEFAULT_EXPERIMENT, Run, RunState
+from cairn_tracker.store import runs
+
+NAME: Final = "cairn.tracker.v1.TrackerService"
+ACCESS: Mapping[str, Access] = {
+    f"/{NAME}/CreateRun": access(Role.MEMBER),
+    f"/{NAME}/GetRun": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/ListRuns": access(Role.VIEWER),
+    f"/{NAME}/UpdateRun": access(Role.MEMBER),
+    f"/{NAME}/ListExperiments": access(Role.VIEWER),
+    f"/{NAME}/QuerySeries": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/CompareRuns": access(Role.VIEWER),
+    f"/{NAME}/ListLogLines": access(Role.VIEWER),
+}
+
+_MOST_RUNS: Final = 100
+_MOST_KEYS: Final = 100
+_MOST_TAGS: Final = 100
+_LONGEST_TEXT: Final = 500
+# Under the 4 MB of a message, with room for the last run of a page.
+_PAGE_BYTES: Final = 2_500_000
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
+    """Runs, what they logged, and how they compare."""
+
+    def __init__(self, *, db: Database, store: ClickHouse, clock: Clock) -> None:
+        self._db = db
+        self._store = store
+        self._clock = clock
+
+    async def CreateRun(self, request: tracker_pb2.CreateRunRequest, context: Context) -> run_pb2.Run:
+        """Makes a run without a job; the same run_id or request_id again gives the same run."""
+        who = caller()
+        team = team_of(who, request.parent, Role.MEMBER)
+        wanted = _new_run(request, team, who, self._clock.now())
+        try:
+            made = await self._create(wanted, request.request_id)
+        except asyncpg.UniqueViolationError:
+            # The same request_id, at the same time.
+            made = await self._create(wanted, request.request_id)
+        return wire.run(made)
+
+    async def GetRun(self, request: tracker_pb2.GetRunRequest, context: Context) -> run_pb2.Run:
+        """One run, whole."""
+        return wire.run(await self._run(run_of(caller(), request.name, Role.VIEWER)))
+
+    async def ListRuns(
+        self, request: tracker_pb2.ListRunsRequest, context: Context
+    ) -> tracker_pb2.ListRunsResponse:
+        """A team's runs, newest first."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        scope = f"runs/{team}/{request.experiment}/{sorted(request.states)}/{request.sweep}"
+        size = page_size(request.page_size)
+        which = runs.Filter(
+            team=team,
+            experiment=request.experiment.rpartition("/")[2],
+            sweep=request.sweep,
+            states=list(request.states),
+            after=_position(request.page_token, scope),
+        )
+        found = await runs.list_runs(self._db, which, limit=size + 1)
+        page = [wire.run(run, whole=False) for run in found[:size]]
+        page = page[: _fitting(page)]
+        response = tracker_pb2.ListRunsResponse(runs=page)
+        if len(page) < len(found):
+            last = found[len(page) - 1]
+            place = {"time": last.create_time.isoformat(), "uid": last.uid}
+            response.next_page_token = encode_token(place, scope=scope)
+        return response
+
+    async def UpdateRun(self, request: tracker_pb2.UpdateRunRequest, context: Context) -> run_pb2.Run:
+        """Changes the display name or the tags."""
+        key = run_of(caller(), request.run.name, Role.MEMBER)
+        fields = set(request.update_mask.paths)
+        if not fields or fields - {"display_name", "tags"}:
+            raise InvalidArgument(
+                "update_mask: display_name and tags can be changed, and at least one must be named",
+                reason=Reason.MASK_INVALID,
+            )
+        name = _text(request.run.display_name, "display_name") if "display_name" in fields else None
+        tags = _tags(request.run.tags) if "tags" in fields else None
+        now = self._clock.now()
+        await self._run(key)
+        async with self._db.transaction() as conn:
+            changed = await runs.update(
+                conn, key, display_name=name, tags=tags, revision=_revision(request.run.etag), now=now
+            )
+            if not changed:
+                raise Aborted(
+                    f"etag {request.run.etag[:80]!r} is old; read the run again", reason=Reason.ETAG_MISMATCH
+                )
+            await announce(conn, key, created=False, now=now)
+        return wire.run(await self._run(key))
+
+    async def ListExperiments(
+        self, request: tracker_pb2.ListExperimentsRequest, context: Context
+    ) -> tracker_pb2.ListExperimentsResponse:
+        """A team's experiments, by id."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        scope = f"experiments/{team}"
+        size = page_size(request.page_size)
+        after = str(decode_token(request.page_token, scope=scope)["id"]) if request.page_token else ""
+        found = await runs.list_experiments(self._db, team, after=after, limit=size + 1)
+        more = encode_token({"id": found[size - 1].id}, scope=scope) if len(found) > size else ""
+        return tracker_pb2.ListExperimentsResponse(
+            experiments=[wire.experiment(item) for item in found[:size]], next_page_token=more
+        )
+
+    async def QuerySeries(
+        self, request: tracker_pb2.QuerySeriesRequest, context: Context
+    ) -> tracker_pb2.QuerySeriesResponse:
+        """Metrics over steps, in buckets where there are many."""
+        who = caller()
+        team = team_of(who, request.parent, Role.VIEWER)
+        uids = runs_of(who, team, request.runs, most=_MOST_RUNS)
+        if len(request.keys) > _MOST_KEYS:
+            raise InvalidArgument(f"keys: at most {_MOST_KEYS} can be asked for at once", field="keys")
+        if request.start_step < 0 or request.end_step < 0 or request.max_buckets < 0:
+            raise InvalidArgument("start_step, end_step and max_buckets must not be negative")
+        found = await points.series(
+            self._store,
+            team,
+            runs=uids,
+            keys=list(request.keys),
+            max_buckets=min(request.max_buckets or 1_000, 10_000),
+            first=request.start_step,
+            end=request.end_step or LAST_STEP + 1,
+        )
+        return tracker_pb2.QuerySeriesResponse(series=[wire.series(team, item) for item in found])
+
+    async def CompareRuns(
+        self, request: tracker_pb2.CompareRunsRequest, context: Context
+    ) -> metric_pb2.Comparison:
+        """Runs side by side."""
+        who = caller()
+        team = team_of(who, request.parent, Role.VIEWER)
+        uids = runs_of(who, team, request.runs, most=_MOST_RUNS)
+        found = await runs.get_runs(self._db, team, uids)
+        if len(found) < len(uids):
+            missing = sorted(set(uids) - {run.uid for run in found})[0]
+            raise unknown_run(RunKey(team, missing))
+        table = compare.compare(
+            found,
+            metrics=list(request.metrics),
+            minimize=list(request.minimize),
+            all_params=request.all_params,
+            now=self._clock.now(),
+        )
+        return wire.comparison(table)
+
+    async def ListLogLines(
+        self, request: tracker_pb2.ListLogLinesRequest, context: Context
+    ) -> tracker_pb2.ListLogLinesResponse:
+        """A run's console lines by arrival, from a cursor."""
+        key = run_of(caller(), request.parent, Role.VIEWER)
+        known = await runs.line_count(self._db, key.team, key.uid)
+        if known is None:
+            raise unknown_run(key)
+        count, complete = known
+        query = logs.Query(
+            team=key.team,
+            run=key.uid,
+            last=count,
+            attempt=max(0, request.attempt),
+            rank=request.rank if request.HasField("rank") else -1,
+        )
+        most = page_size(request.page_size, default=1_000, most=5_000)
+        after = _cursor(request.cursor)
+        if not request.cursor and request.tail > 0:
+            after = await logs.tail(self._store, query, min(request.tail, most))
+        lines, cursor = await logs.read(self._store, query, after=after, most=most)
+        return tracker_pb2.ListLogLinesResponse(
+            lines=[wire.line(line) for line in lines],
+            cursor=str(cursor),
+            complete=complete and cursor >= count,
+        )
+
+    async def _run(self, key: RunKey) -> Run:
+        run = await runs.get_run(self._db, key.team, key.uid)
+        if run is None:
+            raise unknown_run(key)
+        return run
+
+    async def _create(self, wanted: Run, request_id: str) -> Run:
+        if request_id:
+            known = await runs.by_request(self._db, wanted.team, wanted.creator, request_id)
+            if known is not None:
+                return await self._run(RunKey(wanted.team, known))
+        async with self._db.transaction() as conn:
+            if await runs.create(conn, wanted, request_id=request_id):
+                await announce(conn, RunKey(wanted.team, wanted.uid), created=True, now=wanted.create_time)
+        run = await self._run(RunKey(wanted.team, wanted.uid))
+        if run.creator != wanted.creator or run.has_job:
+            raise AlreadyExists(f"run {run.uid} was made by another caller", reason=Reason.RUN_EXISTS)
+        return run
+
+
+def _new_run(request: tracker_pb2.CreateRunRequest, team: str, who: Principal, now: datetime) -> Run:
+    given = request.run
+    experiment = DEFAULT_EXPERIMENT
+    if given.experiment:
+        bare = "/" not in given.experiment
+        pattern = "teams/{team}/experiments/{experiment}"
+        experiment = given.experiment if bare else parse_name(pattern, given.experiment)["experiment"]
+        check_id(experiment, "run.experiment")
+    params = plain(given.params)
+    if len(json.dumps(params)) > 256 * 1024:
+        raise InvalidArgument("run.params: more than 256 KiB; log large values as a file", field="run.params")
+    return Run(
+        team=team,
+        uid=check_uid(request.run_id, "run_id") if request.run_id else new_uid(),
+        display_name=_text(given.display_name, "run.display_name"),
+        create_time=now,
+        update_time=now,
+        state=RunState.RUNNING,
+        revision=1,
+        creator=who.subject,
+        experiment=experiment,
+        params=params,
+        tags=_tags(given.tags),
+        command=clean(given.command),
+        environment=clean_texts(given.environment),
+    )
+
+
+def _text(text: str, field: str) -> str:
+    if len(text) > _LONGEST_TEXT:
+        raise InvalidArgument(f"{field}: {len(text):,} characters; at most {_LONGEST_TEXT}", field=field)
+    return clean(text)
+
+
+def _tags(tags: Sequence[str]) -> list[str]:
+    if len(tags) > _MOST_TAGS:
+        raise InvalidArgument(f"tags: {len(tags):,} were given; at most {_MOST_TAGS}", field="tags")
+    return list(dict.fromkeys(_text(tag, "tags") for tag in tags))
+
+
+def _revision(etag: str) -> int | None:
+    """The revision that an etag stands for; None without one. One that never was one matches no run."""
+    if not etag:
+        return None
+    return int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else -1
+
+
+def _position(token: str, scope: str) -> tuple[datetime, str] | None:
+    if not token:
+        return None
+    place = decode_token(token, scope=scope)
+    return datetime.fromisoformat(str(place["time"])), str(place["uid"])
+
+
+def _cursor(cursor: str) -> int:
+    if not cursor:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 19):
+        raise InvalidArgument("cursor is not one that this call gave", reason=Reason.CURSOR_INVALID)
+    return int(cursor)
+
+
+def _fitting(page: Sequence[run_pb2.Run]) -> int:
+    """How many fit into one answer; at least one."""
+    size = 0
+    for place, run in enumerate(page):
+        size += run.ByteSize()
+        if size > _PAGE_BYTES and place:
+            return place
+    return len(page)

@@ -1,0 +1,194 @@
+"""The wiring of the tracker, to be read from top to bottom."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, NoReturn
+
+import structlog
+from cairn.tracker.v1 import tracker_pb2_grpc
+from cairn_common import outbox, rpc
+from cairn_common.auth import Authenticate, TokenChecker
+from cairn_common.bus import Bus, connect
+from cairn_common.clock import Clock, SystemClock
+from cairn_common.db import Database, pool
+from cairn_common.errors import Unavailable
+from cairn_common.migrate import migrate
+from cairn_common.objects import ObjectStore
+from cairn_common.settings import required
+from cairn_common.subjects import STREAMS
+
+from cairn_tracker.api import ACCESS, NAMES
+from cairn_tracker.api.artifacts import ArtifactApi
+from cairn_tracker.api.runs import TrackerApi
+from cairn_tracker.artifacts import Artifacts
+from cairn_tracker.clickhouse import ClickHouse, clickhouse
+from cairn_tracker.handlers import JobEvents, forget_revoked, reconcile
+from cairn_tracker.ingest import BATCH, Ingest
+from cairn_tracker.settings import TrackerSettings
+
+log = structlog.get_logger(__name__)
+
+SCHEMA = "tracker"
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the service is made of, once its stores are there."""
+
+    db: Database
+    store: ClickHouse
+    objects: ObjectStore
+    clock: Clock
+
+
+async def serve(settings: TrackerSettings) -> None:
+    """Runs until SIGTERM or SIGINT: then stops accepting, finishes what runs, and returns.
+
+    Raises SettingsError for settings that cannot be used, or a folder that another process has open.
+    """
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await run(settings, stop=stop)
+
+
+async def run(
+    settings: TrackerSettings,
+    *,
+    stop: asyncio.Event,
+    clock: Clock | None = None,
+    authenticate: Authenticate | None = None,
+    ready: Callable[[rpc.Server], None] | None = None,
+) -> None:
+    """Runs until `stop` is set; tells `ready` the gRPC server once it serves.
+
+    `authenticate` tells whose a token is; without it the quota service is asked.
+    """
+    required(settings, "postgres_url", "s3_endpoint", "clickhouse_url")
+    async with AsyncExitStack() as stack:
+        parts = await _parts(settings, clock or SystemClock(), stack)
+        tokens = None
+        if authenticate is None:
+            required(settings, "quota_address")
+            quota = await stack.enter_async_context(
+                rpc.channel(settings.quota_address, settings.service_token)
+            )
+            tokens = TokenChecker(quota, parts.clock)
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        works = [tasks.create_task(work) for work in _works(settings, parts, tokens)]
+        check = authenticate or (tokens.check if tokens is not None else None)
+        assert check is not None, "one of the two is set"
+        # Callers are answered while the bus, the scheduler or the object store is away.
+        async with _server(settings, parts, check) as server:
+            if ready is not None:
+                ready(server)
+            await stop.wait()
+        for work in works:
+            work.cancel()
+
+
+async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack) -> Parts:
+    # The engine first: a second process on the same folder ends here, before it touches anything.
+    url = settings.clickhouse_url.get_secret_value()
+    store = await stack.enter_async_context(clickhouse(url, readers=settings.clickhouse_readers))
+    await store.migrate(files("cairn_tracker") / "migrations" / "clickhouse")
+    await migrate(settings.postgres_url, SCHEMA, files("cairn_tracker") / "migrations" / "postgres")
+    db = await stack.enter_async_context(pool(settings.postgres_url, schema=SCHEMA))
+    objects = ObjectStore(
+        settings.s3_endpoint,
+        settings.s3_access_key,
+        settings.s3_secret_key,
+        settings.s3_bucket,
+        public_endpoint=settings.s3_public_endpoint or None,
+        data_dir=settings.s3_data_dir,
+    )
+    return Parts(db=db, store=store, objects=objects, clock=clock)
+
+
+def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> Iterator[Any]:
+    """All that goes on beside answering calls."""
+    yield _on_the_bus(settings, parts, tokens)
+    yield _reconcile(settings, parts)
+    yield _ensure_bucket(parts.objects)
+
+
+async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> NoReturn:
+    """Takes in job events, follows jobs, tells facts. A bus that stays away is waited for."""
+    while True:
+        try:
+            async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
+                await _consume(settings, parts, tokens, bus)
+        except Unavailable as error:
+            log.warning("tracker.bus_away", error=error.message)
+            await asyncio.sleep(1.0)
+
+
+async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None, bus: Bus) -> None:
+    for stream in ("TRACKER", "JOB"):
+        await bus.ensure_stream(stream, STREAMS[stream])
+    ingest = Ingest(db=parts.db, store=parts.store, clock=parts.clock, interval=settings.ingest_interval)
+    jobs = JobEvents(db=parts.db, clock=parts.clock)
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(outbox.relay(parts.db, bus))
+        tasks.create_task(
+            bus.consume(
+                stream="JOB",
+                durable="tracker-ingest",
+                subjects=list(STREAMS["JOB"]),
+                handler=ingest,
+                db=parts.db,
+                batch=BATCH,
+            )
+        )
+        tasks.create_task(
+            bus.consume(
+                stream="SCHEDULER",
+                durable="tracker-runs",
+                subjects=["cairn.v1.scheduler.job.>"],
+                handler=jobs,
+                db=parts.db,
+            )
+        )
+        if tokens is not None:
+            tasks.create_task(forget_revoked(bus, tokens))
+
+
+async def _reconcile(settings: TrackerSettings, parts: Parts) -> None:
+    if not settings.scheduler_address:
+        await reconcile(db=parts.db, scheduler=None, clock=parts.clock)
+    async with rpc.channel(settings.scheduler_address, settings.service_token) as scheduler:
+        await reconcile(db=parts.db, scheduler=scheduler, clock=parts.clock)
+
+
+async def _ensure_bucket(objects: ObjectStore) -> None:
+    while True:
+        try:
+            await objects.ensure_bucket()
+            return
+        except Unavailable as error:
+            log.warning("tracker.object_store_away", error=error.message)
+            await asyncio.sleep(1.0)
+
+
+def _server(
+    settings: TrackerSettings, parts: Parts, authenticate: Authenticate
+) -> AbstractAsyncContextManager[rpc.Server]:
+    artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock)
+    tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
+    artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
+    return rpc.server(
+        bind=settings.grpc_bind,
+        access=ACCESS,
+        authenticate=authenticate,
+        services=[
+            lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
+            lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
+        ],
+        names=list(NAMES),
+    )

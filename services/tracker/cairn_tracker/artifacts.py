@@ -1,0 +1,244 @@
+"""Files in versions: uploads, commits, aliases, lineage. The bytes go between callers and the store alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Any, Final
+
+import asyncpg
+from cairn.tracker.v1 import artifact_pb2, events_pb2
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from cairn_common.ids import new_uid, parse_name
+from cairn_common.objects import ObjectStore
+
+from cairn_tracker import manifest, wire, wire_artifacts
+from cairn_tracker.batch import RunKey
+from cairn_tracker.manifest import Entry, Part
+from cairn_tracker.model import Json
+from cairn_tracker.store import artifacts as rows
+from cairn_tracker.store.artifacts import Version
+
+URL_SECONDS: Final = 900
+_NAMED_IN_ERRORS: Final = 5
+VERSION_NAME: Final = "teams/{team}/artifacts/{artifact}/versions/{version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A version that is to be committed; its fields were checked one by one."""
+
+    team: str
+    artifact: str
+    kind: int
+    creator: str
+    run_uid: str
+    step: int | None
+    metadata: Mapping[str, Json]
+    entries: Sequence[Entry]
+    aliases: Sequence[str]
+    # Names of versions.
+    sources: Sequence[str]
+    request_id: str
+
+
+def blob_key(team: str, digest: str) -> str:
+    """Where a blob lies in the bucket."""
+    return f"t/{team}/blobs/{digest[:2]}/{digest}"
+
+
+class Artifacts:
+    """What can be done with artifacts, for callers whose rights were checked."""
+
+    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock) -> None:
+        self._db = db
+        self._objects = objects
+        self._clock = clock
+
+    async def uploads(self, team: str, parts: Sequence[Part]) -> dict[str, str]:
+        """URLs to PUT what the store lacks to, by digest. Raises InvalidArgument for an impossible part."""
+        sizes: dict[str, int] = {}
+        for part in parts:
+            manifest.check_part(part, largest=manifest.LARGEST_BLOB)
+            sizes[part.digest] = part.size
+        there = await self._sizes(team, {**sizes})
+        return {
+            digest: self._objects.presign_put(blob_key(team, digest), URL_SECONDS)
+            for digest, size in sizes.items()
+            # One of another size is the rest of a broken upload, to be written over.
+            if there.get(digest) != size
+        }
+
+    async def downloads(self, team: str, digests: Sequence[str]) -> dict[str, tuple[str, int]]:
+        """URLs to GET blobs from and their sizes, by digest. Raises NotFound for one that the team lacks."""
+        for digest in digests:
+            manifest.check_digest(digest)
+        there = await self._sizes(team, dict.fromkeys(digests))
+        for digest in digests:
+            if digest not in there:
+                raise NotFound(
+                    f"team {team} has no blob {digest}", reason=Reason.BLOB_NOT_FOUND, digest=digest
+                )
+        await rows.add_blobs(self._db, team, there, self._clock.now())
+        return {
+            digest: (self._objects.presign_get(blob_key(team, digest), URL_SECONDS), there[digest])
+            for digest in digests
+        }
+
+    async def commit(self, draft: Draft) -> Version:
+        """Makes the next version visible, all or nothing. The same request_id again gives the same version.
+
+        Raises InvalidArgument (ARTIFACT_INVALID, ALIAS_INVALID, REQUEST_ID_REUSED), NotFound for an unknown
+        source, FailedPrecondition (PARTS_MISSING, PART_SIZE_MISMATCH) where the store lacks something.
+        """
+        manifest.check(draft.entries)
+        for alias in draft.aliases:
+            manifest.check_alias(alias)
+        known = await self._repeated(draft)
+        if known is not None:
+            return known
+        sources = [(await self.version(name, team=draft.team, entries=False)).uid for name in draft.sources]
+        sizes = manifest.parts(draft.entries)
+        await self._verify(draft.team, sizes)
+        # What was uploaded must be on the disk before anything says that it is there.
+        await self._objects.sync()
+        try:
+            async with self._db.transaction() as conn:
+                return await self._commit(conn, draft, sizes, sources)
+        except asyncpg.UniqueViolationError:
+            # The same request, at the same time.
+            known = await self._repeated(draft)
+            if known is None:
+                raise
+            return known
+
+    async def version(self, name: str, *, team: str, entries: bool = True) -> Version:
+        """A version by its name, with a number or an alias at the end. Raises NotFound (ARTIFACT_NOT_FOUND),
+        also for another team's."""
+        parts = parse_name(VERSION_NAME, name)
+        number = manifest.version_number(parts["version"])
+        found = None
+        if parts["team"] == team:
+            which = parts["version"] if number is None else number
+            found = await rows.find(self._db, team, parts["artifact"], which, entries=entries)
+        if found is None:
+            raise NotFound(
+                f"there is no artifact {parts['artifact']}:{parts['version']} in team {parts['team']}",
+                reason=Reason.ARTIFACT_NOT_FOUND,
+            )
+        return found
+
+    async def set_alias(self, version: Version, alias: str, *, actor: str) -> Version:
+        """Moves an alias to a version. Raises InvalidArgument (ALIAS_INVALID)."""
+        manifest.check_alias(alias)
+        if alias == manifest.LATEST:
+            raise InvalidArgument(
+                f"alias: {manifest.LATEST!r} always is the version committed last",
+                reason=Reason.ALIAS_INVALID,
+            )
+        async with self._db.transaction() as conn:
+            await rows.move_aliases(conn, version.team, version.artifact, [alias], version.number)
+            moved = await rows.find(conn, version.team, version.artifact, version.number)
+            assert moved is not None, "versions are never deleted"
+            fact = events_pb2.TrackerEvent(
+                artifact_aliased=events_pb2.ArtifactAliased(
+                    version=wire_artifacts.version(moved, entries=False), alias=alias
+                )
+            )
+            key = RunKey(moved.team, moved.uid)
+            await wire.tell(conn, fact, key, "artifact", self._clock.now(), actor=actor)
+        return moved
+
+    async def lineage(self, version: Version) -> tuple[list[str], list[str]]:
+        """Names of the versions that this one comes from, and uids of the runs that used it."""
+        inputs = list(version.sources)
+        if version.run_uid:
+            read = await rows.inputs(self._db, version.team, version.run_uid)
+            inputs += [name for name in read if name not in inputs and name != version.name]
+        return inputs, await rows.used_by(self._db, version.team, version.uid)
+
+    async def _repeated(self, draft: Draft) -> Version | None:
+        """The version that this very request made before. Raises InvalidArgument (REQUEST_ID_REUSED)."""
+        known = await rows.by_request(self._db, draft.team, draft.request_id)
+        if known is None:
+            return None
+        same = (known.artifact, known.digest, known.creator, known.run_uid)
+        if same != (draft.artifact, manifest.digest(draft.entries), draft.creator, draft.run_uid):
+            raise InvalidArgument(
+                "request_id was used before for another request", reason=Reason.REQUEST_ID_REUSED
+            )
+        return known
+
+    async def _sizes(self, team: str, wanted: Mapping[str, int | None]) -> dict[str, int]:
+        """True sizes of those blobs that the store has. One of which another size is known than is wanted
+        (None: any) is looked at again: it may have been uploaded anew."""
+        known = await rows.blobs(self._db, team, wanted)
+        there = {digest: size for digest, size in known.items() if wanted[digest] in (None, size)}
+        unknown = [digest for digest in wanted if digest not in there]
+        asked = await asyncio.gather(*(self._objects.size(blob_key(team, digest)) for digest in unknown))
+        return there | {digest: size for digest, size in zip(unknown, asked, strict=True) if size is not None}
+
+    async def _verify(self, team: str, sizes: Mapping[str, int]) -> None:
+        there = await self._sizes(team, {**sizes})
+        missing = [digest for digest in sizes if digest not in there]
+        if missing:
+            raise FailedPrecondition(
+                f"the store lacks {len(missing)} of {len(sizes)} parts; upload them and commit again",
+                reason=Reason.PARTS_MISSING,
+                digests=",".join(missing[:_NAMED_IN_ERRORS]),
+            )
+        for digest, size in sizes.items():
+            if there[digest] != size:
+                raise FailedPrecondition(
+                    f"part {digest} has {there[digest]:,} bytes in the store, {size:,} were declared",
+                    reason=Reason.PART_SIZE_MISMATCH,
+                    digests=digest,
+                )
+
+    async def _commit(
+        self, conn: Any, draft: Draft, sizes: Mapping[str, int], sources: Sequence[str]
+    ) -> Version:
+        # The artifact's row is held from here on: the time is read inside, so that it grows with the number.
+        number = await rows.next_number(conn, draft.team, draft.artifact, draft.kind, self._clock.now())
+        now = self._clock.now()
+        made = _version(draft, number, now)
+        await rows.add_blobs(conn, draft.team, sizes, now)
+        await rows.add_version(conn, made)
+        await rows.add_sources(conn, made.uid, sources)
+        aliases = {*draft.aliases, manifest.LATEST}
+        await rows.move_aliases(conn, draft.team, draft.artifact, aliases, number)
+        made = replace(made, aliases=sorted(aliases))
+        fact = events_pb2.TrackerEvent(
+            artifact_committed=events_pb2.ArtifactCommitted(
+                version=wire_artifacts.version(made, entries=False)
+            )
+        )
+        await wire.tell(conn, fact, RunKey(made.team, made.uid), "artifact", now, actor=draft.creator)
+        return made
+
+
+def _version(draft: Draft, number: int, now: datetime) -> Version:
+    return Version(
+        team=draft.team,
+        artifact=draft.artifact,
+        number=number,
+        uid=new_uid(),
+        kind=draft.kind,
+        create_time=now,
+        creator=draft.creator,
+        run_uid=draft.run_uid,
+        step=draft.step,
+        metadata=draft.metadata,
+        size=sum(entry.size for entry in draft.entries),
+        digest=manifest.digest(draft.entries),
+        request_id=draft.request_id,
+        entries=sorted(draft.entries, key=lambda entry: entry.path),
+        sources=draft.sources,
+    )
+
+
+CHECKPOINT: Final = int(artifact_pb2.ARTIFACT_KIND_CHECKPOINT)

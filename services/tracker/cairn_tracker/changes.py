@@ -1,0 +1,153 @@
+"""What a batch of events changes about runs, beside their points and lines. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from google.protobuf import struct_pb2, timestamp_pb2
+
+from cairn_tracker.batch import Event, RunKey
+from cairn_tracker.model import DEFAULT_EXPERIMENT, Json
+
+_EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+
+
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """An attempt went on from a checkpoint."""
+
+    attempt: int
+    attempt_uid: str
+    step: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """How a run without a job ended."""
+
+    time: datetime
+    succeeded: bool
+    message: str
+
+
+@dataclass(slots=True)
+class RunChange:
+    """What one run's events of a batch say of it, later ones over earlier ones."""
+
+    # An event came from inside an attempt: a job stands behind the run.
+    has_job: bool = False
+    # When the first of these events was stored.
+    seen: datetime | None = None
+    started: datetime | None = None
+    params: dict[str, Json] = field(default_factory=dict)
+    tags: list[str] = field(default_factory=list)
+    command: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    experiment: str = ""
+    display_name: str = ""
+    resumed: list[Resumed] = field(default_factory=list)
+    finished: Finished | None = None
+    # Numbers of the attempts whose last word is here.
+    drained: list[int] = field(default_factory=list)
+
+    @property
+    def told(self) -> bool:
+        """Whether anything was said of the run itself."""
+        return bool(self.started or self.params or self.tags or self.resumed or self.finished or self.drained)
+
+
+def changes(events: Iterable[Event]) -> dict[RunKey, RunChange]:
+    """The changes by run. Every run with an event has one, also where it says nothing of the run itself."""
+    found: dict[RunKey, RunChange] = {}
+    for event in events:
+        change = found.setdefault(event.run, RunChange())
+        change.has_job = change.has_job or bool(event.message.attempt_uid)
+        change.seen = change.seen or datetime.fromtimestamp(event.stored, UTC)
+        _apply(change, event)
+    return found
+
+
+def experiment_id(text: str) -> str:
+    """The id for an experiment as somebody wrote it: `My digits` becomes `my-digits`."""
+    if _EXPERIMENT.fullmatch(text):
+        return text
+    words = re.sub(r"[^a-z0-9]+", "-", text.lower()).lstrip("-0123456789")[:63].rstrip("-")
+    return words or DEFAULT_EXPERIMENT
+
+
+def clean(text: str) -> str:
+    """The text as PostgreSQL can keep it: it has no NUL."""
+    return text.replace("\x00", "\N{REPLACEMENT CHARACTER}")
+
+
+def plain(value: struct_pb2.Struct) -> dict[str, Json]:
+    """A Struct as JSON; NaN and infinities, which JSON cannot write, as the API's texts for them."""
+    return {clean(key): _plain(item) for key, item in value.fields.items()}
+
+
+def _apply(change: RunChange, event: Event) -> None:
+    message = event.message
+    match event.arm:
+        case "run_started":
+            told = message.run_started
+            change.started = _time(told.time) or change.seen
+            # Started again: an end before this is not the end.
+            change.finished = None
+            change.params |= plain(told.params)
+            change.tags += [clean(tag) for tag in told.tags]
+            change.command = clean(told.command)
+            change.environment |= clean_texts(told.environment)
+            change.experiment = told.experiment
+            change.display_name = clean(told.display_name)
+        case "run_updated":
+            change.params |= plain(message.run_updated.params)
+            change.tags += [clean(tag) for tag in message.run_updated.tags]
+        case "run_resumed":
+            change.resumed.append(Resumed(message.attempt, message.attempt_uid, message.run_resumed.step))
+        case "run_finished":
+            end = message.run_finished
+            stored = datetime.fromtimestamp(event.stored, UTC)
+            change.finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
+        case "attempt_drained":
+            change.drained.append(message.attempt)
+
+
+def clean_texts(texts: Mapping[str, str]) -> dict[str, str]:
+    """A map of texts as PostgreSQL can keep it."""
+    return {clean(key): clean(text) for key, text in texts.items()}
+
+
+def _time(stamp: timestamp_pb2.Timestamp) -> datetime | None:
+    """None for a time that was not given, or that no calendar has."""
+    if not stamp.seconds and not stamp.nanos:
+        return None
+    try:
+        return stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _plain(value: struct_pb2.Value) -> Json:
+    match value.WhichOneof("kind"):
+        case "number_value":
+            return _number(value.number_value)
+        case "string_value":
+            return clean(value.string_value)
+        case "bool_value":
+            return value.bool_value
+        case "struct_value":
+            return plain(value.struct_value)
+        case "list_value":
+            return [_plain(item) for item in value.list_value.values]
+    return None
+
+
+def _number(number: float) -> Json:
+    if number != number:
+        return "NaN"
+    if number in (float("inf"), float("-inf")):
+        return "Infinity" if number > 0 else "-Infinity"
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number

@@ -1,0 +1,193 @@
+"""Job events into points, lines and runs, each exactly once.
+
+Points and lines go to ClickHouse under keys that a second insert repeats, then everything else commits in
+one PostgreSQL transaction together with the marks that say what was applied. A crash between the two costs
+an insert, not a double.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+from cairn.job.v1 import events_pb2
+from cairn_common import subjects
+from cairn_common.bus import Message
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import Reason, Unavailable
+from cairn_common.ids import is_uid
+from google.protobuf.message import DecodeError
+
+from cairn_tracker import batch, logs, points, summary, wire
+from cairn_tracker.batch import Event, Line, MetricKey, RunKey
+from cairn_tracker.changes import RunChange, changes
+from cairn_tracker.clickhouse import ClickHouse
+from cairn_tracker.marks import LineKey, Marks, SegmentKey
+from cairn_tracker.model import Summary, is_complete
+from cairn_tracker.store import ingested, runs
+
+log = structlog.get_logger(__name__)
+
+#: Messages of one batch. A message is at most 1 MiB, and all of a batch is in memory at once.
+BATCH = 128
+
+
+@dataclass(slots=True)
+class Taken:
+    """What one batch adds, worked out and written to ClickHouse, ready to commit."""
+
+    changes: Mapping[RunKey, RunChange]
+    marks: Marks[SegmentKey]
+    line_marks: Marks[LineKey]
+    # Counts of lines as they were, and as they are to be.
+    before: Mapping[RunKey, int]
+    counts: Mapping[RunKey, int]
+    summaries: Mapping[MetricKey, Summary]
+    rejected: Mapping[RunKey, int]
+
+
+class Ingest:
+    """The handler of the stream of job events."""
+
+    def __init__(self, *, db: Database, store: ClickHouse, clock: Clock, interval: float) -> None:
+        """`interval`: seconds to rest after a small batch; what comes meanwhile is written together."""
+        self._db = db
+        self._store = store
+        self._clock = clock
+        self._interval = interval
+
+    async def __call__(self, messages: Sequence[Message]) -> None:
+        """Applies a batch. Raises ValueError after the rest of it was applied where a message is unusable."""
+        events, unusable = _read(messages)
+        if await self._apply(events) and len(messages) < BATCH:
+            await asyncio.sleep(self._interval)
+        if unusable is not None:
+            raise unusable
+
+    async def _apply(self, events: Sequence[Event]) -> bool:
+        """Whether anything of it was new."""
+        marks = await ingested.marks(self._db, {SegmentKey.of(event) for event in events})
+        fresh = [event for event in events if marks.claim(SegmentKey.of(event), *event.span)]
+        if not fresh:
+            return False
+        taken = await self._take(fresh, marks)
+        async with self._db.transaction() as conn:
+            await self._commit(conn, taken)
+        return True
+
+    async def _take(self, events: Sequence[Event], marks: Marks[SegmentKey]) -> Taken:
+        runs_told = changes(events)
+        found = batch.points(events)
+        line_marks, lines = await self._new_lines(batch.lines(events))
+        before = await ingested.line_counts(self._db, runs_told.keys())
+        known = await ingested.summaries(self._db, found.metrics)
+        await points.add(self._store, found)
+        counts = await logs.add(self._store, lines, before)
+        change = summary.change(found, known)
+        revisited = await points.summaries(self._store, change.revisited)
+        for run, number in found.rejected.items():
+            log.warning("ingest.points_rejected", team=run.team, run=run.uid, points=number)
+        return Taken(
+            changes=runs_told,
+            marks=marks,
+            line_marks=line_marks,
+            before=before,
+            counts=counts,
+            summaries={**change.added, **revisited},
+            rejected=found.rejected,
+        )
+
+    async def _new_lines(self, lines: Sequence[Line]) -> tuple[Marks[LineKey], list[Line]]:
+        marks = await ingested.line_marks(self._db, {LineKey.of(line) for line in lines if line.number > 0})
+        fresh = [
+            line
+            for line in lines
+            if line.number <= 0 or marks.claim(LineKey.of(line), line.number, line.number + 1)
+        ]
+        return marks, fresh
+
+    async def _commit(self, conn: Any, taken: Taken) -> None:
+        now = self._clock.now()
+        keys = sorted(taken.changes)
+        created = {key for key in keys if await runs.ensure_run(conn, key, taken.changes[key], now)}
+        await self._hold(conn, taken, keys)
+        for key in keys:
+            if taken.changes[key].told:
+                await runs.apply_change(conn, key, taken.changes[key], now)
+        await ingested.add_marks(conn, taken.marks.fresh())
+        await ingested.add_line_marks(conn, taken.line_marks.fresh())
+        await ingested.set_summaries(conn, taken.summaries)
+        await ingested.set_counts(conn, taken.counts, taken.rejected)
+        progress = _by_run(taken.summaries)
+        for key in keys:
+            if key in created or taken.changes[key].told:
+                await announce(conn, key, created=key in created, now=now)
+            if key in progress or key in taken.counts:
+                await wire.tell_progressed(
+                    conn, key, progress.get(key, {}), lines=key in taken.counts, now=now
+                )
+
+    async def _hold(self, conn: Any, taken: Taken, keys: Sequence[RunKey]) -> None:
+        """Locks the runs, and makes sure that they are as they were when all this was worked out."""
+        lines = await runs.lock_runs(conn, keys)
+        fresh = taken.marks.fresh()
+        marks = await ingested.marks(conn, {key for key, _, _ in fresh})
+        alone = all(marks.claim(*range_) for range_ in fresh)
+        if not alone or any(lines[key] != taken.before.get(key, 0) for key in taken.counts):
+            raise Unavailable("another tracker took these events in; looking again", reason=Reason.CONFLICT)
+
+
+async def announce(conn: Any, key: RunKey, *, created: bool, now: Any) -> None:
+    """Completes a run where nothing more can come for it, and tells of it as it is then."""
+    run = await runs.get_run(conn, key.team, key.uid, most_metrics=runs.MOST_SUMMARIES_IN_LISTS)
+    assert run is not None, "the transaction holds its row"
+    if run.has_job and not run.complete and is_complete(run.state, run.attempts, run.end_time, now):
+        await runs.complete(conn, key, now)
+        run = await runs.get_run(conn, key.team, key.uid, most_metrics=runs.MOST_SUMMARIES_IN_LISTS)
+        assert run is not None
+    await (wire.tell_created if created else wire.tell_updated)(conn, run, now)
+
+
+def _read(messages: Sequence[Message]) -> tuple[list[Event], ValueError | None]:
+    """The events, and the first error of a message that is none."""
+    events: list[Event] = []
+    unusable = None
+    for message in messages:
+        try:
+            events.append(_event(message))
+        except ValueError as error:
+            unusable = unusable or error
+    return events, unusable
+
+
+def _event(message: Message) -> Event:
+    """Raises ValueError for a message that is no event of the run in its subject.
+
+    The bus lets a publisher use only its own subjects; so it is the subject that says whose this is.
+    """
+    subject = subjects.parse(message.subject)
+    try:
+        event = events_pb2.JobEvent.FromString(message.data)
+    except DecodeError as error:
+        raise ValueError(f"not a JobEvent: {error}") from None
+    if (event.team, event.run_uid) != (subject.team, subject.uid):
+        raise ValueError(f"an event of {event.team}/{event.run_uid} came on {message.subject}")
+    if not is_uid(event.run_uid) or not (is_uid(event.writer) or not event.writer):
+        raise ValueError("run_uid and writer must be uids")
+    if event.attempt < 0 or event.segment < 0 or not 0 <= event.start_offset <= event.end_offset:
+        raise ValueError("attempt, segment and offsets must not be negative, nor end before they start")
+    arm = event.WhichOneof("event")
+    if arm is None or arm.replace("_", "-") != subject.event:
+        raise ValueError(f"an event {arm} came on {message.subject}")
+    return Event(RunKey(event.team, event.run_uid), message.time.timestamp(), event)
+
+
+def _by_run(summaries: Mapping[MetricKey, Summary]) -> dict[RunKey, dict[str, Summary]]:
+    found: dict[RunKey, dict[str, Summary]] = {}
+    for metric, value in summaries.items():
+        found.setdefault(RunKey(metric.team, metric.run), {})[metric.key] = value
+    return found

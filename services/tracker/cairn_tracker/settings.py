@@ -1,0 +1,20 @@
+"""What the tracker reads from the environment."""
+
+from __future__ import annotations
+
+from cairn_common.settings import ServiceSettings
+from pydantic import SecretStr
+
+
+class TrackerSettings(ServiceSettings):
+    """The common settings, the store of points and lines, and the pace of ingest."""
+
+    # `chdb:///absolute/folder` for the engine inside this process, or `http(s)://user:password@host:8123/db`.
+    clickhouse_url: SecretStr
+    # Connections for queries, beside the one that writes.
+    clickhouse_readers: int = 2
+    # Seconds between two inserts while events arrive. Each insert costs a few milliseconds of CPU however
+    # small it is; what waits meanwhile goes with the next one.
+    ingest_interval: float = 0.5
+    # The store's URL as jobs and people reach it, for presigned URLs; empty: the same.
+    s3_public_endpoint: str = ""

@@ -1,0 +1,140 @@
+"""What was taken in of each run, in PostgreSQL: marks, summaries, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from cairn_tracker.batch import MetricKey, RunKey
+from cairn_tracker.marks import LineKey, Marks, SegmentKey
+from cairn_tracker.model import Summary
+from cairn_tracker.store.runs import Reads
+
+_MARKS = """
+SELECT m.team, m.run_uid, m.writer, m.segment, m.ranges FROM marks m
+JOIN unnest($1::text[], $2::text[], $3::text[], $4::bigint[]) AS k (team, run_uid, writer, segment)
+  ON (m.team, m.run_uid, m.writer, m.segment) = (k.team, k.run_uid, k.writer, k.segment)
+"""
+
+_LINE_MARKS = """
+SELECT m.team, m.run_uid, m.attempt, m.rank, m.writer, m.ranges FROM line_marks m
+JOIN unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[])
+    AS k (team, run_uid, attempt, rank, writer)
+  ON (m.team, m.run_uid, m.attempt, m.rank, m.writer) = (k.team, k.run_uid, k.attempt, k.rank, k.writer)
+"""
+
+_SUMMARIES = """
+SELECT s.team, s.run_uid, s.key, s.last, s.last_step, s.count, s.min, s.min_step, s.max, s.max_step
+FROM summaries s JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (team, run_uid, key)
+  ON (s.team, s.run_uid, s.key) = (k.team, k.run_uid, k.key)
+"""
+
+_ADD_MARKS = """
+INSERT INTO marks (team, run_uid, writer, segment, ranges)
+SELECT team, run_uid, writer, segment, range_agg(int8range(low, high))
+FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+    AS t (team, run_uid, writer, segment, low, high)
+GROUP BY team, run_uid, writer, segment
+ON CONFLICT (team, run_uid, writer, segment) DO UPDATE SET ranges = marks.ranges + EXCLUDED.ranges
+"""
+
+_ADD_LINE_MARKS = """
+INSERT INTO line_marks (team, run_uid, attempt, rank, writer, ranges)
+SELECT team, run_uid, attempt, rank, writer, range_agg(int8range(low, high))
+FROM unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[], $6::bigint[], $7::bigint[])
+    AS t (team, run_uid, attempt, rank, writer, low, high)
+GROUP BY team, run_uid, attempt, rank, writer
+ON CONFLICT (team, run_uid, attempt, rank, writer) DO UPDATE SET ranges = line_marks.ranges + EXCLUDED.ranges
+"""
+
+_SET_SUMMARIES = """
+INSERT INTO summaries (team, run_uid, key, last, last_step, count, min, min_step, max, max_step)
+SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::bigint[], $6::bigint[],
+    $7::float8[], $8::bigint[], $9::float8[], $10::bigint[])
+ON CONFLICT (team, run_uid, key) DO UPDATE SET last = EXCLUDED.last, last_step = EXCLUDED.last_step,
+    count = EXCLUDED.count, min = EXCLUDED.min, min_step = EXCLUDED.min_step, max = EXCLUDED.max,
+    max_step = EXCLUDED.max_step
+"""
+
+
+async def marks(db: Reads, keys: Collection[SegmentKey]) -> Marks[SegmentKey]:
+    """What was applied of these segments."""
+    found: Marks[SegmentKey] = Marks()
+    for row in await db.fetch(_MARKS, *_columns(keys, 4)):
+        team, run, writer, segment, ranges = row
+        found.know(SegmentKey(team, run, writer, segment), [(item.lower, item.upper) for item in ranges])
+    return found
+
+
+async def line_marks(db: Reads, keys: Collection[LineKey]) -> Marks[LineKey]:
+    """Which lines were applied of these writers."""
+    found: Marks[LineKey] = Marks()
+    if not keys:
+        return found
+    for row in await db.fetch(_LINE_MARKS, *_columns(keys, 5)):
+        team, run, attempt, rank, writer, ranges = row
+        found.know(LineKey(team, run, attempt, rank, writer), [(item.lower, item.upper) for item in ranges])
+    return found
+
+
+async def summaries(db: Reads, keys: Collection[MetricKey]) -> dict[MetricKey, Summary]:
+    """What these metrics came to so far."""
+    if not keys:
+        return {}
+    found = {}
+    for row in await db.fetch(_SUMMARIES, *_columns(keys, 3)):
+        values = dict(row)
+        key = MetricKey(values.pop("team"), values.pop("run_uid"), values.pop("key"))
+        found[key] = Summary(**values)
+    return found
+
+
+async def line_counts(db: Reads, keys: Collection[RunKey]) -> dict[RunKey, int]:
+    """How many lines these runs have; runs that are not known yet are left out."""
+    rows = await db.fetch(
+        "SELECT r.team, r.uid, r.line_count FROM runs r"
+        " JOIN unnest($1::text[], $2::text[]) AS k (team, uid) ON r.team = k.team AND r.uid = k.uid",
+        *_columns(keys, 2),
+    )
+    return {RunKey(row["team"], row["uid"]): row["line_count"] for row in rows}
+
+
+async def add_marks(conn: Any, fresh: Sequence[tuple[SegmentKey, int, int]]) -> None:
+    """Notes ranges as applied."""
+    if fresh:
+        await conn.execute(_ADD_MARKS, *_columns([(*key, low, high) for key, low, high in fresh], 6))
+
+
+async def add_line_marks(conn: Any, fresh: Sequence[tuple[LineKey, int, int]]) -> None:
+    """Notes lines as applied."""
+    if fresh:
+        await conn.execute(_ADD_LINE_MARKS, *_columns([(*key, low, high) for key, low, high in fresh], 7))
+
+
+async def set_summaries(conn: Any, changed: Mapping[MetricKey, Summary]) -> None:
+    """Writes what metrics come to."""
+    if changed:
+        rows = [
+            (*key, of.last, of.last_step, of.count, of.min, of.min_step, of.max, of.max_step)
+            for key, of in changed.items()
+        ]
+        await conn.execute(_SET_SUMMARIES, *_columns(rows, 10))
+
+
+async def set_counts(conn: Any, lines: Mapping[RunKey, int], rejected: Mapping[RunKey, int]) -> None:
+    """Writes counts of lines, and adds points that were left out."""
+    keys = sorted({*lines, *rejected})
+    if keys:
+        await conn.execute(
+            "UPDATE runs r SET line_count = coalesce(k.lines, r.line_count),"
+            " rejected_points = r.rejected_points + k.rejected"
+            " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])"
+            " AS k (team, uid, lines, rejected)"
+            " WHERE r.team = k.team AND r.uid = k.uid",
+            *_columns([(*key, lines.get(key), rejected.get(key, 0)) for key in keys], 4),
+        )
+
+
+def _columns(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:
+    """Rows as columns: arrays are how one statement takes many rows."""
+    return [list(column) for column in zip(*rows, strict=True)] if rows else [[] for _ in range(width)]

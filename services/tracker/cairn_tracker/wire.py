@@ -1,0 +1,292 @@
+"""Runs and what belongs to them as the protos have them, and facts about them for the outbox."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from cairn.scheduler.v1 import job_pb2
+from cairn.tracker.v1 import events_pb2, metric_pb2, run_pb2
+from cairn_common import outbox
+from cairn_common.ids import new_uid
+from cairn_common.subjects import subject
+from google.protobuf import struct_pb2, timestamp_pb2
+
+from cairn_tracker import compare, logs, points
+from cairn_tracker.batch import RunKey
+from cairn_tracker.changes import clean, clean_texts
+from cairn_tracker.model import (
+    DEFAULT_EXPERIMENT,
+    Attempt,
+    Code,
+    JobFact,
+    JobState,
+    Json,
+    Run,
+    Summary,
+)
+from cairn_tracker.store.runs import Experiment
+
+ACTOR = "services/tracker"
+# Keys in one fact; with longer lists a reader asks for the run.
+_MOST_PROGRESS_KEYS = 3_000
+
+
+def run_name(team: str, uid: str) -> str:
+    """The resource name of a run."""
+    return f"teams/{team}/runs/{uid}"
+
+
+def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
+    """A run as the API has it; in lists and facts without its diff and its environment."""
+    made = run_pb2.Run(
+        name=run_name(value.team, value.uid),
+        uid=value.uid,
+        display_name=value.display_name,
+        create_time=stamp(value.create_time),
+        update_time=stamp(value.update_time),
+        etag=value.etag,
+        state=run_pb2.Run.State.ValueType(value.state),
+        revision=value.revision,
+        creator=value.creator,
+        experiment=f"teams/{value.team}/experiments/{value.experiment}",
+        job=f"teams/{value.team}/jobs/{value.uid}" if value.has_job else "",
+        sweep=value.sweep,
+        params=struct(value.params),
+        tags=value.tags,
+        summary={key: summary(of) for key, of in value.summary.items()},
+        attempts=[_attempt(attempt) for attempt in value.attempts],
+        command=value.command,
+        environment=value.environment if whole else {},
+        start_time=stamp(value.start_time),
+        end_time=stamp(value.end_time),
+        cause=value.cause,
+        message=value.message,
+        complete=value.complete,
+    )
+    if value.code != Code():
+        made.code.CopyFrom(_code(value.code, diff=whole))
+    return made
+
+
+def experiment(value: Experiment) -> run_pb2.Experiment:
+    """An experiment as the API has it."""
+    return run_pb2.Experiment(
+        name=f"teams/{value.team}/experiments/{value.id}",
+        uid=value.uid,
+        display_name=value.id,
+        create_time=stamp(value.create_time),
+        update_time=stamp(value.update_time),
+        run_count=value.run_count,
+    )
+
+
+def summary(value: Summary) -> run_pb2.MetricSummary:
+    """A metric's summary as the API has it."""
+    return run_pb2.MetricSummary(
+        last=value.last, last_step=value.last_step, min=value.min, max=value.max, count=value.count
+    )
+
+
+def series(team: str, value: points.Series) -> metric_pb2.Series:
+    """A series as the API has it."""
+    return metric_pb2.Series(
+        run=run_name(team, value.run),
+        key=value.key,
+        exact=value.exact,
+        steps=value.steps,
+        times=value.times,
+        last=value.last,
+        min=value.min,
+        max=value.max,
+        counts=value.counts,
+    )
+
+
+def comparison(value: compare.Table) -> metric_pb2.Comparison:
+    """A comparison as the API has it."""
+    return metric_pb2.Comparison(
+        rows=[
+            metric_pb2.Comparison.Row(
+                run=run_name(row.run.team, row.run.uid),
+                display_name=row.run.display_name,
+                state=row.run.state.name,
+                params={key: struct_value(item) for key, item in row.params.items()},
+                metrics={
+                    key: metric_pb2.Comparison.MetricValue(
+                        last=item.last, best=item.best, best_step=item.best_step
+                    )
+                    for key, item in row.metrics.items()
+                },
+                attempts=len(row.run.attempts),
+                duration=row.duration,
+            )
+            for row in value.rows
+        ],
+        param_keys=value.param_keys,
+        metric_keys=value.metric_keys,
+    )
+
+
+def line(value: logs.StoredLine) -> metric_pb2.LogLine:
+    """A console line as the API has it."""
+    return metric_pb2.LogLine(
+        time=value.time,
+        attempt=value.attempt,
+        rank=value.rank,
+        stream=value.stream,
+        text=value.text,
+        number=value.number,
+    )
+
+
+def job_fact(job: job_pb2.Job) -> JobFact:
+    """A job in the tracker's words. Raises ValueError for one without a team, a uid or a state."""
+    parts = job.name.split("/")
+    if len(parts) != 4 or parts[0] != "teams" or parts[2] != "jobs" or parts[3] != job.uid or not job.uid:
+        raise ValueError(f"a job's name is teams/{{team}}/jobs/{{uid}}: {job.name[:200]!r}")
+    return JobFact(
+        team=parts[1],
+        uid=job.uid,
+        revision=job.revision,
+        state=JobState(job.state),
+        display_name=clean(job.display_name),
+        create_time=moment(job, "create_time") or datetime.now(UTC),
+        creator=job.creator,
+        experiment=job.experiment.rpartition("/")[2] or DEFAULT_EXPERIMENT,
+        sweep=job.sweep,
+        params=dict(clean_texts(job.spec.params)),
+        command=clean(job.spec.run.strip()),
+        code=Code(
+            digest=job.code.digest,
+            size=job.code.size,
+            git_commit=clean(job.code.git_commit),
+            git_branch=clean(job.code.git_branch),
+            git_diff=clean(job.code.git_diff),
+        ),
+        start_time=moment(job, "start_time"),
+        end_time=moment(job, "end_time"),
+        cause=_cause(job.cause),
+        message=clean(job.message),
+        attempts=[_told(attempt) for attempt in job.attempts],
+    )
+
+
+async def tell_created(conn: Any, value: Run, now: datetime) -> None:
+    """Puts `run.created` into the outbox."""
+    fact = events_pb2.TrackerEvent(run_created=events_pb2.RunCreated(run=run(value, whole=False)))
+    await tell(conn, fact, RunKey(value.team, value.uid), "run", now)
+
+
+async def tell_updated(conn: Any, value: Run, now: datetime) -> None:
+    """Puts `run.updated` into the outbox."""
+    fact = events_pb2.TrackerEvent(run_updated=events_pb2.RunUpdated(run=run(value, whole=False)))
+    await tell(conn, fact, RunKey(value.team, value.uid), "run", now)
+
+
+async def tell_progressed(
+    conn: Any, key: RunKey, changed: Mapping[str, Summary], *, lines: bool, now: datetime
+) -> None:
+    """Puts `run.progressed` into the outbox."""
+    keys = sorted(changed)[:_MOST_PROGRESS_KEYS]
+    progress = events_pb2.RunProgressed(
+        run=run_name(key.team, key.uid), summary={name: summary(changed[name]) for name in keys}, lines=lines
+    )
+    await tell(conn, events_pb2.TrackerEvent(run_progressed=progress), key, "run", now)
+
+
+async def tell(
+    conn: Any, fact: events_pb2.TrackerEvent, key: RunKey, resource: str, now: datetime, *, actor: str = ACTOR
+) -> None:
+    """Puts a fact into the outbox; its arm's name, without the resource's, is the event's."""
+    arm = fact.WhichOneof("event") or ""
+    fact.id = new_uid()
+    fact.time.FromDatetime(now)
+    fact.actor = actor
+    await outbox.add(
+        conn,
+        subject=subject("tracker", resource, arm.removeprefix(f"{resource}_"), key.team, key.uid),
+        payload=fact.SerializeToString(),
+        id=fact.id,
+    )
+
+
+def stamp(time: datetime | None) -> timestamp_pb2.Timestamp | None:
+    """A time as the protos have it."""
+    if time is None:
+        return None
+    made = timestamp_pb2.Timestamp()
+    made.FromDatetime(time)
+    return made
+
+
+def moment(message: Any, field: str) -> datetime | None:
+    """A message's time, None where it has none."""
+    if not message.HasField(field):
+        return None
+    time: datetime = getattr(message, field).ToDatetime(tzinfo=UTC)
+    return time
+
+
+def struct(values: Mapping[str, Json]) -> struct_pb2.Struct:
+    """JSON as a Struct."""
+    return struct_pb2.Struct(fields={key: struct_value(item) for key, item in values.items()})
+
+
+def struct_value(value: Json) -> struct_pb2.Value:
+    """A JSON value as a Value."""
+    match value:
+        case None:
+            return struct_pb2.Value(null_value=struct_pb2.NULL_VALUE)
+        case bool():
+            return struct_pb2.Value(bool_value=value)
+        case int() | float():
+            return struct_pb2.Value(number_value=value)
+        case str():
+            return struct_pb2.Value(string_value=value)
+        case list():
+            items = struct_pb2.ListValue(values=[struct_value(item) for item in value])
+            return struct_pb2.Value(list_value=items)
+        case dict():
+            return struct_pb2.Value(struct_value=struct(value))
+
+
+def _attempt(value: Attempt) -> run_pb2.RunAttempt:
+    return run_pb2.RunAttempt(
+        number=value.number,
+        uid=value.uid,
+        state=value.state,
+        cause=value.cause,
+        resumed_step=value.resumed_step,
+        start_time=stamp(value.start_time),
+        end_time=stamp(value.end_time),
+    )
+
+
+def _code(value: Code, *, diff: bool) -> run_pb2.RunCode:
+    return run_pb2.RunCode(
+        digest=value.digest,
+        size=value.size,
+        git_commit=value.git_commit,
+        git_branch=value.git_branch,
+        git_diff=value.git_diff if diff else "",
+    )
+
+
+def _told(attempt: job_pb2.Attempt) -> Attempt:
+    return Attempt(
+        number=attempt.number,
+        uid=attempt.uid,
+        state=job_pb2.Attempt.State.Name(attempt.state).lower(),
+        cause=_cause(attempt.cause),
+        start_time=moment(attempt, "start_time"),
+        end_time=moment(attempt, "end_time"),
+    )
+
+
+def _cause(cause: job_pb2.Cause.ValueType) -> str:
+    """The cause's name in lower case; empty where there is none."""
+    return (
+        "" if cause == job_pb2.CAUSE_UNSPECIFIED else job_pb2.Cause.Name(cause).removeprefix("CAUSE_").lower()
+    )

@@ -1,0 +1,60 @@
+"""Artifacts as the protos have them."""
+
+from __future__ import annotations
+
+from cairn.tracker.v1 import artifact_pb2
+
+from cairn_tracker import wire
+from cairn_tracker.manifest import Entry, Part
+from cairn_tracker.store.artifacts import Artifact, Version
+
+
+def artifact(value: Artifact) -> artifact_pb2.Artifact:
+    """An artifact as the API has it."""
+    return artifact_pb2.Artifact(
+        name=f"teams/{value.team}/artifacts/{value.id}",
+        uid=value.uid,
+        kind=artifact_pb2.ArtifactKind.ValueType(value.kind),
+        create_time=wire.stamp(value.create_time),
+        latest_version=value.latest_version,
+        aliases=value.aliases,
+    )
+
+
+def version(value: Version, *, entries: bool = True) -> artifact_pb2.ArtifactVersion:
+    """A version as the API has it; in lists and facts without its entries."""
+    return artifact_pb2.ArtifactVersion(
+        name=value.name,
+        uid=value.uid,
+        kind=artifact_pb2.ArtifactKind.ValueType(value.kind),
+        version=value.number,
+        create_time=wire.stamp(value.create_time),
+        creator=value.creator,
+        run=wire.run_name(value.team, value.run_uid) if value.run_uid else "",
+        step=value.step,
+        metadata=wire.struct(value.metadata),
+        entries=[_entry(entry) for entry in value.entries] if entries else [],
+        size=value.size,
+        digest=value.digest,
+        aliases=value.aliases,
+        sources=value.sources,
+    )
+
+
+def part(message: artifact_pb2.ArtifactPart) -> Part:
+    """A part as it was sent."""
+    return Part(message.digest, message.size)
+
+
+def entry(message: artifact_pb2.ArtifactEntry) -> Entry:
+    """An entry as it was sent."""
+    return Entry(message.path, message.size, message.digest, [part(item) for item in message.parts])
+
+
+def _entry(value: Entry) -> artifact_pb2.ArtifactEntry:
+    return artifact_pb2.ArtifactEntry(
+        path=value.path,
+        size=value.size,
+        digest=value.digest,
+        parts=[artifact_pb2.ArtifactPart(digest=item.digest, size=item.size) for item in value.parts],
+    )
