@@ -21,7 +21,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 
 def commands() -> list[click.Command]:
     """The commands, for the entry point group `cairn.commands`."""
-    return [up, status, down, serve, migrate, dead_letters]
+    return [up, status, down, demo, serve, migrate, dead_letters]
 
 
 @click.command()
@@ -65,6 +65,15 @@ def down(data: str | None) -> None:
     folder = _locate(data)
     stopped = _explained(lambda: states.down(folder))
     click.echo(f"Cairn on {folder} is stopped." if stopped else f"Cairn does not run on {folder}.")
+
+
+@click.command(add_help_option=False, context_settings={"ignore_unknown_options": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """Four real trainings, one of them killed on the way, and what came of it."""
+    from cairn_server.demo.command import demo as play
+
+    play.main(args=list(arguments), prog_name="cairn demo")
 
 
 @click.command()

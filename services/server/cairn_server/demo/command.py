@@ -87,15 +87,15 @@ def submit(client: Client) -> dict[str, Any]:
 def bring_up(home: str | None, console: Console) -> Client:
     """A client of the running platform, which is started first if it does not run."""
     from cairn_server.home import Home, locate, read_json
+    from cairn_server.status import read
 
     console.print("[green]●[/] starting the platform, or finding it running")
-    command = [sys.executable, "-m", "cairn_server", "up", "--detach"]
-    if home is not None:
-        command += ["--data", home]
-    started = subprocess.run(command, stdout=sys.stderr, timeout=180)
-    if started.returncode != 0:
-        raise click.ClickException("the platform did not start; what it said is above")
     folder = Home(locate(home, os.environ))
+    if not read(folder.root).ready:
+        command = [sys.executable, "-m", "cairn_server", "up", "--detach", "--data", str(folder.root)]
+        started = subprocess.run(command, stdout=sys.stderr, timeout=180)
+        if started.returncode != 0:
+            raise click.ClickException("the platform did not start; what it said is above")
     url = read_json(folder.state)["url"]
     token = read_json(folder.secrets)["admin_token"]
     return Client(url, token, "main", patience=120.0)
