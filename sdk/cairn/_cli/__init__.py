@@ -1,0 +1,1 @@
+"""The command line, `cairn`. Needs the extra `cli`."""

@@ -1,0 +1,153 @@
+"""`cairn compare`"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from rich.text import Text
+
+from cairn._cli.errors import NOT_FOUND, CliError
+from cairn._cli.find import ID, find_all
+from cairn._cli.looks import main_metrics, plain_table, state_text
+from cairn._cli.plot import Curve, plot
+from cairn._cli.records import listing
+from cairn._cli.session import Session, common
+from cairn._cli.text import clean, digits, number, plain, short, span, sparkline
+from cairn._http import Json
+
+MOST_RUNS = 100
+PLOTTED = 8
+
+
+@click.command(short_help="Put runs side by side.")
+@click.argument("runs", type=ID, nargs=-1)
+@click.option("-e", "--experiment", default="", metavar="ID", help="All runs of this experiment.")
+@click.option("-m", "--metric", "metrics", multiple=True, metavar="KEY", help="Only this metric; draws it.")
+@click.option("--minimize", multiple=True, metavar="KEY", help="Of this metric the least is the best.")
+@click.option("--all-params", is_flag=True, help="Also the params that do not differ.")
+@common
+def compare(
+    session: Session,
+    runs: tuple[str, ...],
+    experiment: str,
+    metrics: tuple[str, ...],
+    minimize: tuple[str, ...],
+    all_params: bool,
+) -> None:
+    """Put runs side by side: the params that differ, last and best values, attempts, duration.
+
+    Without RUNS or --experiment: the newest run's experiment.
+    """
+    uids = _which(session, runs, experiment)
+    client = session.client
+    comparison = client.compare(uids, metrics, minimize=minimize, all_params=all_params)
+    if session.as_json:
+        session.emit(comparison)
+        return
+    rows = comparison.get("rows", [])
+    found = {key: 0.0 for row in rows for key in row.get("metrics", {})}
+    for key in metrics:
+        if key not in found:
+            session.say(Text(f"no run here has the metric {key}", style="yellow"))
+    keys = [key for key in metrics if key in found] or main_metrics(found, 3)
+    series = client.series(uids, keys[:1], max_buckets=120) if keys else []
+    session.out.print(_table(comparison, keys, set(minimize), _courses(series)))
+    if metrics and keys:
+        _draw(session, rows, series, keys[0])
+
+
+def _which(session: Session, runs: Sequence[str], experiment: str) -> list[str]:
+    if runs:
+        return find_all(session.client, runs)
+    if not experiment:
+        newest, _ = listing(session.client, limit=1)
+        if not newest:
+            raise CliError("there are no runs yet", code=NOT_FOUND, hint="`cairn run -- python train.py`")
+        experiment = newest[0].experiment
+        session.say(Text(f"experiment {experiment}", style="dim"))
+    uids = [str(run["uid"]) for run in session.client.runs(experiment=experiment, limit=MOST_RUNS)]
+    if not uids:
+        raise CliError(f"there are no runs in experiment {experiment!r}", code=NOT_FOUND, hint="`cairn ls`")
+    return uids
+
+
+def _table(comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str]) -> Any:
+    rows = comparison.get("rows", [])
+    params = [
+        key for key in comparison.get("param_keys", []) if any(key in row.get("params", {}) for row in rows)
+    ]
+    uids = [str(row["run"]).rsplit("/", 1)[-1] for row in rows]
+    best = {key: _best(rows, key, minimize) for key in keys}
+    table = plain_table()
+    table.add_column("RUN", no_wrap=True, style="cyan")
+    table.add_column("NAME", no_wrap=True, overflow="ellipsis", max_width=28)
+    for key in params:
+        table.add_column(clean(key), justify="right", no_wrap=True, header_style="bold")
+    for place, key in enumerate(keys):
+        table.add_column(f"{clean(key)} BEST", justify="right", no_wrap=True)
+        table.add_column("LAST", justify="right", no_wrap=True)
+        if place == 0 and courses:
+            table.add_column("COURSE", no_wrap=True)
+    for title in ("STATE", "TRIES", "TOOK"):
+        table.add_column(title, no_wrap=True, justify="left" if title == "STATE" else "right")
+    for uid, row in zip(uids, rows, strict=True):
+        cells = [Text(short(uid, uids)), Text(clean(str(row.get("display_name") or "-")))]
+        cells += [_param(row, key) for key in params]
+        for place, key in enumerate(keys):
+            cells += _values(row, key, best[key])
+            if place == 0 and courses:
+                cells.append(Text(courses.get(uid, ""), style="blue"))
+        tries = int(row.get("attempts") or 0)
+        cells += [
+            state_text(str(row.get("state", ""))), Text(str(tries or "-"), "magenta" if tries > 1 else ""),
+            Text(span(number(row.get("duration")))),
+        ]  # fmt: skip
+        table.add_row(*cells)
+    return table
+
+
+def _param(row: Json, key: str) -> Text:
+    params = row.get("params", {})
+    return Text(plain(params[key])[:40]) if key in params else Text("-", "dim")
+
+
+def _values(row: Json, key: str, best: float | None) -> list[Text]:
+    value = row.get("metrics", {}).get(key)
+    if value is None:
+        return [Text("-", "dim"), Text("-", "dim")]
+    own = number(value.get("best", 0))
+    wins = best is not None and own == best
+    return [Text(("★ " if wins else "") + digits(own), "bold green" if wins else ""),
+            Text(digits(value.get("last", 0)), "dim")]  # fmt: skip
+
+
+def _best(rows: Sequence[Json], key: str, minimize: set[str]) -> float | None:
+    """The best of all runs; None where there are not two to choose from."""
+    values = [number(row["metrics"][key].get("best", 0)) for row in rows if key in row.get("metrics", {})]
+    finite = [value for value in values if value is not None and value == value]
+    if len(finite) < 2:
+        return None
+    least = key in minimize or "loss" in key.lower() or "error" in key.lower()
+    return min(finite) if least else max(finite)
+
+
+def _courses(series: Sequence[Json]) -> dict[str, str]:
+    return {str(each["run"]).rsplit("/", 1)[-1]: sparkline(each.get("last", []), 16) for each in series}
+
+
+def _draw(session: Session, rows: Sequence[Json], series: Sequence[Json], key: str) -> None:
+    names = {str(row["run"]): clean(str(row.get("display_name") or "")) for row in rows}
+    curves = []
+    for each in series[:PLOTTED]:
+        run = str(each["run"])
+        values = [number(value) for value in each.get("last", [])]
+        points = [(float(x), y) for x, y in zip(each.get("steps", []), values, strict=True) if y is not None]
+        curves.append(Curve(names.get(run) or run.rsplit("/", 1)[-1][:12], points))
+    session.out.print()
+    session.out.print(Text(clean(key), style="bold"))
+    for line in plot(curves, width=min(100, max(20, min(session.out.width, 110) - 12))):
+        session.out.print(line)
+    if len(series) > PLOTTED:
+        session.out.print(Text(f"the first {PLOTTED} of {len(series)} runs are drawn", style="dim"))

@@ -1,0 +1,158 @@
+"""Jobs and runs as one list: a job knows its state best, its run knows what was measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from cairn._cli.errors import CliError
+from cairn._cli.text import clean, moment, number
+from cairn._http import ApiError, Json, Unreachable
+from cairn.client import Client
+
+FINAL = frozenset({"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"})
+STATES = (
+    "PENDING",
+    "ADMITTED",
+    "LAUNCHING",
+    "RUNNING",
+    "RECOVERING",
+    "SUCCEEDED",
+    "FAILED",
+    "CANCELLED",
+    "TIMED_OUT",
+)
+RUN_STATES = frozenset(STATES) - {"ADMITTED", "LAUNCHING"}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A run, with its job if it has one. Times in seconds since 1970; text is clean."""
+
+    uid: str
+    name: str
+    experiment: str
+    state: str
+    attempts: int = 0
+    created: float | None = None
+    started: float | None = None
+    ended: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    params: dict[str, Any] = field(default_factory=dict)
+    # Why it waits, or how it ended.
+    note: str = ""
+    sweep: str = ""
+
+    @property
+    def final(self) -> bool:
+        return self.state in FINAL
+
+    @property
+    def duration(self) -> float | None:
+        """Seconds from its first start to its end, or to now."""
+        if self.started is None:
+            return None
+        return (self.ended or time.time()) - self.started
+
+    def json(self) -> Json:
+        return {
+            "id": self.uid,
+            "name": self.name,
+            "experiment": self.experiment,
+            "state": self.state,
+            "attempts": self.attempts,
+            "create_time": self.created,
+            "start_time": self.started,
+            "end_time": self.ended,
+            "duration": self.duration,
+            "metrics": self.metrics,
+            "params": self.params,
+            "note": self.note,
+            "sweep": self.sweep,
+        }
+
+
+def merge(job: Json | None, run: Json | None) -> Record:
+    """One record of a job and its run; one of them may be missing."""
+    job, run = job or {}, run or {}
+    first = job or run
+    params = {**_spec(job).get("params", {}), **run.get("params", {})}
+    metrics = {clean(key): found for key, value in run.get("summary", {}).items()
+               if (found := number(value.get("last", 0))) is not None}  # fmt: skip
+    state = str(first.get("state", "")) or "PENDING"
+    return Record(
+        uid=str(first.get("uid", "")),
+        name=clean(str(run.get("display_name") or job.get("display_name") or "")),
+        experiment=clean(str(first.get("experiment") or "default").rsplit("/", 1)[-1]),
+        state=state,
+        attempts=len(job.get("attempts", []) or run.get("attempts", [])),
+        created=moment(first.get("create_time")),
+        started=moment(first.get("start_time")) or moment(run.get("start_time")),
+        ended=moment(first.get("end_time")),
+        metrics=metrics,
+        params={clean(key): value for key, value in params.items()},
+        note=clean(str(first.get("reason") or first.get("message") or "")),
+        sweep=str(first.get("sweep", "")).rsplit("/", 1)[-1],
+    )
+
+
+def listing(
+    client: Client, *, states: Sequence[str] = (), experiment: str = "", limit: int | None = 50
+) -> tuple[list[Record], list[str]]:
+    """The newest records, and what of the platform could not be asked."""
+    run_states = [state for state in states if state in RUN_STATES]
+    with ThreadPoolExecutor(2) as pool:
+        jobs = pool.submit(lambda: list(client.jobs(states=states, experiment=experiment, limit=limit)))
+        runs = pool.submit(lambda: [] if states and not run_states else list(
+            client.runs(states=run_states, experiment=experiment, limit=limit)))  # fmt: skip
+    found: list[list[Json]] = []
+    missing: list[str] = []
+    for name, future in (("jobs", jobs), ("runs", runs)):
+        try:
+            found.append(future.result())
+        except ApiError as error:
+            if error.status not in (502, 503, 504) or missing:
+                raise
+            missing.append(f"{name} are not listed: {clean(error.detail)}")
+            found.append([])
+    records = join(found[0], found[1])
+    if states:
+        records = [record for record in records if record.state in states]
+    return records[:limit], missing
+
+
+def join(jobs: Iterable[Json], runs: Iterable[Json]) -> list[Record]:
+    """Records by uid, newest first."""
+    by_job = {str(job["uid"]): job for job in jobs}
+    by_run = {str(run["uid"]): run for run in runs}
+    records = [merge(by_job.get(uid), by_run.get(uid)) for uid in by_job.keys() | by_run.keys()]
+    return sorted(records, key=lambda record: (record.created or 0.0, record.uid), reverse=True)
+
+
+def fetch(client: Client, uid: str) -> tuple[Json | None, Json | None]:
+    """The job and the run of a uid; not both are None. Raises `CliError` where there is neither."""
+    job, run = _or_none(client.job, uid), _or_none(client.run, uid)
+    if job is None and run is None:
+        raise CliError(f"there is no job or run {uid}", code=3, hint="`cairn ls` lists what there is")
+    return job, run
+
+
+def _or_none(get: Any, uid: str) -> Json | None:
+    try:
+        found: Json = get(uid)
+        return found
+    except ApiError as error:
+        if error.status != 404:
+            raise
+        return None
+
+
+def _spec(job: Json) -> Json:
+    spec = job.get("spec")
+    return spec if isinstance(spec, dict) else {}
+
+
+__all__ = ["FINAL", "STATES", "Record", "Unreachable", "fetch", "join", "listing", "merge"]

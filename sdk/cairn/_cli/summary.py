@@ -1,0 +1,150 @@
+"""The pieces of a run's page in the terminal: heading, timeline, metrics, checkpoints, code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from cairn._cli.looks import main_metrics, plain_table, state_text
+from cairn._cli.records import Record
+from cairn._cli.text import age, clean, clock, digits, moment, number, plain, size, span, sparkline
+from cairn._http import Json
+
+MOST_METRICS = 20
+MOST_PARAMS = 40
+
+
+def heading(record: Record) -> RenderableType:
+    """State, name, id; below it the few facts that one looks for first."""
+    first = (
+        state_text(record.state).append("  ").append(record.name or "(no name)", style="bold not dim default")
+    )
+    first.append(f"  {record.uid}", style="not bold not dim cyan")
+    facts = [("experiment", record.experiment), ("created", f"{age(record.created)} ago")]
+    if record.duration is not None:
+        facts.append(("took" if record.final else "running for", span(record.duration)))
+    if record.attempts > 1:
+        facts.append(("attempts", str(record.attempts)))
+    second = Text("  ")
+    for label, value in facts:
+        second.append(f"{label} ", style="dim").append(f"{value}   ")
+    parts: list[RenderableType] = [first, second]
+    if record.note:
+        parts.append(Text(f"  {record.note}", style="yellow" if not record.final else "dim"))
+    return Group(*parts)
+
+
+def timeline(job: Json | None, run: Json | None) -> Table:
+    """Each attempt: when, how long, how it ended and why, and where it went on from."""
+    job, run = job or {}, run or {}
+    resumed = {int(each.get("number", 0)): each.get("resumed_step") for each in run.get("attempts", [])}
+    table = Table.grid(padding=(0, 2))
+    began = moment((job or run).get("create_time"))
+    table.add_row("", Text(clock(began), "dim"), Text("submitted"), "", Text(_who(job or run), "dim"))
+    for attempt in job.get("attempts") or run.get("attempts", []):
+        count = int(attempt.get("number", 0))
+        start, end = moment(attempt.get("start_time")), moment(attempt.get("end_time"))
+        created = moment(attempt.get("create_time")) or start
+        took = span(end - start) if start and end else (span_since(start) if start else "")
+        words = Text()
+        step = resumed.get(count)
+        if step is not None:
+            words.append(f"from the checkpoint at step {step}  ", style="magenta")
+        words.append(_why(attempt))
+        state = str(attempt.get("state", "")).upper()
+        table.add_row("", Text(clock(created), "dim"), Text(f"attempt {count}"), state_text(state),
+                      Text(took, "dim"), words)  # fmt: skip
+    if ended := moment((job or run).get("end_time")):
+        table.add_row(
+            "", Text(clock(ended), "dim"), Text("ended"), state_text(str((job or run).get("state")))
+        )
+    return table
+
+
+def span_since(start: float) -> str:
+    """How long it has been going on."""
+    return f"{age(start)} so far"
+
+
+def metrics_table(series: list[Json]) -> Table:
+    """Last, least and greatest value of each metric, with its course."""
+    table = plain_table()
+    table.add_column("METRIC", no_wrap=True)
+    table.add_column("COURSE", no_wrap=True)
+    for title in ("LAST", "MIN", "MAX", "STEP"):
+        table.add_column(title, justify="right", no_wrap=True)
+    by_key = {str(each.get("key")): each for each in series}
+    for key in main_metrics(dict.fromkeys(by_key, 0.0), MOST_METRICS):
+        each = by_key[key]
+        last, steps = each.get("last", []), each.get("steps", [])
+        low = [found for found in map(number, each.get("min", [])) if found is not None and found == found]
+        high = [found for found in map(number, each.get("max", [])) if found is not None and found == found]
+        table.add_row(
+            Text(clean(key)), Text(sparkline(last), "blue"), Text(digits(last[-1] if last else None), "bold"),
+            Text(digits(min(low, default=None))), Text(digits(max(high, default=None))),
+            Text(str(steps[-1]) if steps else "-", "dim"),
+        )  # fmt: skip
+    if len(by_key) > MOST_METRICS:
+        table.add_row(Text(f"and {len(by_key) - MOST_METRICS} more", "dim"))
+    return table
+
+
+def params_text(params: dict[str, Any]) -> Text:
+    """lr 0.1   width 16"""
+    text = Text("  ")
+    for key, value in list(params.items())[:MOST_PARAMS]:
+        text.append(f"{clean(key)} ", style="dim").append(f"{plain(value)[:80]}   ")
+    if len(params) > MOST_PARAMS:
+        text.append(f"and {len(params) - MOST_PARAMS} more", style="dim")
+    return text
+
+
+def checkpoints_table(versions: list[Json]) -> Table:
+    """Step, metrics, size and age of each, newest first."""
+    table = plain_table()
+    for title in ("CHECKPOINT", "STEP", "METRICS", "SIZE", "AGE"):
+        table.add_column(title, no_wrap=True, justify="right" if title in ("STEP", "SIZE", "AGE") else "left")
+    for version in versions:
+        metrics = (version.get("metadata") or {}).get("metrics") or {}
+        said = "  ".join(f"{clean(str(key))} {digits(value)}" for key, value in list(metrics.items())[:3])
+        table.add_row(
+            Text(f"v{version.get('version')}", "cyan"),
+            Text(str(version.get("step", "-"))),
+            Text(said),
+            Text(size(float(version.get("size") or 0))),
+            Text(f"{age(moment(version.get('create_time')))} ago", "dim"),
+        )
+    return table
+
+
+def code_text(code: Json) -> Text:
+    """Commit, branch, what was not committed, and the archive."""
+    text = Text("  ")
+    if commit := clean(str(code.get("git_commit") or "")):
+        text.append("commit ", style="dim").append(commit[:12])
+        if branch := clean(str(code.get("git_branch") or "")):
+            text.append(f" ({branch})")
+        changed = str(code.get("git_diff") or "").count("\ndiff --git ") + str(
+            code.get("git_diff") or "").startswith("diff --git ")  # fmt: skip
+        if changed:
+            text.append(f" + changes in {changed} {'file' if changed == 1 else 'files'}", style="yellow")
+        text.append("   ")
+    if digest := clean(str(code.get("digest") or "")):
+        text.append("archive ", style="dim").append(f"{digest[:12]}, {size(float(code.get('size') or 0))}")
+    return text
+
+
+def _who(resource: Json) -> str:
+    creator = clean(str(resource.get("creator") or "")).rsplit("/", 1)[-1]
+    return f"by {creator}" if creator else ""
+
+
+def _why(attempt: Json) -> str:
+    cause = clean(str(attempt.get("cause") or "")).removeprefix("CAUSE_").lower().replace("_", " ")
+    message = clean(str(attempt.get("message") or ""))
+    if cause in ("", "unspecified"):
+        return message
+    return f"{cause}: {message}" if message else cause

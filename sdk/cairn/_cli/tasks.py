@@ -1,0 +1,162 @@
+"""Task files: read, changed by options, or made from a command."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from cairn._cli.errors import USAGE, CliError
+
+_NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """What the options of `cairn run` ask for; None and empty: as the file says."""
+
+    experiment: str = ""
+    priority: int | None = None
+    cpus: str = ""
+    gpus: str = ""
+    memory: str = ""
+    max_runtime: str = ""
+    retries: int | None = None
+    envs: dict[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task's text, the folder to pack (None: no code), and a name for people."""
+
+    text: str
+    workdir: Path | None
+    sweep: bool = False
+    name: str = ""
+
+
+def from_file(path: Path, wishes: Wishes) -> Task:
+    """A task file with the options laid over it; without options its text as it is. Raises `CliError`."""
+    text = _read(path)
+    task = _parse(text, path)
+    given = wishes.workdir if wishes.workdir is not None else task.get("workdir")
+    workdir = None
+    if isinstance(given, str) and given.strip():
+        base = Path.cwd() if wishes.workdir is not None else path.parent
+        workdir = _folder(base, given)
+    cairn = task.get("cairn")
+    return Task(
+        text=_dump(task) if _overlay(task, wishes) else text,
+        workdir=workdir,
+        sweep=isinstance(cairn, dict) and "sweep" in cairn,
+        name=path.stem,
+    )
+
+
+def from_command(command: Sequence[str], wishes: Wishes) -> Task:
+    """A task that runs a command in the current folder. One argument alone is a line for the shell."""
+    task: dict[str, Any] = {"name": name_of(command), "workdir": "."}
+    _overlay(task, wishes)
+    task["run"] = command[0] if len(command) == 1 else shlex.join(command)
+    workdir = _folder(Path.cwd(), wishes.workdir or ".")
+    return Task(text=_dump(task), workdir=workdir, name=str(task["name"]))
+
+
+def name_of(command: Sequence[str]) -> str:
+    """`python train.py --lr 3` is `train`: the first script, else the program."""
+    words = list(command) if len(command) > 1 else command[0].split()
+    script = next((word for word in words if word.endswith((".py", ".sh"))), words[0] if words else "job")
+    if "-m" in words[:-1] and not script.endswith((".py", ".sh")):
+        script = words[words.index("-m") + 1].rsplit(".", 1)[-1]
+    return _NOT_IN_NAME.sub("-", Path(script).stem).strip("-")[:60] or "job"
+
+
+def parse_envs(pairs: Sequence[str]) -> dict[str, str]:
+    """`K=V`, or `K` alone with this shell's value. Raises `CliError`."""
+    envs = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals and key not in os.environ:
+            raise CliError(f"--env {key}: there is no such variable here; give --env {key}=VALUE", code=USAGE)
+        envs[key] = value if equals else os.environ[key]
+    return envs
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise CliError(
+            f"there is no task file {path}", code=USAGE, hint=f"to run a command: cairn run -- {path} ..."
+        ) from None
+    except IsADirectoryError:
+        raise CliError(f"{path} is a folder, not a task file", code=USAGE) from None
+    except UnicodeDecodeError:
+        raise CliError(f"{path} is not text (UTF-8)", code=USAGE) from None
+    except OSError as error:
+        raise CliError(f"{path} cannot be read: {error.strerror}", code=USAGE) from error
+
+
+def _parse(text: str, path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        task = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        where = f"{path}:{mark.line + 1}:{mark.column + 1}" if mark else str(path)
+        raise CliError(f"{where}: {error.problem or error.context}", code=USAGE) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise CliError(f"{path} is not YAML: {error}", code=USAGE) from None
+    if not isinstance(task, dict):
+        raise CliError(f"{path} is no task: it needs fields such as `run: python train.py`", code=USAGE)
+    return task
+
+
+def _overlay(task: dict[str, Any], wishes: Wishes) -> bool:
+    """Writes the options into the task; whether there were any."""
+    before = repr(task)
+    _set(
+        task, "resources", {"cpus": wishes.cpus, "memory": wishes.memory, "accelerators": _gpus(wishes.gpus)}
+    )
+    _set(task, "envs", wishes.envs)
+    _set(
+        task, "cairn",
+        {
+            "experiment": wishes.experiment, "priority": wishes.priority, "max_runtime": wishes.max_runtime,
+            "max_retries": wishes.retries,
+        },
+    )  # fmt: skip
+    return repr(task) != before
+
+
+def _set(task: dict[str, Any], block: str, values: dict[str, Any]) -> None:
+    given = {key: value for key, value in values.items() if value not in ("", None) or block == "envs"}
+    if not given:
+        return
+    if not isinstance(task.get(block) or {}, dict):
+        raise CliError(f"{block}: is to be a mapping of fields, so that options can change it", code=USAGE)
+    task[block] = {**(task.get(block) or {}), **given}
+
+
+def _gpus(given: str) -> str:
+    """`2` is any two GPUs; `A100:2` is what SkyPilot writes."""
+    return f"GPU:{given}" if given.isdigit() else given
+
+
+def _folder(base: Path, given: str) -> Path:
+    folder = base / Path(given).expanduser()
+    if not folder.is_dir():
+        raise CliError(f"workdir: {folder} is not a folder", code=USAGE, hint="name another one by --workdir")
+    return folder
+
+
+def _dump(task: dict[str, Any]) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(task, sort_keys=False, allow_unicode=True, default_flow_style=False))
