@@ -46,7 +46,8 @@ class Upstream:
             raise InvalidArgument("the request is larger than 4 MiB as a message; send it in pieces")
         invoke = self.channels[neighbour].unary_unary(
             f"/{service.full_name}/{method.name}",
-            request_serializer=Message.SerializeToString,
+            # Of its own class: the one of the base class serializes nothing, and says nothing.
+            request_serializer=type(request).SerializeToString,
             response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
         )
         metadata = (("authorization", f"Bearer {caller.token}"), ("x-request-id", caller.request_id))

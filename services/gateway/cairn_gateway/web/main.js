@@ -1,0 +1,135 @@
+// The page: signs in, follows the team's events, and shows the view that the URL names.
+
+import { follow, get, session } from "./api.js";
+import { CompareView } from "./compare.js";
+import { h } from "./dom.js";
+import { RunView } from "./run.js";
+import { Runs, RunsView } from "./runs.js";
+
+const at = (id) => document.getElementById(id);
+const main = at("main");
+const ticked = new Set();
+let runs = null;
+let view = null;
+let team = "";
+let unfollow = () => {};
+
+takeToken();
+session.lost = () => signIn("This token is not good any more.");
+addEventListener("hashchange", () => {
+  if (takeToken()) start();
+  else if (session.token) show();
+});
+at("leave").addEventListener("click", () => {
+  session.token = "";
+  signIn("");
+});
+at("team").addEventListener("change", (event) => enter(event.target.value));
+start();
+
+/** `#token=...`, as `cairn up` prints it (with `&view=/runs/...` for a view to begin at), moves out of the URL
+ * before anything else happens. */
+function takeToken() {
+  const match = location.hash.match(/^#token=([^&]+)(?:&view=(\/.*))?$/);
+  if (!match) return false;
+  session.token = decodeURIComponent(match[1]);
+  history.replaceState(null, "", `#${match[2] || "/runs"}`);
+  return true;
+}
+
+async function start() {
+  if (!session.token) return signIn("");
+  try {
+    const me = await get("/me");
+    const teams = me.memberships.map((one) => one.team);
+    at("team").replaceChildren(...teams.map((one) => h("option", { value: one }, one)));
+    at("team").hidden = teams.length < 2;
+    at("leave").hidden = false;
+    if (!teams.length) return fail(new Error("You are in no team yet."));
+    enter(teams.includes(sessionStorage.getItem("cairn.team")) ? sessionStorage.getItem("cairn.team") : teams[0]);
+  } catch (error) {
+    if (error.status !== 401) fail(error, start);
+  }
+}
+
+function enter(name) {
+  team = name;
+  at("team").value = name;
+  sessionStorage.setItem("cairn.team", name);
+  unfollow();
+  ticked.clear();
+  runs = new Runs(team);
+  unfollow = follow(team, { event: hear, status: (on) => liveMark(on) });
+  liveMark(false);
+  show();
+}
+
+function hear(type, data) {
+  if (type === "reset") runs.load().catch(() => {});
+  runs.hear(type, data);
+  view?.event(type, data);
+}
+
+function liveMark(on) {
+  const mark = at("live");
+  mark.hidden = false;
+  mark.classList.toggle("on", on);
+  mark.textContent = on ? "live" : "reconnecting";
+}
+
+async function show() {
+  const [path, query] = location.hash.slice(1).split("?");
+  const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
+  view?.close();
+  const made = viewOf(parts, new URLSearchParams(query || ""));
+  view = made;
+  trail(parts);
+  try {
+    await made.open();
+    if (view !== made) return;
+    main.replaceChildren(made.node);
+    made.shown?.();
+    trail(parts, made.trail?.());
+  } catch (error) {
+    if (view === made && error.status !== 401) fail(error, show);
+  }
+}
+
+function viewOf(parts, query) {
+  if (parts[0] === "runs" && parts[1]) return new RunView(team, parts[1]);
+  const uids = (query.get("runs") || "").split(",").filter(Boolean).slice(0, 20);
+  if (parts[0] === "compare" && uids.length) return new CompareView(team, uids);
+  return new RunsView(runs, ticked);
+}
+
+function trail(parts, name) {
+  const sep = () => h("span", { class: "sep" }, "/");
+  const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare" }[parts[0]] || "";
+  at("trail").replaceChildren(h("a", { href: "#/runs" }, "Runs"), ...(inner ? [sep(), h("span", {}, inner)] : []));
+  document.title = inner ? `${inner} · Cairn` : "Cairn";
+}
+
+function fail(error, again) {
+  const button = again ? h("button", { onclick: () => again() }, "Try again") : "";
+  main.replaceChildren(h("div", { class: "card empty" }, h("h1", {}, error.status === 404 ? "Not here" : "That did not work"), h("p", { class: "dim" }, error.message), button));
+}
+
+function signIn(message) {
+  unfollow();
+  unfollow = () => {};
+  view?.close();
+  view = null;
+  session.token = "";
+  for (const id of ["live", "team", "leave"]) at(id).hidden = true;
+  at("trail").replaceChildren();
+  const field = h("input", { type: "password", name: "token", autocomplete: "off", placeholder: "Token", "aria-label": "Token", required: true });
+  const submit = (event) => {
+    event.preventDefault();
+    session.token = field.value.trim();
+    start();
+  };
+  main.replaceChildren(h("div", { class: "card login" },
+    h("h1", {}, "Sign in"), h("p", { class: "dim" }, h("code", {}, "cairn up"), " and ", h("code", {}, "cairn status"), " print your token. It stays in this tab."),
+    h("form", { onsubmit: submit }, field, h("button", { class: "main" }, "Go")), h("p", { class: "bad", role: "alert" }, message)));
+  field.focus();
+}
