@@ -29,9 +29,10 @@ class Point(NamedTuple):
 
 def make_run_folder(uid: str, base: Path | None = None) -> Path:
     """A folder for a new run in the working directory, or in the temporary folder if that is not writable."""
-    for place in (base or Path.cwd(), Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}"):
-        folder = place / FOLDER / uid
+    elsewhere = Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}"
+    for place in (base or Path(), elsewhere):
         try:
+            folder = place.absolute() / FOLDER / uid
             (folder / "spool").mkdir(mode=0o700, parents=True)
             ignore = place / ".cairn" / ".gitignore"
             if not ignore.exists():
@@ -39,7 +40,7 @@ def make_run_folder(uid: str, base: Path | None = None) -> Path:
             return folder
         except OSError:
             continue
-    return Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}" / FOLDER / uid  # its writer will say so
+    return elsewhere / FOLDER / uid  # its writer will say so
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

@@ -18,8 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from cairn import _env, _local, _values
-from cairn._config import ConfigError, load_config
+from cairn import _config, _env, _local, _values
 from cairn._frames import LineRecord
 from cairn._ids import new_uid
 from cairn._spool import Writer
@@ -348,16 +347,20 @@ def _make_run(name: str, params: Mapping[str, Any], strict: bool) -> Run:
     )  # fmt: skip
 
 
-def _configured() -> Any:
+def _configured() -> _config.Config:
+    """The server that is configured; none where the configuration cannot be used (`init` says so)."""
     try:
-        return load_config()
-    except ConfigError as error:
-        _log.warning("cairn: %s", error)
-        return load_config({"CAIRN_CONFIG": os.devnull + "/none"})
+        return _config.load_config()
+    except _config.ConfigError:
+        return _config.Config()
 
 
 def _begin_shipping(run: Run) -> None:
-    config = _configured()
+    try:
+        config = _config.load_config()
+    except _config.ConfigError as error:
+        run._problem("config", f"no server is used: {error}", error)
+        return
     if not config.url or not config.token:
         return
     from cairn._ship import Shipper
@@ -365,7 +368,7 @@ def _begin_shipping(run: Run) -> None:
 
     shipper = Shipper(
         run.spool, identity(run.team, run.uid),
-        bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: str(_configured().token),
+        bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: _configured().token,
     )  # fmt: skip
     run._ship(shipper)
 

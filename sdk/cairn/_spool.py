@@ -61,6 +61,7 @@ class Writer:
         self._segment_bytes = segment_bytes
         self._ring_bytes = ring_bytes
         self._warned = False
+        self._reason = ""
         self._begin()
         _reset_after_fork(self)
 
@@ -109,14 +110,13 @@ class Writer:
                 self._new_row(keys, values, step, time)
                 return
             data = shape.row(values, step, time)
-            if self._ring:
-                self._keep(partial(self._put_row, keys, tuple(values), step, time), len(data), len(keys))
-                return
-            try:
-                self._write(data)
-            except OSError as error:
-                self._refused(error)
-                self._keep(partial(self._put_row, keys, tuple(values), step, time), len(data), len(keys))
+            if not self._ring:
+                try:
+                    self._write(data)
+                    return
+                except OSError as error:
+                    self._refused(error)
+            self._put(partial(self._put_row, keys, tuple(values), step, time), len(data), len(keys))
 
     def lines(self, lines: Sequence[LineRecord]) -> None:
         """Appends console lines, in one write."""
@@ -166,16 +166,7 @@ class Writer:
                 _frames.check_key(key)
             self._checked = {*self._checked, keys} if len(self._checked) < _MAX_CHECKED else {keys}
         struct.pack(f"{len(keys)}d", *values)  # raises now if a value is no number
-        put = partial(self._put_row, keys, tuple(values), step, time)
-        size = 8 * len(keys)
-        if self._ring:
-            self._keep(put, size, len(keys))
-            return
-        try:
-            put()
-        except OSError as error:
-            self._refused(error)
-            self._keep(put, size, len(keys))
+        self._put(partial(self._put_row, keys, tuple(values), step, time), 8 * len(keys), len(keys))
 
     def _put_row(self, keys: tuple[str, ...], values: tuple[Any, ...], step: int, time: float) -> None:
         """Writes a row and the definitions that its segment lacks; a wide one as several rows, at once."""
@@ -197,18 +188,24 @@ class Writer:
             self._shapes.update((shape.keys, shape) for shape in fresh)
 
     def _append(self, data: bytes) -> None:
-        if not data:
-            return
-        put = partial(self._write, data)
-        with self._lock:
-            if self._ring:
-                self._keep(put, len(data), 0)
-                return
+        if data:
+            with self._lock:
+                self._put(partial(self._write, data), len(data), 0)
+
+    def _put(self, write: Callable[[], None], size: int, points: int) -> None:
+        """Writes behind what waits already, if anything does."""
+        if self._ring or not self._try(write):
+            self._keep(write, size, points)
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        for _ in range(2):
             try:
-                put()
+                write()
+                return True
             except OSError as error:
-                self._refused(error)
-                self._keep(put, len(data), 0)
+                if not self._refused(error):
+                    return False
+        return False
 
     def _write(self, data: bytes) -> None:
         if self._file < 0:
@@ -249,22 +246,27 @@ class Writer:
             os.ftruncate(self._file, self._offset)
             raise
 
-    def _refused(self, error: OSError) -> None:
+    def _refused(self, error: OSError) -> bool:
+        """Whether another try, in a new segment, may help."""
         with self._lock:
-            if not self._warned:
-                self._warned = True
-                _log.warning(
-                    "cairn cannot write to %s (%s): keeping up to %d MiB in memory",
-                    self.spool, error.strerror, self._ring_bytes >> 20,
-                )  # fmt: skip
-            if error.errno not in _KEEP_SEGMENT and self._file >= 0:
-                # Too large a file, or a broken one: the next record goes to a new segment.
+            self._reason = error.strerror or str(error)
+            if error.errno in _KEEP_SEGMENT:
+                return False
+            # Too large a file, or a broken one.
+            if self._file >= 0:
                 self._retired.append(self._file)
                 self._file = -1
-                self._shapes = {}
-            self._wake_syncer()
+            self._shapes = {}
+            return True
 
     def _keep(self, write: Callable[[], None], size: int, points: int) -> None:
+        if not self._warned:
+            self._warned = True
+            _log.warning(
+                "cairn cannot write to %s (%s): keeping up to %d MiB in memory",
+                self.spool, self._reason, self._ring_bytes >> 20,
+            )  # fmt: skip
+        self._wake_syncer()
         size += 200  # what the record costs besides its bytes
         self._ring.append(_Kept(write, size, points))
         self._ring_size += size
@@ -276,10 +278,7 @@ class Writer:
     def _retry(self) -> None:
         while self._ring:
             kept = self._ring[0]
-            try:
-                kept.write()
-            except OSError as error:
-                self._refused(error)
+            if not self._try(kept.write):
                 return
             self._ring.popleft()
             self._ring_size -= kept.size
