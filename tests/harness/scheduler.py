@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -10,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
+from cairn_common.bus import connect
 from cairn_common.db import Database, pool
 from cairn_common.rpc import Server, channel
+from cairn_common.subjects import STREAMS
 from cairn_scheduler.app import SCHEMA, run
 from cairn_scheduler.settings import SchedulerSettings
 from google.protobuf.json_format import MessageToDict
@@ -73,6 +78,43 @@ class Scheduler:
         return await self.until(job, lambda now: now.state in FINAL, timeout=timeout)
 
 
+class Process:
+    """The scheduler as a process of its own, to be killed."""
+
+    def __init__(self, quota: Quota, *, postgres_url: str, nats_url: str, folder: Path, **env: str) -> None:
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "CAIRN_POSTGRES_URL": postgres_url,
+            "CAIRN_NATS_URL": nats_url,
+            "CAIRN_SERVICE_TOKEN": quota.tokens.services["scheduler"],
+            "CAIRN_QUOTA_ADDRESS": quota.address,
+            "CAIRN_DATA_DIR": str(folder),
+            "CAIRN_LOCAL_CPUS": "4",
+            **env,
+        }
+        self._log = folder.parent / "scheduler.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Starts it; it is ready when what it does is seen in the database."""
+        code = (
+            "import asyncio; from cairn_scheduler.app import serve; "
+            "from cairn_scheduler.settings import SchedulerSettings; "
+            "asyncio.run(serve(SchedulerSettings.load()))"
+        )
+        with open(self._log, "ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", code], env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+
+    def kill(self) -> None:
+        """SIGKILL, and waits for its end."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+
 @asynccontextmanager
 async def running(
     quota: Quota, *, postgres_url: str, nats_url: str, folder: Path, **settings: Any
@@ -86,6 +128,9 @@ async def running(
         data_dir=folder,
         **{"local_cpus": 4.0, "local_gpus": 4, **settings},
     )
+    async with connect(nats_url, name="test") as bus:
+        # The tracker's to make; runners publish into it.
+        await bus.ensure_stream("JOB", STREAMS["JOB"])
     stop = asyncio.Event()
     server: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

@@ -91,8 +91,8 @@ async def insert_job(
         """
         INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
-            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace, code_digest, code_size,
-            git_commit, git_branch, git_diff, create_time, update_time)
+            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
+            code_digest, code_size, git_commit, git_branch, git_diff, create_time, update_time)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
             $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
@@ -100,9 +100,9 @@ async def insert_job(
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
         job.experiment, job.priority, job.state.value, job.revision, job.reason, job.spec.task,
         job.spec.setup, job.spec.run, json.dumps(job.spec.envs), json.dumps(job.spec.params),
-        job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus, job.spec.resources.accelerator,
-        job.spec.resources.memory_mib, job.spec.max_retries, job.spec.max_runtime, job.spec.grace,
-        job.code.digest, job.code.size, job.code.git_commit, job.code.git_branch, job.code.git_diff,
+        job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
+        job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries, job.spec.max_runtime,
+        job.spec.grace, job.code.digest, job.code.size, job.code.git_commit, job.code.git_branch, job.code.git_diff,
         job.create_time,
     )  # fmt: skip
     if tag == "INSERT 0 0":
