@@ -87,7 +87,24 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
         await asyncio.Event().wait()
 
 
+def add_uploads(server: aio.Server) -> None:
+    """A method of the fourth kind, a stream of requests and one reply, which no service of ours has."""
+
+    async def upload(requests: AsyncIterator[quota_pb2.GetTeamRequest], context: Any) -> team_pb2.Team:
+        names = [request.name async for request in requests]
+        require(rpc.caller(), "main", Role.MEMBER)
+        return team_pb2.Team(name=",".join(names))
+
+    handler = grpc.stream_unary_rpc_method_handler(
+        upload, quota_pb2.GetTeamRequest.FromString, team_pb2.Team.SerializeToString
+    )
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("test.Uploads", {"Upload": handler}),)
+    )
+
+
 ACCESS = {
+    "/test.Uploads/Upload": access(Role.MEMBER),
     QUOTA + "GetTeam": access(Role.VIEWER, run_token=True),
     QUOTA + "UpdateTeam": access(Role.MEMBER),
     QUOTA + "ReserveQuota": access(Role.SERVICE),
@@ -103,6 +120,7 @@ async def serving(**options: Any) -> AsyncIterator[rpc.Server]:
         access=ACCESS,
         authenticate=authenticate,
         services=[
+            add_uploads,
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(Quota(), server),
             lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(Scheduler(), server),
         ],
@@ -192,6 +210,7 @@ async def test_a_message_too_long_for_a_header_is_cut_and_arrives(server: rpc.Se
 METHODS = [
     (QUOTA + "GetTeam", "unary_unary"),
     (SCHEDULER + "WatchJobs", "unary_stream"),
+    ("/test.Uploads/Upload", "stream_unary"),
     ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", "stream_stream"),
 ]
 
@@ -233,6 +252,13 @@ async def test_bytes_that_are_no_request_are_an_invalid_argument(
             error, infos = await failure(raw(channel, method, kind, data))
         assert error.code is grpc.StatusCode.INVALID_ARGUMENT
         assert [info.reason for info in infos] == [Reason.REQUEST_MALFORMED]
+
+
+async def test_a_stream_of_requests_is_served(server: rpc.Server) -> None:
+    async with calling(server) as channel:
+        data = quota_pb2.GetTeamRequest(name="main").SerializeToString()
+        reply = await raw(channel, "/test.Uploads/Upload", "stream_unary", data)
+    assert team_pb2.Team.FromString(reply).name == "main"
 
 
 async def test_roles_and_scopes_are_held_before_the_handler(server: rpc.Server) -> None:

@@ -241,7 +241,8 @@ async def bury(
 def _away(error: Exception) -> bool:
     if isinstance(error, aio.AioRpcError):
         error = from_rpc_error(error)
-    return isinstance(error, Unavailable) or is_transient(error)
+    # A disk that is full or gone is waited for, too.
+    return isinstance(error, Unavailable | OSError) or is_transient(error)
 
 
 def _filters(config: ConsumerConfig) -> list[str]:

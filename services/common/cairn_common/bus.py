@@ -25,7 +25,8 @@ __all__ = ["Bus", "Handler", "Message", "connect"]
 log = structlog.get_logger(__name__)
 
 _WAIT_AT_START = 60.0
-_PUBLISH_TIMEOUT = 2.0
+# Loss of the connection is noticed at once; this is for a disk that is slow.
+_PUBLISH_TIMEOUT = 5.0
 _CONNECTED_TIMEOUT = 2.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3

@@ -46,6 +46,9 @@ def is_transient(error: BaseException) -> bool:
     if isinstance(error, asyncpg.InterfaceError):
         text = str(error)
         return not isinstance(error, ValueError) and ("closed" in text or "closing" in text)
+    if isinstance(error, OSError) and error.filename is not None:
+        # About a file, by somebody's work inside a transaction.
+        return False
     return isinstance(error, TRANSIENT)
 
 
