@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,11 +10,15 @@ from dataclasses import dataclass
 import structlog
 from cairn.quota.v1 import events_pb2
 from cairn_common.bus import Message
+from cairn_common.errors import Reason, Unavailable
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
 
 GATHER = 0.5
 """Seconds of silence after which no further server is expected to answer."""
+ANSWER_WITHIN = 2.0
+"""Seconds."""
 log = structlog.get_logger()
 
 
@@ -24,22 +29,28 @@ class Kicker:
     system: Client
 
     async def __call__(self, messages: Sequence[Message]) -> None:
-        """Hears token.revoked."""
-        for message in messages:
-            event = events_pb2.QuotaEvent.FromString(message.data)
-            if event.WhichOneof("event") == "token_revoked":
-                await self.kick(event.token_revoked.token.uid)
+        """Hears token.revoked. Raises Unavailable while the system account cannot be reached."""
+        events = [events_pb2.QuotaEvent.FromString(message.data) for message in messages]
+        revoked = {
+            event.token_revoked.token.uid for event in events if event.WhichOneof("event") == "token_revoked"
+        }
+        try:
+            # All at once: each waits until no further server answers.
+            await asyncio.gather(*(self.kick(token_uid) for token_uid in revoked))
+        except (NatsError, OSError) as error:
+            raise Unavailable("the bus does not answer", reason=Reason.BUS_UNAVAILABLE) from error
 
     async def kick(self, token_uid: str) -> int:
         """Closes every connection of the token on every server; returns how many."""
-        kicked = 0
-        for server, cid in await self._connections(token_uid):
-            await self.system.publish(f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": cid}).encode())
-            kicked += 1
-        if kicked:
-            await self.system.flush(timeout=2)
-            log.info("callout.kicked", token=token_uid, connections=kicked)
-        return kicked
+        found = await self._connections(token_uid)
+        for server, cid in found:
+            # As a request: the server does nothing for who does not want to know.
+            await self.system.request(
+                f"$SYS.REQ.SERVER.{server}.KICK", json.dumps({"cid": cid}).encode(), timeout=ANSWER_WITHIN
+            )
+        if found:
+            log.info("callout.kicked", token=token_uid, connections=len(found))
+        return len(found)
 
     async def _connections(self, token_uid: str) -> list[tuple[str, int]]:
         inbox = self.system.new_inbox()
