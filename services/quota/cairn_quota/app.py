@@ -27,7 +27,7 @@ from cairn_quota.api import ACCESS, IDENTITY, QUOTA, QuotaApi
 from cairn_quota.authentication import Authenticator
 from cairn_quota.bootstrap import bootstrap, read_bootstrap
 from cairn_quota.callout import Callout, answer_callouts
-from cairn_quota.connection import connection
+from cairn_quota.connection import RECONNECT_WAIT, connection
 from cairn_quota.handlers import Metering
 from cairn_quota.identity import IdentityApi
 from cairn_quota.identity_store import IdentityStore
@@ -162,15 +162,21 @@ async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
             tasks.create_task(_kick(bus, settings.nats_url, seed, parts.db))
 
 
-async def _kick(bus: Bus, url: str, seed: str, db: Database) -> None:
-    async with connection(url, seed=seed, name="quota-system") as system:
-        await bus.consume(
-            stream="QUOTA",
-            durable="quota-kick",
-            subjects=[REVOCATIONS],
-            handler=Kicker(system),
-            db=db,
-        )
+async def _kick(bus: Bus, url: str, seed: str, db: Database) -> NoReturn:
+    while True:
+        async with connection(url, seed=seed, name="quota-system") as system, asyncio.TaskGroup() as tasks:
+            work = tasks.create_task(
+                bus.consume(
+                    stream="QUOTA",
+                    durable="quota-kick",
+                    subjects=[REVOCATIONS],
+                    handler=Kicker(system.client),
+                    db=db,
+                )
+            )
+            await system.closed.wait()
+            work.cancel()
+        await asyncio.sleep(RECONNECT_WAIT)
 
 
 async def _reconcile(settings: QuotaSettings, parts: Parts) -> NoReturn:

@@ -16,7 +16,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
 from cairn_quota.authentication import Authenticator
-from cairn_quota.connection import connection
+from cairn_quota.connection import RECONNECT_WAIT, connection
 from cairn_quota.grants import grant
 from cairn_quota.jwt import ConnectRequest, Issuer, read_request
 
@@ -86,12 +86,14 @@ async def answer_callouts(callout: Callout, *, url: str, seed: str) -> Never:
                 # The server refuses the connection by itself when no answer comes.
                 log.warning("callout.answer_lost", error=repr(error))
 
-    async with connection(url, seed=seed, name="quota-callout") as bus, asyncio.TaskGroup() as tasks:
+    while True:
+        async with connection(url, seed=seed, name="quota-callout") as bus, asyncio.TaskGroup() as tasks:
 
-        async def start(message: Msg) -> None:
-            tasks.create_task(answer(message))
+            async def start(message: Msg, tasks: asyncio.TaskGroup = tasks) -> None:
+                tasks.create_task(answer(message))
 
-        await bus.subscribe(SUBJECT, queue=QUEUE, cb=start)
-        log.info("callout.ready")
-        await asyncio.Event().wait()
-    raise AssertionError("unreachable: waits until cancelled")
+            await bus.client.subscribe(SUBJECT, queue=QUEUE, cb=start)
+            log.info("callout.ready")
+            await bus.closed.wait()
+        log.warning("callout.lost")
+        await asyncio.sleep(RECONNECT_WAIT)

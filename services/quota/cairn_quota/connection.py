@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 
-import nats
 import structlog
 from nats.aio.client import Client
 
@@ -14,12 +15,24 @@ RECONNECT_WAIT = 0.5
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """An open connection, until `closed` is set: some errors end the client for good."""
+
+    client: Client
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
 @asynccontextmanager
-async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Client]:
-    """A connection that comes back by itself, for ever; waits for the server at the start."""
+async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Connection]:
+    """A connection that mostly comes back by itself; waits for the server at the start, for ever."""
+    made = Connection(Client())
 
     async def on_error(error: Exception) -> None:
-        log.debug("nats.error", connection=name, error=repr(error))
+        log.info("nats.error", connection=name, error=repr(error))
+
+    async def on_closed() -> None:
+        made.closed.set()
 
     async def on_disconnect() -> None:
         log.warning("nats.disconnected", connection=name)
@@ -27,19 +40,20 @@ async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Client]
     async def on_reconnect() -> None:
         log.info("nats.reconnected", connection=name)
 
-    client = await nats.connect(
+    await made.client.connect(
         url,
         name=name,
         nkeys_seed_str=seed,
         max_reconnect_attempts=-1,
-        reconnect_time_wait=RECONNECT_WAIT,
+        reconnect_time_wait=RECONNECT_WAIT,  # type: ignore[arg-type]
         connect_timeout=2,
         ping_interval=20,
         error_cb=on_error,
         disconnected_cb=on_disconnect,
         reconnected_cb=on_reconnect,
+        closed_cb=on_closed,
     )
     try:
-        yield client
+        yield made
     finally:
-        await client.close()
+        await made.client.close()

@@ -7,7 +7,7 @@ nobody admitted a job with.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Never
@@ -62,8 +62,7 @@ class Reconciler:
         since = await self.store.caught_up() or BEGINNING
         request = scheduler_pb2.ListJobsRequest(parent="teams/-", updated_after=wire.timestamp(since))
         async for page in self._pages(request):
-            newest = {job.uid: wire.job_view(job) for job in page}
-            await self.store.settle(list(newest.values()), actor=ACTOR, now=self.clock.now())
+            await self.store.settle(list(_views(page).values()), actor=ACTOR, now=self.clock.now())
         await self.store.set_caught_up(begin - OVERLAP)
 
     async def _end_abandoned(self) -> None:
@@ -82,7 +81,10 @@ class Reconciler:
 
     async def _placed(self) -> dict[str, JobView]:
         request = scheduler_pb2.ListJobsRequest(parent="teams/-", states=wire.PLACED)
-        return {job.uid: wire.job_view(job) async for page in self._pages(request) for job in page}
+        placed: dict[str, JobView] = {}
+        async for page in self._pages(request):
+            placed |= _views(page)
+        return placed
 
     async def _check(self, hold: Reservation) -> None:
         try:
@@ -90,12 +92,15 @@ class Reconciler:
                 scheduler_pb2.GetJobRequest(name=f"teams/{hold.team}/jobs/{hold.job_uid}"),
                 timeout=CALL_TIMEOUT,
             )
-            view = wire.job_view(job)
         except aio.AioRpcError as error:
             problem = from_rpc_error(error)
             if not isinstance(problem, NotFound):
                 raise problem from None
             view = None
+        else:
+            view = _views([job]).get(hold.job_uid)
+            if view is None:
+                return
         now = self.clock.now()
         if ledger.is_abandoned(hold, view, now=now) and await self.store.abandon(hold, actor=ACTOR, now=now):
             log.warning("reservation.abandoned", team=hold.team, reservation=hold.id)
@@ -117,3 +122,14 @@ class Reconciler:
             if not answer.next_page_token:
                 return
             request.page_token = answer.next_page_token
+
+
+def _views(page: Sequence[job_pb2.Job]) -> dict[str, JobView]:
+    """By uid; a job that makes no sense must not keep the others from being looked at."""
+    views = {}
+    for job in page:
+        try:
+            views[job.uid] = wire.job_view(job)
+        except ValueError as error:
+            log.error("reconcile.job_malformed", job=job.name, error=str(error))
+    return views

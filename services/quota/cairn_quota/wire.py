@@ -131,9 +131,10 @@ def _phase(state: job_pb2.Job.State.ValueType) -> JobPhase:
         return JobPhase.FINAL
     if state == job_pb2.Job.PENDING:
         return JobPhase.QUEUED
-    if state in PLACED:
-        return JobPhase.PLACED
-    raise ValueError(f"a job in state {state} is none that quota knows")
+    if state == job_pb2.Job.STATE_UNSPECIFIED:
+        raise ValueError("a job without a state")
+    # Also a newer scheduler's states: what may still run keeps what it holds.
+    return JobPhase.PLACED
 
 
 def _attempt(attempt: job_pb2.Attempt) -> AttemptTimes:
