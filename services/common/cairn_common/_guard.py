@@ -34,6 +34,8 @@ log = structlog.get_logger(__name__)
 
 Behaviour = Callable[[Any, Any], Any]
 
+# How many replies of a stream are made before the caller took the earlier ones.
+_REPLIES_AHEAD = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _caller: ContextVar[Principal] = ContextVar("cairn_caller")
 
@@ -106,27 +108,44 @@ class Guard(aio.ServerInterceptor):
 
     def _stream(self, method: str, behaviour: Behaviour) -> Behaviour:
         async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
-            task = asyncio.current_task()
-            assert task is not None
-            self._streams.add(task)
             try:
                 await self._enter(method, context)
-                async with aclosing(_replies(behaviour, _readable(request), context)) as replies:
-                    async for reply in replies:
+                replies = _replies(behaviour, _readable(request), context)
+                async with aclosing(self._pumped(replies)) as pumped:
+                    async for reply in pumped:
                         yield reply
-            except asyncio.CancelledError:
-                if not self._stopping or context.cancelled():
-                    raise
-                task.uncancel()
-                await _fail(
-                    context, method, Unavailable("shutting down; call again", reason=Reason.SHUTTING_DOWN)
-                )
             except Exception as error:
                 await _fail(context, method, error)
-            finally:
-                self._streams.discard(task)
 
         return call
+
+    async def _pumped(self, replies: AsyncGenerator[Any, None]) -> AsyncGenerator[Any, None]:
+        """The replies, made by a task of our own: gRPC's cannot be cancelled without losing the status."""
+        made: asyncio.Queue[tuple[Any] | None] = asyncio.Queue()
+        room = asyncio.Semaphore(_REPLIES_AHEAD)
+
+        async def make() -> None:
+            async with aclosing(replies):
+                async for reply in replies:
+                    await room.acquire()
+                    made.put_nowait((reply,))
+
+        task = asyncio.create_task(make())
+        task.add_done_callback(lambda _: made.put_nowait(None))
+        self._streams.add(task)
+        try:
+            if self._stopping:
+                task.cancel()
+            while (reply := await made.get()) is not None:
+                yield reply[0]
+                room.release()
+            if task.cancelled():
+                raise Unavailable("shutting down; call again", reason=Reason.SHUTTING_DOWN)
+            task.result()
+        finally:
+            self._streams.discard(task)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
     async def _enter(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
         metadata = {
