@@ -79,7 +79,10 @@ def list_files(root: Path) -> list[str]:
     """The paths to pack below ``root``, sorted, with ``/`` between parts."""
     found = None if (root / ".skyignore").is_file() else git_files(root)
     names = set(_walk(root, root)) if found is None else set(_inside(root, found))
-    return sorted(name for name in names if not SKIPPED.intersection(name.split("/")))
+    foreign = tuple(name.removesuffix("pyvenv.cfg") for name in names if name.endswith("/pyvenv.cfg"))
+    return sorted(
+        name for name in names if not SKIPPED.intersection(name.split("/")) and not name.startswith(foreign)
+    )
 
 
 def _inside(root: Path, names: Sequence[str]) -> Iterator[str]:

@@ -9,13 +9,14 @@ from __future__ import annotations
 import http.client
 import json
 import random
-import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
+
+from cairn._connections import Connections, connection_to
 
 Json = dict[str, Any]
 Query = Mapping[str, str | int | Sequence[str] | None]
@@ -88,7 +89,7 @@ class Api:
         self.patience = patience
         self._prefix = parts.path.rstrip("/")
         self._token = token
-        self._local = threading.local()
+        self._connections = Connections()
 
     def get(self, path: str, query: Query | None = None, *, patience: float | None = None) -> Json:
         """The resource at ``path``. Raises `ApiError`, `Unreachable`."""
@@ -148,12 +149,20 @@ class Api:
                 raise failure
 
     def _once(self, method: str, target: str, payload: bytes | None, *, timeout: float) -> Json:
-        connection = self._connection(timeout)
-        connection.request(method, target, body=payload, headers=self.headers(json_body=payload is not None))
-        response = connection.getresponse()
-        raw = response.read(MAX_ANSWER)
-        if response.will_close:
+        connection = self._connections.take(self.url, timeout=timeout)
+        try:
+            connection.request(
+                method, target, body=payload, headers=self.headers(json_body=payload is not None)
+            )
+            response = connection.getresponse()
+            raw = response.read(MAX_ANSWER)
+        except BaseException:
             connection.close()
+            raise
+        self._connections.give(self.url, connection)
+        return self._understood(response, raw)
+
+    def _understood(self, response: http.client.HTTPResponse, raw: bytes) -> Json:
         if response.status >= 300:
             raise error_of(response, raw)
         if not raw:
@@ -186,21 +195,9 @@ class Api:
         """``path`` as it is asked for on the server."""
         return self._prefix + path + encode_query(query)
 
-    def _connection(self, timeout: float) -> http.client.HTTPConnection:
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self.connect(timeout=timeout)
-        connection.timeout = timeout
-        if connection.sock is not None:
-            connection.sock.settimeout(timeout)
-        return connection
-
     def close(self) -> None:
-        """Closes this thread's connection; the next call opens a new one."""
-        connection: http.client.HTTPConnection | None = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+        """Closes idle connections; the next call opens a new one."""
+        self._connections.close()
 
 
 class Pauses:
@@ -225,17 +222,6 @@ class Pauses:
             return not self._stop.wait(length)
         time.sleep(length)
         return True
-
-
-def connection_to(url: str, *, timeout: float) -> http.client.HTTPConnection:
-    """A connection to the server of ``url``, not opened yet."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    if parts.scheme == "https":
-        return http.client.HTTPSConnection(
-            host, parts.port, timeout=timeout, context=ssl.create_default_context()
-        )
-    return http.client.HTTPConnection(host, parts.port, timeout=timeout)
 
 
 def encode_query(query: Query | None) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cairn._blobs import Store
-from cairn._http import Api, ApiError, Json, segment
+from cairn._http import Api, ApiError, Json, Pauses, segment
 from cairn._transfer import Progress, Source, upload
 
 KINDS = ("file", "checkpoint", "model", "dataset", "evaluation")
@@ -40,17 +40,21 @@ def publish(
 ) -> Json:
     """The committed version. Raises `TransferError`, `UnsafePath`, `Unreachable`, `ApiError`."""
     store = Store()
+    path = f"/api/v1/teams/{segment(team)}/artifacts/{segment(version.artifact)}/versions"
     body = _body(team, version)
-    for last_try in (False, True):
-        body["entries"] = [entry.json() for entry in upload(api, team, files, progress=progress, store=store)]
+    pauses = Pauses(COMMIT_PATIENCE)
+    entries = upload(api, team, files, progress=progress, store=store)
+    while True:
+        body["entries"] = [entry.json() for entry in entries]
         try:
-            path = f"/api/v1/teams/{segment(team)}/artifacts/{segment(version.artifact)}/versions"
             return api.post(path, body, patience=COMMIT_PATIENCE)
         except ApiError as error:
-            # A part that was there when we asked has gone since: send again what is missing now.
-            if error.reason != "PARTS_MISSING" or last_try:
+            # The record of a run that has just begun may still be on its way to the server; a part that was
+            # there when we asked may have gone since.
+            if error.reason not in ("RUN_NOT_FOUND", "PARTS_MISSING") or not pauses.pause():
                 raise
-    raise AssertionError("the second try returns or raises")
+            if error.reason == "PARTS_MISSING":
+                entries = upload(api, team, files, store=store)
 
 
 def _body(team: str, version: Version) -> Json:

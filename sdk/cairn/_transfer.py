@@ -205,11 +205,11 @@ class _Uploads:
 
     def _put(self, digest: str, data: bytes, url: str) -> None:
         try:
-            self._store.put(url, lambda: data, size=len(data))
+            self._store.put(url, data)
         except UrlExpired:
             again = ask_uploads(self._api, self._team, [Part(digest, len(data))])
             if digest in again:
-                self._store.put(again[digest], lambda: data, size=len(data))
+                self._store.put(again[digest], data)
 
     def _wait(self) -> None:
         sending, self._sending = self._sending, []
@@ -241,23 +241,13 @@ def put_file(
     urls = ask_uploads(api, team, [part])
     if part.digest not in urls:
         return False
-    meter = _Meter(progress, part.size)
-    (store or Store()).put(urls[part.digest], lambda: _Metered(file, meter), size=part.size)  # type: ignore[arg-type,return-value]
+
+    def read(gone: int) -> None:
+        if progress is not None:
+            progress(gone, part.size)
+
+    (store or Store()).put_file(urls[part.digest], file, part.size, read)
     return True
-
-
-class _Metered:
-    """A file that http.client reads from, with each read counted."""
-
-    def __init__(self, file: Path, meter: _Meter) -> None:
-        self._file, self._meter = file.open("rb"), meter
-
-    def read(self, size: int = -1) -> bytes:
-        data = self._file.read(size if size < 0 else max(size, 1 << 18))
-        self._meter.add(len(data))
-        if not data:
-            self._file.close()
-        return data
 
 
 def entries_of(version: Json) -> list[Entry]:

@@ -110,6 +110,8 @@ def latest_checkpoint() -> Checkpoint | None:
     saver = _savers.get(run.uid)
     if saver is not None:
         saver.wait(EXIT_WAIT)
+    if run.job is None and saver is None:
+        return None  # this process made up the run's id: nobody can have saved anything for it
     api = run.api()
     found = _local_latest(run) if api is None else _remote_latest(run, api)
     if found is not None and saver is None:
