@@ -13,7 +13,8 @@ from cairn_server.demo.facts import ACCURACY, LOSS, Training
 from cairn_server.demo.script import LAST_STEP, MODEL, Outcome, label
 
 COLOURS = {"SUCCEEDED": "green", "RUNNING": "cyan", "RECOVERING": "yellow", "PENDING": "dim", "FAILED": "red"}
-NUMBERS = {"attempt", "step", "loss", "accuracy"}
+NUMBERS = {"try", "step", "loss", "accuracy", "saved"}
+CURVE = 10  # characters
 SPARKS = "▁▂▃▄▅▆▇█"
 
 
@@ -53,27 +54,29 @@ class Terminal:
 def progress_table(trainings: list[Training]) -> Table:
     """States, steps and curves of the sweep."""
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("training", "state", "attempt", "step", "loss", "", "accuracy", "checkpoint"):
-        table.add_column(heading, justify="right" if heading in NUMBERS else "left")
+    for heading in ("training", "state", "try", "step", "loss", "", "accuracy", "saved"):
+        table.add_column(heading, justify="right" if heading in NUMBERS else "left", no_wrap=True)
     for training in trainings:
         colour = COLOURS.get(training.state, "white")
         table.add_row(
             label(training),
-            f"[{colour}]{training.state}[/]" + (f" [dim]{training.reason}[/]" if training.reason else ""),
+            f"[{colour}]{training.state.lower()}[/]",
             str(training.attempts or ""),
             f"{training.step}/{LAST_STEP}" if training.step else "",
             "" if training.loss is None else f"{training.loss:.4f}",
-            sparkline(training.history[-24:]),
+            sparkline(training.history),
             "" if training.accuracy is None else f"{training.accuracy:.4f}",
-            f"step {training.checkpoint_step}" if training.checkpoint_step else "",
+            str(training.checkpoint_step or ""),
         )
     return table
 
 
 def sparkline(values: list[float]) -> str:
-    """One character a value, between the least and the greatest."""
+    """The course of the values in at most `CURVE` characters, between the least and the greatest."""
     if not values:
         return ""
+    every = max(1, -(-len(values) // CURVE))
+    values = values[::every]
     low, high = min(values), max(values)
     scale = (len(SPARKS) - 1) / ((high - low) or 1.0)
     return "".join(SPARKS[round((value - low) * scale)] for value in values)
@@ -81,18 +84,19 @@ def sparkline(values: list[float]) -> str:
 
 def print_outcome(console: Console, outcome: Outcome, url: str) -> None:
     """The comparison, the model with where it comes from, and what to type next."""
-    console.print()
+    console.print("\n[bold]The sweep, compared[/] [dim]by the best accuracy on held-out digits[/]")
     console.print(comparison_table(outcome))
     model, lineage = outcome.model, outcome.lineage
     if model:
         console.print(f"\nmodel [bold]{MODEL}:best[/] is version {model['version']}, and comes from")
-        console.print(f"  run   {lineage.get('run', '')}  [dim]step {model.get('step', '')}[/]")
+        console.print(f"  run   {short(lineage.get('run', ''))}  [dim]step {model.get('step', '')}[/]")
         console.print(f"  code  sha256:{lineage.get('code_digest', '')[:16]}…")
-        console.print(f"  data  {', '.join(lineage.get('inputs', []))}")
+        for name in lineage.get("inputs", []):
+            console.print(f"  {'data' if 'digits-data' in name else 'from'}  {short(name)}")
     for fault in outcome.faults:
         console.print(f"[red]not as promised:[/] {fault}")
     if not outcome.faults:
-        console.print("\n[green]All of it held.[/] Each curve is whole: one point a step, none lost, none twice.")
+        console.print("\n[green]All of it held.[/] Each curve is whole: no point lost, none twice.")
     first = outcome.jobs[0]["id"] if outcome.jobs else "ID"
     console.print("\nNext:")
     for command, meaning in (
@@ -103,8 +107,8 @@ def print_outcome(console: Console, outcome: Outcome, url: str) -> None:
         ("cairn run -- python train.py", "your own training, from its folder"),
         ("cairn down", "stop the platform; `cairn up` goes on where it was"),
     ):
-        console.print(f"  [bold]{command}[/]  [dim]{meaning}[/]")
-    console.print(f"\nThe page: [bold]{url}[/]  [dim](cairn status shows how to sign in)[/]")
+        console.print(f"  [bold]{command}[/]  [dim]{meaning}[/]", soft_wrap=True)
+    console.print(f"\nThe page: [bold]{url}[/]")
 
 
 def comparison_table(outcome: Outcome) -> Table:
@@ -112,16 +116,16 @@ def comparison_table(outcome: Outcome) -> Table:
     attempts: Mapping[str, Any] = {job["id"]: job for job in outcome.jobs}
     rows = outcome.comparison.get("rows", [])
     best = max((metric_of(row, ACCURACY, "best") for row in rows), default=0.0)
-    table = Table(title="digits: the sweep, compared", title_justify="left", header_style="bold")
+    table = Table(box=None, pad_edge=False, header_style="bold")
     params = outcome.comparison.get("param_keys", [])
-    for heading in ("run", *params, "best accuracy", "last loss", "attempts", "went on from", "duration"):
-        table.add_column(heading)
+    for heading in ("run", *params, "accuracy", "loss", "attempts", "resumed", "duration"):
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         uid = row["run"].rpartition("/")[2]
         accuracy = metric_of(row, ACCURACY, "best")
         resumed = attempts.get(uid, {}).get("resumed_step")
         table.add_row(
-            uid[:14],
+            uid[:15],
             *(str(row.get("params", {}).get(key, "")) for key in params),
             f"[bold green]{accuracy:.4f}[/]" if accuracy == best else f"{accuracy:.4f}",
             f"{metric_of(row, LOSS, 'last'):.4f}",
@@ -130,6 +134,11 @@ def comparison_table(outcome: Outcome) -> Table:
             f"{row.get('duration', 0.0):.1f} s",
         )
     return table
+
+
+def short(name: str) -> str:
+    """A resource's name without its team, as people say it: ``digits-data:v1``."""
+    return name.split("/", 3)[-1].replace("/versions/", ":v")
 
 
 def metric_of(row: Mapping[str, Any], key: str, which: str) -> float:
