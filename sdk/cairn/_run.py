@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cairn")
 
 _STDOUT = 1
+# How long the end of a run waits for a server that gives no answer at all.
+_AWAY_SECONDS = 2.0
 _MAX_TEXT = 64 * 1024
 
 
@@ -267,7 +269,8 @@ class Run:
         }  # fmt: skip
         self._save_record()
         if self._shipper is not None:
-            if self._shipper.wait_empty(timeout):
+            patient = time.monotonic() + _AWAY_SECONDS
+            if self._shipper.wait_empty(timeout, given_up=lambda: _is_away(self._shipper, patient)):
                 self._record["sent"] = True
                 self._save_record()
             else:
@@ -371,6 +374,10 @@ def _begin_shipping(run: Run) -> None:
         bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: _configured().token,
     )  # fmt: skip
     run._ship(shipper)
+
+
+def _is_away(shipper: Shipper | None, patient: float) -> bool:
+    return shipper is None or (shipper.away and time.monotonic() > patient)
 
 
 _watching = False

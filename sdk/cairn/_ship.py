@@ -69,6 +69,11 @@ class Shipper:
             self._changed.wait_for(lambda: self._answered is not None or self._ended, timeout)
             return bool(self._answered)
 
+    @property
+    def away(self) -> bool:
+        """Whether the bus gave no answer when it was last asked."""
+        return self._answered is False
+
     def wait_empty(self, timeout: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Waits until all that lies in the spool now has been taken by the bus. False: it has not."""
         deadline = time.monotonic() + timeout
