@@ -115,7 +115,9 @@ def points(events: Iterable[Event]) -> Points:
             if chunk is not None:
                 chunks.append(chunk)
             first_cell += cells
-    columns = [np.concatenate(column) for column in zip(*chunks, strict=True)] if chunks else _EMPTY
+    columns: list[Any] = (
+        [np.concatenate(column) for column in zip(*chunks, strict=True)] if chunks else list(_EMPTY)
+    )
     metric, writer, step, attempt, segment, position, cell, time, value = columns
     return Points(
         metrics=list(metrics),

@@ -402,7 +402,8 @@ async def _whole(db: Reads, team: str, rows: Sequence[Row], *, most_metrics: int
             attempts.setdefault(values.pop("run_uid"), []).append(Attempt(**values))
         for row in await db.fetch(_SUMMARIES, team, uids, most_metrics):
             values = dict(row)
-            summaries.setdefault(values.pop("run_uid"), {})[values.pop("key")] = Summary(**values)
+            run_uid, key = values.pop("run_uid"), values.pop("key")
+            summaries.setdefault(run_uid, {})[key] = Summary(**values)
     return [_run(row, attempts.get(row["uid"], []), summaries.get(row["uid"], {})) for row in rows]
 
 
