@@ -1,4 +1,4 @@
-"""PostgreSQL refuses root: it runs whatever the account it drops to can reach, and changes nothing outside."""
+"""PostgreSQL refuses root: it runs whatever its account can reach, and changes nothing outside."""
 
 from __future__ import annotations
 
