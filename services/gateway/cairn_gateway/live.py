@@ -159,7 +159,7 @@ class Live:
     async def hear_revocations(self) -> None:
         """Drops revoked tokens from the cache, and ends the streams that they opened. Runs for ever."""
         tail = self._bus.tail(stream="QUOTA", subjects=["cairn.v1.quota.token.revoked.>"])
-        async with aclosing(tail) as messages:  # type: ignore[type-var]
+        async with aclosing(tail) as messages:
             async for message in messages:
                 try:
                     uid = quota_events.QuotaEvent.FromString(message.data).token_revoked.token.uid
@@ -173,7 +173,7 @@ class Live:
     async def _pump(self, publisher: str, watch: Watch, start: int, waiting: asyncio.Queue[Told]) -> None:
         wanted = [f"cairn.v1.{publisher}.*.*.{watch.team}.*"]
         tail = self._bus.tail(stream=publisher.upper(), subjects=wanted, start_sequence=start)
-        async with aclosing(tail) as messages:  # type: ignore[type-var]
+        async with aclosing(tail) as messages:
             async for message in messages:
                 await waiting.put(self._told(publisher, watch, message))
 

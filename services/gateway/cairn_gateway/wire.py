@@ -287,7 +287,7 @@ def _value_out(message: Message) -> Json:
         case "number_value":
             number = value.number_value
             # A Struct knows doubles only; 64 was meant where it says 64.0.
-            whole = number.is_integer() and abs(number) <= 2**53
+            whole = number.is_integer() and abs(number) <= 2**53 and str(number) != "-0.0"
             return int(number) if whole else _float_out(number)
         case "string_value":
             return value.string_value

@@ -64,7 +64,7 @@ class Limits:
         headers = Headers(scope=scope)
         if scope["path"] != "/healthz":
             check_host(headers.getlist("host"), self._hosts)
-        check_path(scope["path"])
+        check_path(scope["path"], scope.get("raw_path", b""))
         lifetime = Lifetime()
         scope["state"]["lifetime"] = lifetime
         with lifetime.held:
@@ -128,10 +128,13 @@ def host_name(text: str) -> str:
     return name.removesuffix(".") if not port or port.isdecimal() else ""
 
 
-def check_path(path: str) -> None:
-    """Holds that a path has one spelling: no empty, `.` or `..` parts, nothing unprintable."""
+def check_path(path: str, raw: bytes) -> None:
+    """Holds that a path has one spelling: no empty, `.` or `..` parts, no hidden slashes or controls.
+
+    Raises HttpError (404).
+    """
+    hidden = any(code in raw.lower() for code in (b"%2f", b"%5c", b"%2e"))
     parts = path.split("/")[1:]
-    if path != "/" and (
-        any(part in ("", ".", "..") for part in parts) or not path.isprintable() or "\\" in path
-    ):
+    odd = path != "/" and any(part in ("", ".", "..") for part in parts)
+    if odd or hidden or not path.isprintable() or "\\" in path:
         raise HttpError(404, "ROUTE_UNKNOWN", "there is no such path; paths have no empty parts and no dots")

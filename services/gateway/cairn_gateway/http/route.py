@@ -13,7 +13,7 @@ from cairn.scheduler.v1 import scheduler_pb2
 from cairn.tracker.v1 import tracker_pb2
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
-_SERVICES = {
+SERVICES = {
     name: service
     for file in (scheduler_pb2, quota_pb2, tracker_pb2, gateway_pb2)
     for name, service in file.DESCRIPTOR.services_by_name.items()
@@ -54,7 +54,7 @@ class Route:
     def descriptor(self) -> MethodDescriptor:
         """The RPC. Raises KeyError for one that is in no proto."""
         service, _, method = self.rpc.partition("/")
-        found: MethodDescriptor = _SERVICES[service].methods_by_name[method]
+        found: MethodDescriptor = SERVICES[service].methods_by_name[method]
         return found
 
     @property

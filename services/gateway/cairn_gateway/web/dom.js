@@ -98,22 +98,38 @@ export function color(index) {
   return `var(--c${index % 8})`;
 }
 
-/** Calls `work` soon, and at most once in `pause` milliseconds however often it is asked for. */
+/** Whether the same request can succeed a little later: the server is away, or asks for patience. */
+export function passes(error) {
+  return error.status === undefined || error.status === 429 || error.status >= 502;
+}
+
+/** Calls `work` soon, and at most once in `pause` milliseconds however often it is asked for. Work that failed
+ * for a passing reason is done again: the event that asked for it will not come twice. */
 export function paced(work, pause) {
   let timer = null;
   let last = 0;
-  const paced = () => {
-    if (timer !== null) return;
-    const wait = Math.max(0, last + pause - Date.now());
-    timer = setTimeout(async () => {
-      try {
-        await work();
-      } finally {
-        last = Date.now();
-        timer = null;
-      }
-    }, wait);
+  let again = false;
+  let stopped = false;
+  const ask = () => {
+    again = true;
+    if (timer !== null || stopped) return;
+    timer = setTimeout(run, Math.max(0, last + pause - Date.now()));
   };
-  paced.stop = () => clearTimeout(timer);
-  return paced;
+  const run = async () => {
+    again = false;
+    let failed = false;
+    try {
+      await work();
+    } catch (error) {
+      failed = passes(error);
+    }
+    last = Date.now() + (failed ? 2000 : 0);
+    timer = null;
+    if (again || failed) ask();
+  };
+  ask.stop = () => {
+    stopped = true;
+    clearTimeout(timer);
+  };
+  return ask;
 }

@@ -2,7 +2,7 @@
 
 import { follow, get, session } from "./api.js";
 import { CompareView } from "./compare.js";
-import { h } from "./dom.js";
+import { h, passes } from "./dom.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
 
@@ -13,6 +13,7 @@ let runs = null;
 let view = null;
 let team = "";
 let unfollow = () => {};
+let retry = 0;
 
 takeToken();
 session.lost = () => signIn("This token is not good any more.");
@@ -78,6 +79,7 @@ function liveMark(on) {
 }
 
 async function show() {
+  clearTimeout(retry);
   const [path, query] = location.hash.slice(1).split("?");
   const parts = path.split("/").filter(Boolean).map(decodeURIComponent);
   view?.close();
@@ -110,11 +112,14 @@ function trail(parts, name) {
 }
 
 function fail(error, again) {
+  clearTimeout(retry);
+  if (again && passes(error)) retry = setTimeout(again, 2000);
   const button = again ? h("button", { onclick: () => again() }, "Try again") : "";
   main.replaceChildren(h("div", { class: "card empty" }, h("h1", {}, error.status === 404 ? "Not here" : "That did not work"), h("p", { class: "dim" }, error.message), button));
 }
 
 function signIn(message) {
+  clearTimeout(retry);
   unfollow();
   unfollow = () => {};
   view?.close();
