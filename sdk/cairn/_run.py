@@ -317,7 +317,11 @@ def init(
 
 def current_run() -> Run:
     """This process's run; begins one if there is none."""
-    return _current if _current is not None else init()
+    if _current is None:
+        with _beginning:
+            if _current is None:
+                return init()
+    return _current
 
 
 def has_run() -> bool:
@@ -326,7 +330,7 @@ def has_run() -> bool:
 
 def log(values: Mapping[str, Any] | str, step: int | None = None) -> None:
     """Appends metrics at a step, or a line of text, to this process's run. See `Run.log`."""
-    (_current or init()).log(values, step)
+    (_current or current_run()).log(values, step)
 
 
 def finish(*, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:

@@ -57,7 +57,8 @@ def _flatten_into(
             else:
                 flat[_frames.check_key(key)] = _scalar(key, value)
         except Exception as error:  # user objects may raise anything from item() or float()
-            report(str(error))
+            text = str(error)
+            report(text if repr(key) in text else f"the value of {key!r} is no number: {text}")
 
 
 def _scalar(key: str, value: object) -> float:

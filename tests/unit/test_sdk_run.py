@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -109,6 +110,22 @@ def test_steps_count_by_themselves_and_go_on_behind_the_greatest() -> None:
     run.resumed_from(100)
     cairn.log({"a": 5.0})
     assert [step for step, _ in values_of(run, "a")] == [0, 4, 10, 11, 12, 101]
+
+
+def test_threads_that_log_first_begin_one_run() -> None:
+    together = threading.Barrier(8)
+
+    def work() -> None:
+        together.wait()
+        cairn.log({"a": 1.0})
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [step for step, _ in values_of(cairn.current_run(), "a")] == list(range(8))
+    assert len(cairn.local_runs()) == 1
 
 
 def test_of_two_values_for_a_step_the_last_counts() -> None:
