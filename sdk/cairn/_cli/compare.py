@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
 
 import click
+from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.errors import NOT_FOUND, CliError
 from cairn._cli.find import ID, find_all
-from cairn._cli.looks import main_metrics, plain_table, state_text
+from cairn._cli.looks import GAP, main_metrics, plain_table, state_sign
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import listing
 from cairn._cli.session import Session, common
@@ -53,7 +54,7 @@ def compare(
             session.say(Text(f"no run here has the metric {key}", style="yellow"))
     keys = [key for key in metrics if key in found] or main_metrics(found, 3)
     series = client.series(uids, keys[:1], max_buckets=120) if keys else []
-    session.out.print(_table(comparison, keys, set(minimize), _courses(series)))
+    session.out.print(_table(comparison, keys, set(minimize), _courses(series), session.out.width))
     if metrics and keys:
         _draw(session, rows, series, keys[0])
 
@@ -73,39 +74,64 @@ def _which(session: Session, runs: Sequence[str], experiment: str) -> list[str]:
     return uids
 
 
-def _table(comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str]) -> Any:
-    rows = comparison.get("rows", [])
-    params = [
-        key for key in comparison.get("param_keys", []) if any(key in row.get("params", {}) for row in rows)
-    ]
-    uids = [str(row["run"]).rsplit("/", 1)[-1] for row in rows]
-    best = {key: _best(rows, key, minimize) for key in keys}
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column and how soon it goes where there is no room: the highest first, 0 never."""
+
+    title: str
+    cells: list[Text]
+    right: bool = True
+    spare: int = 0
+    style: str = ""
+
+    @property
+    def width(self) -> int:
+        return max([len(self.title), *(cell.cell_len for cell in self.cells)]) + GAP
+
+
+def _table(
+    comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str], width: int
+) -> Table:
+    columns = _columns(comparison, keys, minimize, courses)
+    while sum(column.width for column in columns) > width + GAP and any(column.spare for column in columns):
+        columns.remove(max(columns, key=lambda column: column.spare))
     table = plain_table()
-    table.add_column("RUN", no_wrap=True, style="cyan")
-    table.add_column("NAME", no_wrap=True, overflow="ellipsis", max_width=28)
-    for key in params:
-        table.add_column(clean(key), justify="right", no_wrap=True, header_style="bold")
-    for place, key in enumerate(keys):
-        table.add_column(f"{clean(key)} BEST", justify="right", no_wrap=True)
-        table.add_column("LAST", justify="right", no_wrap=True)
-        if place == 0 and courses:
-            table.add_column("COURSE", no_wrap=True)
-    for title in ("STATE", "TRIES", "TOOK"):
-        table.add_column(title, no_wrap=True, justify="left" if title == "STATE" else "right")
-    for uid, row in zip(uids, rows, strict=True):
-        cells = [Text(short(uid, uids)), Text(clean(str(row.get("display_name") or "-")))]
-        cells += [_param(row, key) for key in params]
-        for place, key in enumerate(keys):
-            cells += _values(row, key, best[key])
-            if place == 0 and courses:
-                cells.append(Text(courses.get(uid, ""), style="blue"))
-        tries = int(row.get("attempts") or 0)
-        cells += [
-            state_text(str(row.get("state", ""))), Text(str(tries or "-"), "magenta" if tries > 1 else ""),
-            Text(span(number(row.get("duration")))),
-        ]  # fmt: skip
-        table.add_row(*cells)
+    for column in columns:
+        table.add_column(
+            column.title, justify="right" if column.right else "left", no_wrap=True, style=column.style
+        )
+    for row in zip(*(column.cells for column in columns), strict=True):
+        table.add_row(*row)
     return table
+
+
+def _columns(
+    comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str]
+) -> list[Column]:
+    rows = comparison.get("rows", [])
+    uids = [str(row["run"]).rsplit("/", 1)[-1] for row in rows]
+    names = [clean(str(row.get("display_name") or "-"))[:28] for row in rows]
+    tries = [int(row.get("attempts") or 0) for row in rows]
+    columns = [
+        Column("", [state_sign(str(row.get("state", ""))) for row in rows], right=False),
+        Column("RUN", [Text(short(uid, uids)) for uid in uids], right=False, style="cyan"),
+        # Where all have one name it tells nothing.
+        Column("NAME", list(map(Text, names)), right=False, spare=9 if len(set(names)) == 1 else 3),
+    ]
+    for key in comparison.get("param_keys", []):
+        if any(key in row.get("params", {}) for row in rows):
+            columns.append(Column(clean(key), [_param(row, key) for row in rows], style="yellow"))
+    for place, key in enumerate(keys):
+        best = _best(rows, key, minimize)
+        cells = [_values(row, key, best) for row in rows]
+        columns.append(Column(clean(key), [cell[0] for cell in cells], spare=2 * place))
+        columns.append(Column("LAST", [cell[1] for cell in cells], spare=5 + place))
+        if place == 0 and courses:
+            course = [Text(courses.get(uid, ""), style="blue") for uid in uids]
+            columns.append(Column("COURSE", course, right=False, spare=4))
+    columns.append(Column("TRIES", [Text(str(n or "-"), "magenta" if n > 1 else "") for n in tries], spare=7))
+    columns.append(Column("TOOK", [Text(span(number(row.get("duration")))) for row in rows], spare=8))
+    return columns
 
 
 def _param(row: Json, key: str) -> Text:
@@ -137,14 +163,27 @@ def _courses(series: Sequence[Json]) -> dict[str, str]:
     return {str(each["run"]).rsplit("/", 1)[-1]: sparkline(each.get("last", []), 16) for each in series}
 
 
+def _labels(rows: Sequence[Json]) -> dict[str, str]:
+    """A name for each curve: its own; the params that differ, where names repeat."""
+    names = [clean(str(row.get("display_name") or "")) for row in rows]
+    labels = {}
+    for row, name in zip(rows, names, strict=True):
+        params = " ".join(
+            f"{clean(key)}={plain(value)}" for key, value in list(row.get("params", {}).items())[:3]
+        )
+        short_id = str(row["run"]).rsplit("/", 1)[-1][:12]
+        labels[str(row["run"])] = name if name and names.count(name) == 1 else params or short_id
+    return labels
+
+
 def _draw(session: Session, rows: Sequence[Json], series: Sequence[Json], key: str) -> None:
-    names = {str(row["run"]): clean(str(row.get("display_name") or "")) for row in rows}
+    names = _labels(rows)
     curves = []
     for each in series[:PLOTTED]:
         run = str(each["run"])
         values = [number(value) for value in each.get("last", [])]
         points = [(float(x), y) for x, y in zip(each.get("steps", []), values, strict=True) if y is not None]
-        curves.append(Curve(names.get(run) or run.rsplit("/", 1)[-1][:12], points))
+        curves.append(Curve(names[run], points))
     session.out.print()
     session.out.print(Text(clean(key), style="bold"))
     for line in plot(curves, width=min(100, max(20, min(session.out.width, 110) - 12))):

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.records import Record
-from cairn._cli.text import age, clean, digits, short, span
+from cairn._cli.text import age, clean, digits, plain, short, span
 
 _LOOK = {
     "PENDING": ("○", "yellow"),
@@ -23,7 +23,14 @@ _LOOK = {
     "CANCELLED": ("■", "dim"),
     "TIMED_OUT": ("⧖", "red"),
 }
+GAP = 2  # between columns
 _LESS = ("epoch", "step", "system", "time", "lr", "learning_rate")
+
+
+def state_sign(state: str) -> Text:
+    """A state as its sign alone."""
+    sign, style = _LOOK.get(state, ("?", ""))
+    return Text(sign, style=style)
 
 
 def state_text(state: str) -> Text:
@@ -34,7 +41,14 @@ def state_text(state: str) -> Text:
 
 def plain_table(**options: Any) -> Table:
     """Columns without lines around them."""
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", show_edge=False, **options)
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+        header_style="dim",
+        show_edge=False,
+        **options,
+    )
 
 
 def main_metrics(metrics: dict[str, float], count: int = 2) -> list[str]:
@@ -62,28 +76,51 @@ def metrics_text(record: Record, count: int = 2) -> Text:
 
 def records_table(records: Sequence[Record], *, width: int) -> Table:
     """The list that `ls` and `watch` show, as wide as the terminal allows."""
-    table = plain_table()
-    table.add_column("ID", no_wrap=True, style="cyan")
-    table.add_column("NAME", no_wrap=True, overflow="ellipsis", max_width=28 if width < 120 else 40)
-    if width >= 100:
-        table.add_column("EXPERIMENT", no_wrap=True, overflow="ellipsis", max_width=24)
-    table.add_column("STATE", no_wrap=True)
-    table.add_column("TRIES", justify="right", no_wrap=True)
-    table.add_column("AGE", justify="right", no_wrap=True)
-    table.add_column("TOOK", justify="right", no_wrap=True)
-    table.add_column("LAST METRICS", no_wrap=True, overflow="ellipsis", ratio=1)
+    wide = width >= 100
+    titles = [
+        "ID",
+        "NAME",
+        *(["EXPERIMENT"] if wide else []),
+        "STATE",
+        "TRIES",
+        "AGE",
+        "TOOK",
+        "LAST METRICS",
+    ]
     uids = [record.uid for record in records]
-    for record in records:
-        tries = Text(str(record.attempts or "-"), style="magenta" if record.attempts > 1 else "")
-        row = [Text(short(record.uid, uids)), Text(record.name or "-")]
-        if width >= 100:
-            row.append(Text(record.experiment))
-        row += [
-            state_text(record.state), tries, Text(age(record.created)), Text(span(record.duration)),
-            metrics_text(record, 2 if width < 140 else 3),
-        ]  # fmt: skip
+    rows = [_row(record, uids, width) for record in records]
+    # The last column takes what is left; rich would shrink all columns alike.
+    taken = sum(max([len(title), *(row[place].cell_len for row in rows)]) + GAP
+                for place, title in enumerate(titles[:-1]))  # fmt: skip
+    table = plain_table()
+    for title in titles:
+        right = title in ("TRIES", "AGE", "TOOK")
+        table.add_column(
+            title, no_wrap=True, justify="right" if right else "left", style="cyan" if title == "ID" else ""
+        )
+    for row in rows:
+        row[-1].truncate(max(10, width - taken), overflow="ellipsis")
         table.add_row(*row)
     return table
+
+
+def _row(record: Record, uids: Sequence[str], width: int) -> list[Text]:
+    wide = width >= 100
+    name, experiment = Text(record.name or "-"), Text(record.experiment)
+    for key, value in record.point.items():
+        name.append(f" {key}={plain(value)}", style="dim")
+    name.truncate(36 if wide else 20, overflow="ellipsis")
+    experiment.truncate(24, overflow="ellipsis")
+    return [
+        Text(short(record.uid, uids)),
+        name,
+        *([experiment] if wide else []),
+        state_text(record.state),
+        Text(str(record.attempts or "-"), style="magenta" if record.attempts > 1 else ""),
+        Text(age(record.created)),
+        Text(span(record.duration)),
+        metrics_text(record, 1 if width < 110 else 2 if width < 150 else 3),
+    ]
 
 
 def counts_text(records: Sequence[Record]) -> Text:

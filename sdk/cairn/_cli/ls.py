@@ -33,7 +33,7 @@ def ls(session: Session, experiment: str, states: tuple[str, ...], alive: bool, 
         session.emit([record.json() for record in records])
         return
     if not records:
-        what = "nothing like that" if wanted or experiment else "no runs yet"
+        what = "nothing runs or waits" if alive else "no such runs" if wanted or experiment else "no runs yet"
         session.say(f"{what}; `cairn run -- python train.py` begins one")
         return
     session.out.print(records_table(records, width=session.out.width))

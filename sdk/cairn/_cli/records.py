@@ -45,6 +45,8 @@ class Record:
     # Why it waits, or how it ended.
     note: str = ""
     sweep: str = ""
+    # What a sweep chose for it.
+    point: dict[str, Any] = field(default_factory=dict)
 
     @property
     def final(self) -> bool:
@@ -94,9 +96,15 @@ def merge(job: Json | None, run: Json | None) -> Record:
         ended=moment(first.get("end_time")),
         metrics=metrics,
         params={clean(key): value for key, value in params.items()},
-        note=clean(str(first.get("reason") or first.get("message") or "")),
+        note=headline(first.get("reason") or first.get("message")),
+        point={clean(key): value for key, value in _spec(job).get("params", {}).items()},
         sweep=str(first.get("sweep", "")).rsplit("/", 1)[-1],
     )
+
+
+def headline(message: Any) -> str:
+    """The first line of a message; the platform's may be followed by the command's last lines."""
+    return clean(str(message or "").split("\n", 1)[0]).removesuffix("Last lines:").rstrip()
 
 
 def listing(

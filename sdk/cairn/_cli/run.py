@@ -30,7 +30,14 @@ class RunCommand(click.Command):
             place = args.index("--")
             ctx.meta[_COMMAND] = args[place + 1 :]
             args = args[:place]
-        return super().parse_args(ctx, args)
+        given = [arg for arg in args if not arg.startswith("-")]
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            if not given or given[0].endswith((".yaml", ".yml")) or _COMMAND in ctx.meta:
+                raise
+            hint = f"To run a command, put it behind `--`: cairn run -- {given[0]} ..."
+            raise click.UsageError(f"{error.message}\n{hint}", ctx) from None
 
 
 @click.command(cls=RunCommand, options_metavar="[OPTIONS]", short_help="Queue a task file, or a command.")
@@ -114,11 +121,11 @@ def _code(session: Session, folder: Path, *, upload: bool) -> Json:
     try:
         if not upload:
             return bundle.code()
-        with session.transfer(f"sending {bundle.files} files") as bar:
+        with session.transfer(f"sending {_files(bundle.files)}") as bar:
             code = session.client.upload_code(bundle, progress=bar)
         if not session.as_json:
             session.say(
-                Text(f"code  {bundle.files} files, {size(bundle.size)} packed, {bundle.digest[:12]}", "dim")
+                Text(f"code  {_files(bundle.files)}, {size(bundle.size)} packed, {bundle.digest[:12]}", "dim")
             )
         return code
     finally:
@@ -202,6 +209,10 @@ def _say_dry(session: Session, order: Task, made: Json) -> None:
             .append(", ".join(facts), "default")
         )
     session.say("nothing was queued (--dry-run)")
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count} files"
 
 
 def _status(session: Session, text: str) -> Status:

@@ -13,6 +13,7 @@ from cairn._cli.summary import (
     checkpoints_table,
     code_text,
     heading,
+    last_lines,
     metrics_table,
     params_text,
     timeline,
@@ -53,6 +54,10 @@ def _print_page(
     out.print(heading(record))
     _section(session, "Timeline")
     out.print(timeline(job, run))
+    if lines := last_lines(job, run):
+        _section(session, "Last lines")
+        for line in lines:
+            out.print(Text(f"  {line}", "red" if record.state == "FAILED" else "dim"))
     if record.params:
         _section(session, "Params")
         out.print(params_text(record.params))

@@ -9,8 +9,20 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.looks import main_metrics, plain_table, state_text
-from cairn._cli.records import Record
-from cairn._cli.text import age, clean, clock, digits, moment, number, plain, size, span, sparkline
+from cairn._cli.records import Record, headline
+from cairn._cli.text import (
+    age,
+    clean,
+    clean_line,
+    clock,
+    digits,
+    moment,
+    number,
+    plain,
+    size,
+    span,
+    sparkline,
+)
 from cairn._http import Json
 
 MOST_METRICS = 20
@@ -62,6 +74,12 @@ def timeline(job: Json | None, run: Json | None) -> Table:
             "", Text(clock(ended), "dim"), Text("ended"), state_text(str((job or run).get("state")))
         )
     return table
+
+
+def last_lines(job: Json | None, run: Json | None) -> list[str]:
+    """What the command wrote last, where the platform kept it with the failure."""
+    message = str((job or run or {}).get("message") or "")
+    return [clean_line(line, colors=False) for line in message.split("\n")[1:] if line.strip()]
 
 
 def span_since(start: float) -> str:
@@ -144,7 +162,7 @@ def _who(resource: Json) -> str:
 
 def _why(attempt: Json) -> str:
     cause = clean(str(attempt.get("cause") or "")).removeprefix("CAUSE_").lower().replace("_", " ")
-    message = clean(str(attempt.get("message") or ""))
+    message = headline(attempt.get("message"))
     if cause in ("", "unspecified"):
         return message
     return f"{cause}: {message}" if message else cause

@@ -63,9 +63,13 @@ def watch_until_final(session: Session, uids: set[str]) -> list[Record]:
     client = session.patient_client()
     with _live(session) as live:
         records: list[Record] = []
-        for _ in ticks(client, lambda: None):
+
+        def redraw() -> None:
+            live.update(_list(records, session.out.width), refresh=True)
+
+        for _ in ticks(client, redraw):
             records = mine()
-            live.update(_list(records, session.out.width))
+            redraw()
             if len(records) == len(uids) and all(record.final for record in records):
                 break
     if session.as_json:

@@ -50,6 +50,8 @@ def configure_logging(service: str, level: str) -> None:
     )
     # Libraries speak only when something is wrong: their chatter belongs to nobody's service.
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)
+    # Writes a traceback at each try to reach a database that is away; we say that ourselves.
+    logging.getLogger("asyncpg.pool").setLevel(logging.ERROR)
 
 
 def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
