@@ -19,6 +19,7 @@ from cairn_gateway.listen import HttpServer, listen
 from cairn_gateway.live import Live
 from cairn_gateway.platform import Platform
 from cairn_gateway.settings import GatewaySettings
+from cairn_gateway.tasks import end
 
 log = structlog.get_logger(__name__)
 
@@ -83,4 +84,4 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
                 live.stop()
                 http.stop()
                 await asyncio.wait([serving])
-                hearing.cancel()
+                await end([hearing])

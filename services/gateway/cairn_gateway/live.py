@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 from cairn.quota.v1 import events_pb2 as quota_events
@@ -24,6 +25,7 @@ from cairn_common.errors import DomainError, InvalidArgument, Reason, Unavailabl
 from google.protobuf.message import DecodeError, Message
 
 from cairn_gateway import wire
+from cairn_gateway.tasks import until_one_ends
 from cairn_gateway.upstream import Caller
 
 log = structlog.get_logger(__name__)
@@ -92,10 +94,6 @@ class Told:
     data: bytes = b""
 
 
-class _EndedError(Exception):
-    """The stream is over, and rightly so: the client left, we stop, or its token is no longer good."""
-
-
 class _SlowError(Exception):
     """The client does not read."""
 
@@ -135,26 +133,27 @@ class Live:
         return given, False
 
     async def follow(
-        self, caller: Caller, watch: Watch, *, position: Position, write: Write, gone: Awaitable[None]
+        self,
+        caller: Caller,
+        watch: Watch,
+        *,
+        position: Position,
+        write: Write,
+        gone: Coroutine[Any, Any, None],
     ) -> bool:
         """Writes events for a client until it, or we, end; then tells whether the end was a clean one."""
         waiting: asyncio.Queue[Told] = asyncio.Queue(MOST_WAITING)
-        clean = True
+        pumps = [
+            self._pump(publisher, watch, getattr(position, publisher) + 1, waiting)
+            for publisher in _PUBLISHERS
+        ]
+        writing = _write(waiting, position, write)
         try:
-            async with asyncio.TaskGroup() as tasks:
-                for publisher in _PUBLISHERS:
-                    start = getattr(position, publisher) + 1
-                    tasks.create_task(self._pump(publisher, watch, start, waiting))
-                tasks.create_task(_write(waiting, position, write))
-                tasks.create_task(_until(gone))
-                tasks.create_task(self._guard(caller, watch))
-                tasks.create_task(_until(self._stopping.wait()))
-        except* _SlowError:
+            await until_one_ends(*pumps, writing, gone, self._guard(caller, watch), self._stopping.wait())
+        except _SlowError:
             log.info("live.cut", caller=caller.principal.subject)
-            clean = False
-        except* _EndedError:
-            clean = True
-        return clean
+            return False
+        return True
 
     async def hear_revocations(self) -> None:
         """Drops revoked tokens from the cache, and ends the streams that they opened. Runs for ever."""
@@ -202,14 +201,14 @@ class Live:
         return self._encoded[key]
 
     async def _guard(self, caller: Caller, watch: Watch) -> None:
-        """Ends the stream once the caller may not see it any more."""
+        """Returns once the caller may not see the team any more."""
         revoked = self._revoked.setdefault(caller.principal.token_uid, asyncio.Event())
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await revoked.wait()
                 self._revoked.pop(caller.principal.token_uid, None)
-                raise _EndedError
+                return
             except TimeoutError:
                 pass
             try:
@@ -217,7 +216,7 @@ class Live:
             except Unavailable:
                 continue  # nobody can say now; what was right 15 s ago stays so
             except DomainError:
-                raise _EndedError from None
+                return
 
 
 def encode(kind: type[Message], payload: bytes) -> tuple[str, bytes]:
@@ -266,8 +265,3 @@ async def _send(write: Write, data: bytes) -> None:
             await write(data)
     except TimeoutError:
         raise _SlowError from None
-
-
-async def _until(event: Awaitable[object]) -> None:
-    await event
-    raise _EndedError
