@@ -25,6 +25,6 @@ async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:
     while pending:
         for task in pending:
             task.cancel()
-        # Again where it had no effect: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes in the
-        # moment in which what it waits for is done.
+        # Again where it had no effect: `asyncio.wait_for` of Python 3.11 loses a cancellation that comes in
+        # the moment in which what it waits for is done.
         _, pending = await asyncio.wait(pending, timeout=0.2)
