@@ -29,7 +29,14 @@ def artifacts_ls(session: Session, name: str | None, kind: str | None) -> None:
         _versions(session, name)
         return
     found = list(session.client.artifacts(kind=kind or ""))
+    hidden = 0
+    if kind is None and not session.as_json:
+        # Each run has its own; they would hide the rest.
+        rest = [each for each in found if _kind(each) != "checkpoint"]
+        found, hidden = rest, len(found) - len(rest)
     _artifacts(session, found)
+    if hidden:
+        session.say(Text(f"and the checkpoints of {hidden} runs: -k checkpoint, cairn show RUN", style="dim"))
 
 
 @artifacts.command("get")

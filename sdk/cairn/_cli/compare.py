@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.errors import NOT_FOUND, CliError
-from cairn._cli.find import ID, find_all
+from cairn._cli.find import ID, SEARCHED, find_all
 from cairn._cli.looks import GAP, main_metrics, plain_table, state_sign
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import listing
@@ -54,7 +54,9 @@ def compare(
             session.say(Text(f"no run here has the metric {key}", style="yellow"))
     keys = [key for key in metrics if key in found] or main_metrics(found, 3)
     series = client.series(uids, keys[:1], max_buckets=120) if keys else []
-    session.out.print(_table(comparison, keys, set(minimize), _courses(series), session.out.width))
+    others = [record.uid for record in listing(client, limit=SEARCHED)[0]]
+    columns = _columns(comparison, keys, set(minimize), _courses(series), others)
+    session.out.print(_table(columns, session.out.width))
     if metrics and keys:
         _draw(session, rows, series, keys[0])
 
@@ -89,10 +91,7 @@ class Column:
         return max([len(self.title), *(cell.cell_len for cell in self.cells)]) + GAP
 
 
-def _table(
-    comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str], width: int
-) -> Table:
-    columns = _columns(comparison, keys, minimize, courses)
+def _table(columns: list[Column], width: int) -> Table:
     while sum(column.width for column in columns) > width + GAP and any(column.spare for column in columns):
         columns.remove(max(columns, key=lambda column: column.spare))
     table = plain_table()
@@ -106,7 +105,7 @@ def _table(
 
 
 def _columns(
-    comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str]
+    comparison: Json, keys: Sequence[str], minimize: set[str], courses: dict[str, str], others: Sequence[str]
 ) -> list[Column]:
     rows = comparison.get("rows", [])
     uids = [str(row["run"]).rsplit("/", 1)[-1] for row in rows]
@@ -114,7 +113,7 @@ def _columns(
     tries = [int(row.get("attempts") or 0) for row in rows]
     columns = [
         Column("", [state_sign(str(row.get("state", ""))) for row in rows], right=False),
-        Column("RUN", [Text(short(uid, uids)) for uid in uids], right=False, style="cyan"),
+        Column("RUN", [Text(short(uid, others)) for uid in uids], right=False, style="cyan"),
         # Where all have one name it tells nothing.
         Column("NAME", list(map(Text, names)), right=False, spare=9 if len(set(names)) == 1 else 3),
     ]

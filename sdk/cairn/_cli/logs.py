@@ -8,6 +8,7 @@ from cairn._cli.ending import say_ending
 from cairn._cli.find import ID, find, newest
 from cairn._cli.follow import Shown, follow, print_logs
 from cairn._cli.session import Session, common
+from cairn._cli.text import short
 
 
 @click.command(short_help="Print what a run wrote; -f follows.")
@@ -41,9 +42,8 @@ def logs(
     try:
         record = follow(session, uid, shown)
     except KeyboardInterrupt:
-        session.say(
-            f"\nno longer following; the run goes on: cairn logs -f {uid[:12]}, cairn stop {uid[:12]}"
-        )
+        again = short(uid, None)
+        session.say(f"\nno longer following; the run goes on: cairn logs -f {again}, cairn stop {again}")
         return
     if not session.as_json:
         say_ending(session, record)

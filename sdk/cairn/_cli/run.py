@@ -133,7 +133,7 @@ def _code(session: Session, folder: Path, *, upload: bool) -> Json:
 
 
 def _say_queued(session: Session, job: Json) -> None:
-    uid = short(str(job["uid"]), ())
+    uid = short(str(job["uid"]), [])
     text = Text("✓ ", style="green").append("queued ", style="default")
     text.append(uid, style="cyan").append(
         f"  {clean(str(job.get('display_name') or ''))}", style="bold default"

@@ -18,7 +18,7 @@ from cairn._cli.summary import (
     params_text,
     timeline,
 )
-from cairn._cli.text import clean, clean_line
+from cairn._cli.text import clean, clean_line, short
 from cairn._http import Json
 
 CHECKPOINTS = 5
@@ -78,7 +78,7 @@ def _print_page(
     if job and session.interactive:
         _section(session, "Again")
         commit = clean(str(code.get("git_commit") or ""))[:12]
-        again = f"cairn show {record.uid[:12]} --task > task.yaml && cairn run task.yaml"
+        again = f"cairn show {short(record.uid, None)} --task > task.yaml && cairn run task.yaml"
         out.print(Text("  " + (f"git checkout {commit} && " if commit else "") + again, style="dim"))
 
 

@@ -131,8 +131,13 @@ def sparkline(values: Sequence[Any], width: int = 24) -> str:
     return "".join(" " if found is None else _BARS[round((found - low) * scale)] for found in numbers)
 
 
-def short(uid: str, others: Sequence[str], least: int = 12) -> str:
-    """The shortest beginning of `uid`, of at least 12 letters, that none of the others has."""
+def short(uid: str, others: Sequence[str] | None, least: int = 12) -> str:
+    """The shortest beginning of `uid`, of at least 12 letters, that none of the others has.
+
+    Where the others are not known (None) so much that siblings made in the same millisecond differ.
+    """
+    if others is None:
+        return uid[:18]
     for length in range(least, len(uid)):
         if not any(other != uid and other.startswith(uid[:length]) for other in others):
             return uid[:length]
