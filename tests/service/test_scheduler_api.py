@@ -16,6 +16,7 @@ from cairn_common.ids import new_uid
 from cairn_scheduler.api import ACCESS, NAME
 from cairn_scheduler.model import STEPS, State
 from grpc import aio
+
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 

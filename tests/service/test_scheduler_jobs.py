@@ -12,6 +12,7 @@ import pytest
 from cairn.quota.v1 import quota_pb2, team_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_scheduler import processes
+
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 
@@ -133,9 +134,7 @@ async def test_cancelling_what_runs_ends_it_gently(cairn: Scheduler, tmp_path: P
 
 async def test_what_ignores_sigterm_is_killed_after_its_grace(cairn: Scheduler, tmp_path: Path) -> None:
     ready = tmp_path / "ready"
-    job = await cairn.submit(
-        task(f"trap '' TERM\ntouch {ready}\nwhile true; do sleep 0.05; done", grace=0.3)
-    )
+    job = await cairn.submit(task(f"trap '' TERM\ntouch {ready}\nwhile true; do sleep 0.05; done", grace=0.3))
     await until(ready.exists)
     await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
     assert (await cairn.ended(job)).state == Job.CANCELLED
@@ -224,6 +223,8 @@ async def test_a_job_sees_nothing_of_the_server(cairn: Scheduler, tmp_path: Path
     await cairn.ended(await cairn.submit(f"run: env > {tmp_path}/env; ls -l /proc/self/fd > {tmp_path}/fd"))
     seen = dict(line.partition("=")[::2] for line in (tmp_path / "env").read_text().splitlines())
     assert "CAIRN_SERVICE_TOKEN" not in seen
-    assert not [name for name in seen if name.startswith("CAIRN_") and ("TOKEN" in name) and "FILE" not in name]
+    assert not [
+        name for name in seen if name.startswith("CAIRN_") and ("TOKEN" in name) and "FILE" not in name
+    ]
     assert "PYTEST_CURRENT_TEST" not in seen
     assert "socket:" not in (tmp_path / "fd").read_text()

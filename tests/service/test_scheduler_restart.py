@@ -14,6 +14,7 @@ from cairn_common.ids import new_uid
 from cairn_scheduler import processes, store
 from cairn_scheduler.model import AttemptState, Job, Spec, State
 from cairn_scheduler.store import Request
+
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Process
 

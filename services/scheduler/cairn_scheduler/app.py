@@ -112,8 +112,8 @@ async def _on_the_bus(
         try:
             async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
                 await _talk(bus, db, facts=facts, watch=watch)
-        except Unavailable as error:
-            log.warning("bus.waiting", reason=str(error.reason))
+        except* Unavailable:
+            log.warning("bus.waiting")
         finally:
             watch.bus = None
 

@@ -91,6 +91,7 @@ class LocalCluster:
         self._watched: dict[str, _Watched] = {}
         self._reports: asyncio.Queue[Report] = asyncio.Queue()
         self._burials: set[asyncio.Task[None]] = set()
+        self._launching = asyncio.Lock()
 
     @property
     def name(self) -> str:
@@ -103,20 +104,23 @@ class LocalCluster:
 
     async def launch(self, order: Order) -> None:
         """Writes the folder, then starts a runner, unless one has begun already. Raises LaunchFailed."""
-        if order.attempt_uid in self._watched:
-            return
-        folder = Folder(self._root, order.attempt_uid)
-        gpu_ids = self._choose_gpus(order)
-        try:
-            await asyncio.to_thread(folder.write_order, order, self._around, gpu_ids)
-            watched = _Watched(folder, tuple(folder.gpu_ids()))
-            self._watched[folder.uid] = watched
-            self._start(watched)
-        except OSError as error:
-            self._watched.pop(order.attempt_uid, None)
-            raise LaunchFailed(
-                f"The attempt could not be set up on this machine: {error.strerror}."
-            ) from error
+        # One at a time: which GPUs are free must not change before they are taken.
+        async with self._launching:
+            if order.attempt_uid in self._watched:
+                return
+            folder = Folder(self._root, order.attempt_uid)
+            watched = _Watched(folder)
+            try:
+                gpu_ids = self._choose_gpus(order)
+                await asyncio.to_thread(folder.write_order, order, self._around, gpu_ids)
+                watched.gpu_ids = tuple(number for rank in gpu_ids for number in rank)
+                self._watched[folder.uid] = watched
+                self._start(watched)
+            except OSError as error:
+                self._watched.pop(folder.uid, None)
+                raise LaunchFailed(
+                    f"The attempt could not be set up on this machine: {error.strerror}."
+                ) from error
 
     async def stop(self, attempt_uid: str) -> None:
         """Tells the runner to stop its ranks; kills it where it has not done so in time."""

@@ -69,7 +69,7 @@ def end_all(attempt_uid: str, *, sessions: Collection[int], since: int, timeout:
     ended = set()
     while left := _left(attempt_uid, sessions, since):
         for process in left:
-            _kill(process)
+            kill(process)
             ended.add((process.pid, process.start))
         if time.monotonic() > deadline:
             break
@@ -83,7 +83,7 @@ def _left(attempt_uid: str, sessions: Collection[int], since: int) -> list[Proce
     return left
 
 
-def _kill(process: Process) -> None:
+def kill(process: Process) -> None:
     """Kills exactly this process and waits up to a second for its end."""
     try:
         handle = os.pidfd_open(process.pid)

@@ -101,9 +101,9 @@ async def insert_job(
         job.experiment, job.priority, job.state.value, job.revision, job.reason, job.spec.task,
         job.spec.setup, job.spec.run, json.dumps(job.spec.envs), json.dumps(job.spec.params),
         job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
-        job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries, job.spec.max_runtime,
-        job.spec.grace, job.code.digest, job.code.size, job.code.git_commit, job.code.git_branch, job.code.git_diff,
-        job.create_time,
+        job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
+        job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
+        job.code.git_branch, job.code.git_diff, job.create_time,
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False

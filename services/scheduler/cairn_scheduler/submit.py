@@ -22,7 +22,7 @@ FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
 MOST_JOB_BYTES = 600_000
 # All jobs of a sweep are written in one transaction, and answered in one message.
 MOST_SWEEP_BYTES = 64 * 2**20
-MOST_SWEEP_ANSWER = 3 * 2**20
+MOST_SWEEP_ANSWER = 2 * 2**20
 _LONGEST_NAME = 200
 _LONGEST_REQUEST_ID = 128
 

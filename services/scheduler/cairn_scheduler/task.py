@@ -320,8 +320,8 @@ def _accelerators(value: object) -> tuple[str, int]:
     if (
         isinstance(count, bool)
         or not isinstance(count, int | float)
-        or count != int(count)
         or not 0 < count <= 4096
+        or count != int(count)
     ):
         raise invalid(path, f"{_show(value)}: GPUs come in whole numbers, from 1")
     kind = name.strip().upper()

@@ -14,6 +14,8 @@ from cairn_scheduler.model import Attempt, Cause, Code, Job, Resources, Spec, St
 
 MOST_DIFF_BYTES = 256 * 1024
 _BRIEF_MESSAGE = 300
+# gRPC takes 4 MiB; beyond this a sweep's jobs show their last attempt alone.
+_MOST_SWEEP_BYTES = 3 * 2**20
 
 
 def timestamp(time: datetime | None) -> Timestamp | None:
@@ -70,6 +72,9 @@ def sweep_message(
 ) -> sweep_pb2.Sweep:
     """As Sweep on the wire, its jobs brief."""
     messages = [brief(job_message(job)) for job in jobs]
+    if sum(message.ByteSize() for message in messages) > _MOST_SWEEP_BYTES:
+        for message in messages:
+            del message.attempts[:-1]
     return sweep_pb2.Sweep(
         name=f"teams/{team}/sweeps/{uid}" if uid else "",
         uid=uid,
