@@ -10,7 +10,7 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -109,7 +109,7 @@ def latest_checkpoint() -> Checkpoint | None:
     run = current_run()
     saver = _savers.get(run.uid)
     if saver is not None:
-        saver.wait(EXIT_WAIT)
+        _settled(saver, EXIT_WAIT)
     if run.job is None and saver is None:
         return None  # this process made up the run's id: nobody can have saved anything for it
     api = run.api()
@@ -122,7 +122,7 @@ def latest_checkpoint() -> Checkpoint | None:
 def wait_for_checkpoints(timeout: float) -> bool:
     """Waits until all that was saved is committed; False if some is not after ``timeout`` seconds."""
     end = time.monotonic() + timeout
-    done = [saver.wait(max(0.0, end - time.monotonic())) for saver in list(_savers.values())]
+    done = [_settled(saver, max(0.0, end - time.monotonic())) for saver in list(_savers.values())]
     return all(done)
 
 
@@ -131,11 +131,19 @@ def checkpoint_artifact(run_uid: str) -> str:
     return f"checkpoint-{run_uid}"
 
 
+def _settled(saver: Saver, timeout: float) -> bool:
+    """Whether all that it was given is committed; what made one impossible has been told by a warning."""
+    try:
+        return saver.wait(timeout)
+    except FAILURES:
+        return False
+
+
 def _saver(run: Run) -> Saver:
     with _lock:
         if run.uid not in _savers:
             if not _savers:
-                atexit.register(wait_for_checkpoints, EXIT_WAIT)
+                _before_exit(wait_for_checkpoints, EXIT_WAIT)
             _savers[run.uid] = Saver(
                 api=run.api(),
                 team=run.team,
@@ -144,6 +152,16 @@ def _saver(run: Run) -> Saver:
                 artifact=checkpoint_artifact(run.uid),
             )
         return _savers[run.uid]
+
+
+def _before_exit(function: Callable[[float], object], timeout: float) -> None:
+    """Calls ``function`` when the main thread is done, while thread pools still take work.
+
+    They refuse it by the time that `atexit` runs its functions, so the last checkpoint of a script that just
+    ends could not be sent there. The hook is the one that `concurrent.futures` itself uses.
+    """
+    register = getattr(threading, "_register_atexit", atexit.register)
+    register(function, timeout)
 
 
 def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:

@@ -92,7 +92,7 @@ class Killer(threading.Thread):
         self.moments: list[str] = []
         self.failure: str | None = None
         self._platform, self._part, self._before = platform, part, before
-        self._stop = threading.Event()
+        self._ended = threading.Event()
 
     def run(self) -> None:
         try:
@@ -101,12 +101,12 @@ class Killer(threading.Thread):
             self.failure = repr(error)
 
     def finish(self) -> None:
-        self._stop.set()
+        self._ended.set()
         self.join(timeout=60)
 
     def _watch(self) -> None:
         client = self._platform.client()
-        for event in client.events(stop=self._stop):
+        for event in client.events(stop=self._ended):
             jobs = list(client.jobs(limit=8)) if event.type == "open" else [event.data]
             for job in jobs:
                 if job.get("uid", "") in self._before or len(self.moments) == len(MOMENTS):
