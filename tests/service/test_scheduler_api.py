@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
-import asyncpg
 import grpc
 import pytest
 from cairn.quota.v1 import token_pb2
@@ -14,7 +13,6 @@ from cairn.scheduler.v1 import job_pb2, scheduler_pb2, sweep_pb2
 from cairn_common.errors import DomainError, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_scheduler.api import ACCESS, NAME
-from cairn_scheduler.model import STEPS, State
 from grpc import aio
 
 from tests.harness import quota, scheduler, servers
@@ -229,38 +227,3 @@ async def test_a_service_may_list_the_jobs_of_every_team(cairn: Scheduler, team:
 async def test_every_method_states_what_it_asks_of_its_caller() -> None:
     service = scheduler_pb2.DESCRIPTOR.services_by_name["SchedulerService"]
     assert set(ACCESS) == {f"/{NAME}/{method.name}" for method in service.methods}
-
-
-async def test_the_database_refuses_every_step_that_the_model_does_not_have(
-    cairn: Scheduler, team: str
-) -> None:
-    placed = "pool = 'local', admissions = 1"
-    for old in State:
-        for new in State:
-            job = await cairn.submit(WAITS, team=team)
-            await _force(cairn, job.uid, old)
-            end = "now()" if new.final else "NULL"
-            step = (
-                f"UPDATE jobs SET state = '{new}', revision = revision + 1, {placed}, "
-                f"end_time = {end}, retry_time = now() WHERE uid = $1"
-            )
-            if new in STEPS[old] or (new is old and not old.final):
-                await cairn.db.execute(step, job.uid)
-            else:
-                with pytest.raises(asyncpg.CheckViolationError):
-                    await cairn.db.execute(step, job.uid)
-            # Out of the loop's sight again.
-            await _force(cairn, job.uid, State.CANCELLED)
-
-
-async def _force(cairn: Scheduler, uid: str, state: State) -> None:
-    """Puts a job into a state whatever it was: past the trigger, as only a test may."""
-    end = "now()" if state.final else "NULL"
-    async with cairn.db.transaction() as conn:
-        await conn.execute("ALTER TABLE jobs DISABLE TRIGGER jobs_step")
-        await conn.execute(
-            f"UPDATE jobs SET state = '{state}', pool = 'nowhere', admissions = 1, end_time = {end},"
-            " retry_time = 'infinity' WHERE uid = $1",
-            uid,
-        )
-        await conn.execute("ALTER TABLE jobs ENABLE TRIGGER jobs_step")
