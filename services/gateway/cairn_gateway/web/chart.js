@@ -226,7 +226,8 @@ function rank(key) {
 export function ticks([low, high], count) {
   const rough = (high - low) / count;
   const power = 10 ** Math.floor(Math.log10(rough));
-  const step = [1, 2, 5, 10].map((factor) => factor * power).find((size) => size >= rough) || rough;
+  const many = rough / power;
+  const step = power * (many < 1.5 ? 1 : many < 3.5 ? 2 : many < 7.5 ? 5 : 10);
   const made = [];
   for (let at = Math.ceil(low / step) * step; at <= high + step * 1e-9; at += step) made.push(Number(at.toPrecision(12)));
   return made;

@@ -47,7 +47,7 @@ export class CompareView {
       h("th", { class: "num", scope: "col" }, "Attempts"), h("th", { class: "num", scope: "col" }, "Duration"));
     const tops = new Map(metrics.map((key) => [key, top(rows, key)]));
     this.body.replaceChildren(...rows.map((row, index) => this.row(row, index, { comparison, metrics, tops })));
-    this.charts.update(rows.map((row) => ({ name: row.run, label: row.display_name || idOf(row.run) })), series);
+    this.charts.update(rows.map((row) => ({ name: row.run, label: labelOf(row, rows, comparison.param_keys) })), series);
   }
 
   row(row, index, { comparison, metrics, tops }) {
@@ -60,7 +60,7 @@ export class CompareView {
       ...comparison.param_keys.map((name) => h("td", { class: "num" }, name in row.params ? param(row.params[name]) : "–")),
       ...metrics.map((name) => {
         const value = row.metrics[name];
-        const isTop = value && rowsDiffer(tops.get(name)) && Number(value.best) === tops.get(name).value;
+        const isTop = value && Number(value.best) === tops.get(name);
         const title = value ? `at step ${value.best_step}; last ${number(value.last)}` : "";
         return h("td", { class: `num${isTop ? " best" : ""}`, title }, value ? number(value.best) : "–");
       }),
@@ -68,11 +68,20 @@ export class CompareView {
   }
 }
 
+/** The best of a metric over the runs; undefined where there is nothing to choose. */
 function top(rows, key) {
   const values = rows.map((row) => row.metrics[key]).filter(Boolean).map((value) => Number(value.best)).filter(Number.isFinite);
-  return { value: isLess(key) ? Math.min(...values) : Math.max(...values), count: values.length };
+  const [least, greatest] = [Math.min(...values), Math.max(...values)];
+  if (least === greatest) return undefined;
+  return isLess(key) ? least : greatest;
 }
 
-function rowsDiffer({ count }) {
-  return count > 1;
+/** The run's name, with what sets it apart where several have the same one, as the runs of a sweep do. */
+function labelOf(row, rows, keys) {
+  const name = row.display_name || idOf(row.run);
+  const twins = rows.filter((other) => other.display_name === row.display_name);
+  if (twins.length < 2) return name;
+  const differs = (key) => new Set(twins.map((other) => JSON.stringify(other.params[key]))).size > 1;
+  const params = keys.filter((key) => key in row.params && differs(key)).slice(0, 3).map((key) => `${key} ${param(row.params[key])}`);
+  return params.length ? params.join(", ") : `${name} ${idOf(row.run).slice(-4)}`;
 }
