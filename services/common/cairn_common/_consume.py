@@ -14,7 +14,7 @@ from grpc import aio
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-from cairn_common._link import AWAY, Link
+from cairn_common._link import AWAY, Link, heed_cancellation
 from cairn_common._pull import Message, Pull
 from cairn_common.db import Database, is_transient
 from cairn_common.errors import Unavailable, from_rpc_error
@@ -53,6 +53,7 @@ class Consumption:
         """For ever; a new session after each loss of the connection."""
         pause = 0.1
         while True:
+            heed_cancellation()
             await self._link.connected.wait()
             try:
                 await self._ensure(subjects)
@@ -62,6 +63,7 @@ class Consumption:
                 )
                 async with pull.open():
                     while True:
+                        heed_cancellation()
                         await self._work(await pull.next(), pull)
             except NotFoundError:
                 # The publisher, who makes the stream, has not been there yet.

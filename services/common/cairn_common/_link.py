@@ -73,6 +73,7 @@ class Link:
             client = Client()
             try:
                 await self._connect(client)
+                heed_cancellation()
                 # It may return without being connected, where the server decides late.
                 if client.is_connected:
                     self._client = client
@@ -131,6 +132,7 @@ class Link:
         """Asks again while the bus is away; errors that are its answer are raised."""
         pause = 0.1
         while True:
+            heed_cancellation()
             await self.connected.wait()
             try:
                 return await self.answer(ask)
@@ -193,6 +195,17 @@ class Link:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("bus.failed", exc_info=task.exception())
+
+
+def heed_cancellation() -> None:
+    """Raises CancelledError where this task was cancelled and what it awaited has kept that to itself.
+
+    `asyncio.wait_for` of Python 3.11, which nats-py waits with, does so when its answer comes in the same
+    moment as the cancellation; a loop that goes on then would never end.
+    """
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 def unavailable(cause: BaseException | None = None) -> Unavailable:

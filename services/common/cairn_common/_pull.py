@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from cairn_common._link import AWAY, Link, unavailable
+from cairn_common._link import AWAY, Link, heed_cancellation, unavailable
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 
@@ -158,6 +158,7 @@ class Tail:
     async def messages(self) -> AsyncGenerator[Message, None]:
         """For ever."""
         while True:
+            heed_cancellation()
             await self._link.connected.wait()
             try:
                 async with aclosing(self._session()) as session:

@@ -54,6 +54,10 @@ async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Connect
         closed_cb=on_closed,
     )
     try:
+        # nats-py waits with `asyncio.wait_for`, which in Python 3.11 may keep a cancellation to itself.
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise asyncio.CancelledError
         yield made
     finally:
         await made.client.close()
