@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 PATIENCE = 300.0  # seconds that an unreachable server is waited for before a training would start from zero
 EXIT_WAIT = 60.0
+FAILURES = (TransferError, UnsafePath, Unreachable, ApiError, OSError)
 
 _log = logging.getLogger("cairn")
 _savers: dict[str, Saver] = {}
@@ -83,16 +84,7 @@ def save_checkpoint(
             raise TransferError(
                 f"the checkpoint at step {step} is not committed yet; it is still being tried"
             )
-    except (
-        StageError,
-        TransferError,
-        UnsafePath,
-        Unreachable,
-        ApiError,
-        OSError,
-        ValueError,
-        TypeError,
-    ) as error:
+    except (*FAILURES, StageError, ValueError, TypeError) as error:
         if run.strict:
             raise
         _log.warning("cairn: the checkpoint at step %s is not safe: %s", step, error)

@@ -1,0 +1,242 @@
+"""The command line and the SDK's transfers against the whole platform."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cairn._blobs import TransferError
+from cairn._ids import new_uid
+from cairn._transfer import PART
+from cairn.client import Client
+
+from tests.harness.platform import Platform
+
+TRAIN = """
+import os, sys
+import cairn
+
+checkpoint = cairn.latest_checkpoint()
+first = checkpoint.step + 1 if checkpoint else 0
+print("begins at", first, checkpoint.metrics if checkpoint else "")
+if checkpoint:
+    assert checkpoint.path.read_text() == f"weights {checkpoint.step}"
+for step in range(first, 10):
+    cairn.log({"loss": 1 / (step + 1), "acc": step / 10}, step=step)
+    print(f"step {step} \\x1b[32mgreen\\x1b[0m \\x1b]0;title\\x07")
+    if step in (3, 9):
+        open("weights.txt", "w").write(f"weights {step}")
+        cairn.save_checkpoint("weights.txt", step=step, metrics={"acc": step / 10}, wait=True)
+        open("weights.txt", "w").write("torn")  # what was saved is a copy
+    if step == 5 and first == 0:
+        os.kill(os.getpid(), 9)
+"""
+
+
+@pytest.fixture(scope="module")
+def platform(session_folder: Path) -> Iterator[Platform]:
+    platform = Platform(session_folder / "cli")
+    (session_folder / "cli").mkdir()
+    platform.up()
+    yield platform
+    platform.down()
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Client:
+    return platform.client()
+
+
+@pytest.fixture(scope="module")
+def finished(platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A job that was killed once and went on from its checkpoint, followed to its end."""
+    work = tmp_path_factory.mktemp("work")
+    (work / "train.py").write_text(TRAIN)
+    done = platform.cairn(
+        "run", "-f", "--json", "--name", "twice", "-e", "resumes",
+        "--", sys.executable, "train.py", "--lr", "3e-4", cwd=work,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "begins at 0" in done.stderr
+    record: dict[str, Any] = json.loads(done.stdout)
+    return record
+
+
+def read(platform: Platform, *arguments: str) -> Any:
+    done = platform.cairn(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_a_killed_job_goes_on_from_its_checkpoint_and_its_page_says_so(
+    platform: Platform, finished: dict[str, Any]
+) -> None:
+    assert (finished["state"], finished["attempts"], finished["name"]) == ("SUCCEEDED", 2, "twice")
+    page = read(platform, "show", finished["id"][:14])
+    assert page["run"]["attempts"][1]["resumed_step"] == 3
+    assert [version["step"] for version in page["checkpoints"]] == [9, 3]
+    loss = next(series for series in page["series"] if series["key"] == "loss")
+    assert loss["steps"] == list(range(10))
+    assert "--lr 3e-4" in page["job"]["spec"]["run"]
+    told = platform.cairn("show", "twice").stdout
+    for words in ("attempt 2", "from the checkpoint at step 3", "infra", "Checkpoints (2)", "--lr 3e-4"):
+        assert words in told
+
+
+def test_logs_are_whole_and_clean(platform: Platform, finished: dict[str, Any]) -> None:
+    followed = platform.cairn("logs", "-f", "twice")
+    assert followed.returncode == 0
+    lines = followed.stdout.splitlines()
+    begins = [line for line in lines if line.startswith("begins")]
+    assert begins == ["begins at 0 ", "begins at 4 {'acc': 0.3}"]
+    assert lines.count("step 4 green ") == 2  # once an attempt, without escapes as this is no terminal
+    assert "\x1b" not in followed.stdout
+    second = platform.cairn("logs", "twice", "--attempt", "2").stdout
+    assert "begins at 4" in second
+    assert "begins at 0" not in second
+    assert len(platform.cairn("logs", "twice", "--tail", "3").stdout.splitlines()) == 3
+    objects = [json.loads(line) for line in platform.cairn("logs", "twice", "--json").stdout.splitlines()]
+    written = [each["text"] for each in objects if each["stream"] == "stdout"]
+    assert written[1] == "step 0 \x1b[32mgreen\x1b[0m \x1b]0;title\x07"  # the record itself is untouched
+
+
+def test_ls_and_compare_have_the_run(platform: Platform, finished: dict[str, Any]) -> None:
+    listed = read(platform, "ls", "-e", "resumes", "--state", "succeeded")
+    assert [(each["id"], each["metrics"]["acc"]) for each in listed] == [(finished["id"], 0.9)]
+    assert read(platform, "ls", "--alive") == []
+    assert "twice" in platform.cairn("ls").stdout
+    compared = read(platform, "compare", "-e", "resumes")
+    assert compared["rows"][0]["metrics"]["loss"]["best"] == 0.1
+    drawn = platform.cairn("compare", "twice", "-m", "loss")
+    assert drawn.returncode == 0
+    assert "└" in drawn.stdout
+
+
+def test_a_sweep_is_queued_followed_and_told_apart(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(
+        "name: grid\nenvs: {lr: '1'}\nrun: test $lr != 3\n"
+        "cairn: {experiment: grid, sweep: {parameters: {lr: [1, 2, 3]}}}\n"
+    )
+    assert platform.cairn("run", "--dry-run", str(tmp_path / "task.yaml")).stdout.count("good") == 3
+    assert read(platform, "ls", "-e", "grid") == []
+    done = platform.cairn("run", str(tmp_path / "task.yaml"), "-f", "--json")
+    records = json.loads(done.stdout)
+    assert done.returncode == 1, "one of them fails"
+    states = {str(each["params"]["lr"]): each["state"] for each in records}
+    assert states == {"1": "SUCCEEDED", "2": "SUCCEEDED", "3": "FAILED"}
+    ambiguous = platform.cairn("show", "grid")
+    assert ambiguous.returncode == 2
+    assert ambiguous.stderr.count("grid") == 4
+
+
+def test_a_job_is_stopped_by_name_and_twice_is_no_error(platform: Platform, tmp_path: Path) -> None:
+    done = platform.cairn("run", "--json", "--name", "sleeper", "--", "sleep", "300", cwd=tmp_path)
+    queued = json.loads(done.stdout)
+    for _ in range(2):
+        assert platform.cairn("stop", "sleeper").returncode == 0
+    watched = platform.cairn("watch", "sleeper", "--json")
+    assert json.loads(watched.stdout)["state"] == "CANCELLED"
+    assert watched.returncode == 1
+    assert queued["display_name"] == "sleeper"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "told"),
+    [
+        (("show", "01zzzzzzzzzzzzzzzzzzzzzzzz"), 3, "there is no job or run"),
+        (("logs", "nosuch"), 3, "`cairn ls` lists"),
+        (("run", "nosuch.yaml"), 2, "there is no task file nosuch.yaml"),
+        (("run", "python", "train.py"), 2, "cairn run -- python ..."),
+        (("run",), 2, "give a task file, or a command"),
+        (("artifacts", "get", "nosuch:best"), 3, "nosuch"),
+        (("ls", "--team", "nobodys"), 3, "nobodys"),
+        (("nosuch",), 2, "No such command"),
+    ],
+)
+def test_errors_are_one_line_with_a_code(
+    platform: Platform, arguments: tuple[str, ...], code: int, told: str
+) -> None:
+    done = platform.cairn(*arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_task_with_an_unknown_field_is_refused_with_its_path(platform: Platform, tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("run: echo\nresources: {cpu: 2}\n")
+    done = platform.cairn("run", str(tmp_path / "bad.yaml"))
+    assert done.returncode == 2
+    assert "resources.cpu" in done.stderr
+    (tmp_path / "torn.yaml").write_text("run: [1\n")
+    assert "torn.yaml:2:1" in platform.cairn("run", str(tmp_path / "torn.yaml")).stderr
+
+
+def test_login_keeps_a_token_that_works_and_no_other(platform: Platform, tmp_path: Path) -> None:
+    made = read(platform, "token", "create", "laptop", "--ttl", "1h")
+    own = Platform(tmp_path)
+    own.env["CAIRN_CONFIG"] = str(tmp_path / "own.json")
+    url = platform.status()["url"]
+
+    def login(secret: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [own.program, "login", url], env=own.env, input=secret, capture_output=True, text=True, timeout=60
+        )
+
+    assert own.cairn("ls").returncode == 4  # no server is known yet
+    assert login("wrong\n").returncode == 4
+    assert login(made["secret"] + "\n").returncode == 0
+    assert os.stat(tmp_path / "own.json").st_mode & 0o777 == 0o600
+    assert own.cairn("ls").returncode == 0
+    assert platform.cairn("token", "revoke", made["token"]["uid"]).returncode == 0
+
+
+def test_files_come_back_as_they_were(client: Client, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    (folder / "empty").mkdir(parents=True)
+    (folder / "big.bin").write_bytes(os.urandom(PART) * 2 + os.urandom(1234567))
+    (folder / "empty" / "nothing").touch()
+    for number in range(40):
+        (folder / f"{number}.txt").write_text(f"file {number}")
+    said: list[tuple[int, int]] = []
+    first = client.publish(folder, "model-a", kind="model", progress=lambda *at: said.append(at))
+    total = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    assert said[-1] == (total, total)
+    assert [done for done, _ in said] == sorted(done for done, _ in said)
+
+    client.download("model-a", "latest", tmp_path / "back")
+    for path in (path for path in folder.rglob("*") if path.is_file()):
+        assert (tmp_path / "back" / path.relative_to(folder)).read_bytes() == path.read_bytes()
+
+    (folder / "1.txt").write_text("changed")
+    second = client.publish(folder, "model-a", kind="model", aliases=["best"])
+    assert (first["version"], second["version"]) == (1, 2)
+    (tmp_path / "back" / "0.txt").write_text("spoiled")
+    version = client.download("model-a", "best", tmp_path / "back")
+    assert version["version"] == 2
+    assert (tmp_path / "back/1.txt").read_text() == "changed"
+    assert (tmp_path / "back/0.txt").read_text() == "file 0"
+
+
+def test_bytes_that_rotted_in_the_store_are_refused(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    source = tmp_path / "data.bin"
+    source.write_bytes(new_uid().encode() * 100)
+    version = client.publish(source, "rots")
+    digest = version["entries"][0]["parts"][0]["digest"]
+    blob = next((platform.data / "s3").rglob(digest))
+    raw = bytearray(blob.read_bytes())
+    raw[7] ^= 1
+    blob.write_bytes(raw)
+    with pytest.raises(TransferError, match="not those of blob"):
+        client.download("rots", 1, tmp_path / "got")
+    assert list((tmp_path / "got").iterdir()) == []
+    done = platform.cairn("artifacts", "get", "rots", "-o", str(tmp_path / "got"))
+    assert done.returncode == 1
+    assert "they were not used" in done.stderr
