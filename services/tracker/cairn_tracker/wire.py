@@ -31,6 +31,7 @@ from cairn_tracker.store.runs import Experiment
 ACTOR = "services/tracker"
 # Keys in one fact; with longer lists a reader asks for the run.
 _MOST_PROGRESS_KEYS = 3_000
+_LARGEST_RUN = 700_000
 
 
 def run_name(team: str, uid: str) -> str:
@@ -175,13 +176,13 @@ def job_fact(job: job_pb2.Job) -> JobFact:
 
 async def tell_created(conn: Any, value: Run, now: datetime) -> None:
     """Puts `run.created` into the outbox."""
-    fact = events_pb2.TrackerEvent(run_created=events_pb2.RunCreated(run=run(value, whole=False)))
+    fact = events_pb2.TrackerEvent(run_created=events_pb2.RunCreated(run=_told_run(value)))
     await tell(conn, fact, RunKey(value.team, value.uid), "run", now)
 
 
 async def tell_updated(conn: Any, value: Run, now: datetime) -> None:
     """Puts `run.updated` into the outbox."""
-    fact = events_pb2.TrackerEvent(run_updated=events_pb2.RunUpdated(run=run(value, whole=False)))
+    fact = events_pb2.TrackerEvent(run_updated=events_pb2.RunUpdated(run=_told_run(value)))
     await tell(conn, fact, RunKey(value.team, value.uid), "run", now)
 
 
@@ -250,6 +251,15 @@ def struct_value(value: Json) -> struct_pb2.Value:
             return struct_pb2.Value(list_value=items)
         case dict():
             return struct_pb2.Value(struct_value=struct(value))
+
+
+def _told_run(value: Run) -> run_pb2.Run:
+    """A run in a fact. The bus takes less than a run may hold: then it is told without its largest parts."""
+    made = run(value, whole=False)
+    if made.ByteSize() > _LARGEST_RUN:
+        for field in ("params", "command", "message"):
+            made.ClearField(field)
+    return made
 
 
 def _attempt(value: Attempt) -> run_pb2.RunAttempt:

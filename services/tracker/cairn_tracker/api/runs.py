@@ -42,6 +42,8 @@ ACCESS: Mapping[str, Access] = {
 _MOST_RUNS: Final = 100
 _MOST_KEYS: Final = 100
 _MOST_TAGS: Final = 100
+# Metrics of each run in a comparison: more is no table, and would not fit into a message.
+_MOST_COMPARED: Final = 500
 _LONGEST_TEXT: Final = 500
 # Under the 4 MB of a message, with room for the last run of a page.
 _PAGE_BYTES: Final = 2_500_000
@@ -164,7 +166,9 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         who = caller()
         team = team_of(who, request.parent, Role.VIEWER)
         uids = runs_of(who, team, request.runs, most=_MOST_RUNS)
-        found = await runs.get_runs(self._db, team, uids)
+        found = await runs.get_runs(
+            self._db, team, uids, most_metrics=_MOST_COMPARED, keys=list(request.metrics)
+        )
         if len(found) < len(uids):
             missing = sorted(set(uids) - {run.uid for run in found})[0]
             raise unknown_run(RunKey(team, missing))

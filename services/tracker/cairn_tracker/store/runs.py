@@ -17,6 +17,8 @@ from cairn_tracker.model import Attempt, Code, JobFact, Run, RunState, Summary, 
 
 #: Metrics of a run that lists and facts carry at most, in alphabetical order.
 MOST_SUMMARIES_IN_LISTS = 100
+#: As many of them as an answer with one run takes.
+MOST_SUMMARIES = 20_000
 
 
 class Reads(Protocol):
@@ -72,8 +74,9 @@ WHERE team = $1 AND run_uid = ANY($2::text[]) ORDER BY number
 _SUMMARIES = """
 SELECT run_uid, key, last, last_step, count, min, min_step, max, max_step FROM (
     SELECT s.*, row_number() OVER (PARTITION BY run_uid ORDER BY key) AS place FROM summaries s
-    WHERE team = $1 AND run_uid = ANY($2::text[])) numbered
-WHERE $3::integer IS NULL OR place <= $3 ORDER BY key
+    WHERE team = $1 AND run_uid = ANY($2::text[])
+      AND (cardinality($4::text[]) = 0 OR key = ANY($4::text[]))) numbered
+WHERE place <= $3 ORDER BY key
 """
 
 _UPSERT_JOB = """
@@ -145,15 +148,21 @@ FROM experiments e WHERE e.team = $1 AND e.id > $2 ORDER BY e.id LIMIT $3
 
 
 async def get_runs(
-    db: Reads, team: str, uids: Sequence[str], *, most_metrics: int | None = None
+    db: Reads,
+    team: str,
+    uids: Sequence[str],
+    *,
+    most_metrics: int = MOST_SUMMARIES,
+    keys: Sequence[str] = (),
 ) -> list[Run]:
-    """Those of a team's runs that exist, in the order asked for, with so many metrics each (None: all)."""
+    """Those of a team's runs that exist, in the order asked for; of each so many metrics, of these keys
+    (none: any)."""
     rows = await db.fetch(_GET, team, list(uids))
-    found = {run.uid: run for run in await _whole(db, team, rows, most_metrics=most_metrics)}
+    found = {run.uid: run for run in await _whole(db, team, rows, most_metrics=most_metrics, keys=keys)}
     return [found[uid] for uid in uids if uid in found]
 
 
-async def get_run(db: Reads, team: str, uid: str, *, most_metrics: int | None = None) -> Run | None:
+async def get_run(db: Reads, team: str, uid: str, *, most_metrics: int = MOST_SUMMARIES) -> Run | None:
     """A run, if the team has it."""
     found = await get_runs(db, team, [uid], most_metrics=most_metrics)
     return found[0] if found else None
@@ -392,7 +401,9 @@ async def move_cursor(db: Any, name: str, time: datetime) -> None:
     )
 
 
-async def _whole(db: Reads, team: str, rows: Sequence[Row], *, most_metrics: int | None) -> list[Run]:
+async def _whole(
+    db: Reads, team: str, rows: Sequence[Row], *, most_metrics: int, keys: Sequence[str] = ()
+) -> list[Run]:
     uids = [row["uid"] for row in rows]
     attempts: dict[str, list[Attempt]] = {}
     summaries: dict[str, dict[str, Summary]] = {}
@@ -400,7 +411,7 @@ async def _whole(db: Reads, team: str, rows: Sequence[Row], *, most_metrics: int
         for row in await db.fetch(_ATTEMPTS, team, uids):
             values = dict(row)
             attempts.setdefault(values.pop("run_uid"), []).append(Attempt(**values))
-        for row in await db.fetch(_SUMMARIES, team, uids, most_metrics):
+        for row in await db.fetch(_SUMMARIES, team, uids, most_metrics, list(keys)):
             values = dict(row)
             run_uid, key = values.pop("run_uid"), values.pop("key")
             summaries.setdefault(run_uid, {})[key] = Summary(**values)
