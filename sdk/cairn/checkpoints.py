@@ -179,11 +179,11 @@ def _local_latest(run: Run) -> Checkpoint | None:
     return Checkpoint(found.content, found.step, found.metrics, name=found.folder.name)
 
 
-def _remote_latest(run: Run, api: Api) -> Checkpoint | None:
-    pauses = Pauses(PATIENCE)
+def _remote_latest(run: Run, api: Api, *, patience: float = PATIENCE) -> Checkpoint | None:
+    pauses = Pauses(patience)
     while True:
         try:
-            version = _ask(run, api)
+            version = _ask(run, api, patience=min(patience, 20.0))
             return None if version is None else _fetch(run, api, version)
         except (Unreachable, OSError) as error:
             failure: Exception = error
@@ -195,14 +195,14 @@ def _remote_latest(run: Run, api: Api) -> Checkpoint | None:
             raise CheckpointUnavailable(f"the run's checkpoint is not usable: {error}") from error
         if not pauses.pause():
             raise CheckpointUnavailable(
-                f"whether run {run.uid} has a checkpoint could not be learned in {PATIENCE:.0f} s: {failure}"
+                f"whether run {run.uid} has a checkpoint could not be learned in {patience:.0f} s: {failure}"
             ) from failure
 
 
-def _ask(run: Run, api: Api) -> Json | None:
+def _ask(run: Run, api: Api, *, patience: float) -> Json | None:
     path = f"/api/v1/teams/{segment(run.team)}/runs/{segment(run.uid)}/checkpoints/latest"
     try:
-        return api.get(path, patience=20.0)
+        return api.get(path, patience=patience)
     except ApiError as error:
         # Before its first checkpoint a run may not have reached the tracker yet; a later attempt's has.
         if error.reason == "CHECKPOINT_NOT_FOUND" or (error.reason == "RUN_NOT_FOUND" and run.attempt <= 1):

@@ -13,7 +13,10 @@ from cairn._cli.text import clean, clean_line, digits, moment, number, plain, sh
 from cairn._code import CodeError
 from cairn._http import ApiError, Unreachable
 
-NASTY = "a\x1b[2J\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\ b\x07\x9b1;1H\u202ec\x1b[31mred\x1b[0m\nd\x00\x1bPq\x1b\\"
+NASTY = (
+    "a\x1b[2J\x1b]8;;http://evil\x1b\\link\x1b]8;;\x1b\\ b\x07\x9b1;1H"
+    "\u202ec\x1b[31mred\x1b[0m\nd\x00\x1bPq\x1b\\"
+)  # fmt: skip
 
 
 def test_what_a_server_says_cannot_move_the_cursor() -> None:
