@@ -85,7 +85,8 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_its_page_says_so(
     assert loss["steps"] == list(range(10))
     assert "--lr 3e-4" in page["job"]["spec"]["run"]
     told = platform.cairn("show", "twice").stdout
-    assert [line.split()[-1] for line in told.splitlines() if line.startswith("loss ")] == ["9"]  # the last step
+    row = next(line for line in told.splitlines() if line.startswith("loss "))
+    assert row.split()[-1] == "9", "the last step, not the first of the last bucket"
     for words in ("attempt 2", "from the checkpoint at step 3", "infra", "Checkpoints (2)", "--lr 3e-4"):
         assert words in told
 

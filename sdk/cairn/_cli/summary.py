@@ -17,7 +17,6 @@ from cairn._cli.text import (
     clock,
     digits,
     moment,
-    number,
     plain,
     size,
     span,
