@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cairn._blobs import TransferError
 from cairn._ids import new_uid
 from cairn._transfer import PART
 from cairn.client import Client
-
 from tests.harness.platform import Platform
 
 TRAIN = """

@@ -8,13 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from cairn_common import subjects
 from cairn_common.bus import Bus, Message, connect
 from cairn_common.db import Database, pool
 from cairn_common.errors import FailedPrecondition, Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-
 from tests.harness import servers
 
 

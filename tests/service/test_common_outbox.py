@@ -9,6 +9,7 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from cairn_common import bus as buses
 from cairn_common import db as databases
 from cairn_common import outbox, subjects
@@ -17,7 +18,6 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.migrate import MigrationError, migrate
-
 from tests.harness import servers
 
 INIT = "CREATE TABLE things (uid text PRIMARY KEY, revision bigint NOT NULL)"

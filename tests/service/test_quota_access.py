@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from grpc import aio
+
 from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
@@ -19,8 +21,6 @@ from cairn_common.clock import FakeClock
 from cairn_common.errors import DomainError, Reason, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA
-from grpc import aio
-
 from tests.harness.quota import Quota, running
 
 Code = grpc.StatusCode

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
 from cairn.quota.v1 import quota_pb2, token_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS
 from cairn_server.backends.nats import NatsKeys, new_seeds
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
-
 from tests.harness import servers
 from tests.harness.quota import Quota, running
 

@@ -24,10 +24,10 @@ from typing import Any
 
 import nats
 import pytest
+
 from cairn._ids import new_uid
 from cairn._segments import writers
 from cairn.job.v1 import events_pb2
-
 from tests.harness import servers
 
 TOKEN = "cairn_run_0123456789abcdef"

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from cairn_server import processes
 from cairn_server.backends.program import NotReady, Program
 from cairn_server.supervisor import StartError, State, Supervisor

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from cairn.tracker.v1 import artifact_pb2, tracker_pb2
-from cairn_common.ids import new_uid
 from grpc import aio
 
+from cairn.tracker.v1 import artifact_pb2, tracker_pb2
+from cairn_common.ids import new_uid
 from tests.harness import servers
 from tests.harness.tracker import RUN, STRANGER, VIEWER, Client, Tracker, run_name, start_tracker
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 import pytest
+
 from cairn._cli.errors import CliError, tell
 from cairn._cli.find import choose
 from cairn._cli.plot import Curve, plot

@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 import structlog
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn_common import ids, paging, subjects
 from cairn_common.auth import Principal, Role, Scope, hash_token, new_token, require
 from cairn_common.errors import InvalidArgument, NotFound, PermissionDenied, Reason
 from cairn_common.log import configure_logging
 from cairn_common.settings import ServiceSettings, SettingsError, required, visible
-from hypothesis import given
-from hypothesis import strategies as st
 
 positions = st.dictionaries(st.text(max_size=20), st.text(max_size=40) | st.integers(), max_size=4)
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn_common.errors import InvalidArgument
 from cairn_scheduler.model import Resources
 from cairn_scheduler.task import parse
-from hypothesis import given
-from hypothesis import strategies as st
 
 FULL = """
 name: digits-cnn

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+
 from cairn_common.auth import hash_token
 from cairn_server import credentials, home, login, logs, ports
 from cairn_server.backends import nats

@@ -214,4 +214,3 @@ def _basic_environment(path: str) -> Mapping[str, str]:
         "LANG": os.environ.get("LANG") or "C.UTF-8",
         "TMPDIR": tempfile.gettempdir(),
     }
-

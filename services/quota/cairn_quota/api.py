@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from grpc import aio
+
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, reservation_pb2, team_pb2
 from cairn_common.auth import Access, Principal, Role, Scope, access, require
 from cairn_common.clock import Clock
@@ -12,8 +14,6 @@ from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_id, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from grpc import aio
-
 from cairn_quota import checks, wire
 from cairn_quota.model import Reservation, ReservationState
 from cairn_quota.model import Role as TeamRole

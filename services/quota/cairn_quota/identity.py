@@ -12,7 +12,6 @@ from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_uid, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-
 from cairn_quota import checks, wire
 from cairn_quota.authentication import Authenticator, principal
 from cairn_quota.identity_store import IdentityStore, NewToken, token_not_found

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import grpc
 import structlog
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
@@ -23,7 +24,6 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-
 from cairn_scheduler import facts, model, store, submit, wire
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.model import IllegalStep, Job, Resources, State

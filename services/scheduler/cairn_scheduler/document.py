@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from typing import NoReturn
 
 import yaml
+
 from cairn_common.errors import InvalidArgument, Reason
 
 MOST_BYTES = 256 * 1024

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
+
 from cairn.tracker.v1 import artifact_pb2, events_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_common.objects import ObjectStore
-
 from cairn_tracker import manifest, wire, wire_artifacts
 from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part

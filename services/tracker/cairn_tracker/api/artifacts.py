@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from google.protobuf import timestamp_pb2
+from grpc import aio
+
 from cairn.tracker.v1 import artifact_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access, require
 from cairn_common.clock import Clock
@@ -15,9 +18,6 @@ from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_common.ids import check_id, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from google.protobuf import timestamp_pb2
-from grpc import aio
-
 from cairn_tracker import wire, wire_artifacts
 from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
 from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, VERSION_NAME, Artifacts, Draft

@@ -8,6 +8,8 @@ from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
+from grpc import aio
+
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access
 from cairn_common.clock import Clock
@@ -16,8 +18,6 @@ from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from grpc import aio
-
 from cairn_tracker import compare, logs, points, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, RunKey

@@ -10,7 +10,6 @@ from typing import Any
 
 from cairn_common.db import Row
 from cairn_common.ids import new_uid
-
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store.runs import Reads
