@@ -22,6 +22,11 @@ _SERVER_MAY = '"$JS.API.INFO", "cairn.v1.>"'
 # Answers the auth callout; a user of its own account, so that a job can never reach it.
 CALLOUT = "callout"
 SYSTEM = "system"
+# The account of whoever the callout lets in. It sees one thing of the services' account: where runs tell of
+# themselves, as a service to ask. So the stream's acknowledgement, which goes to whatever reply subject a
+# publisher names, with all rights of the account it goes to, ends among jobs.
+JOBS = "JOBS"
+_OF_RUNS = "cairn.v1.job.run.>"
 # Signs what the callout answers.
 ISSUER = "issuer"
 
@@ -97,12 +102,14 @@ accounts {{
   AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
   CAIRN: {{
     jetstream: enabled
+    exports: [ {{ service: "{_OF_RUNS}" }} ]
     users: [
 {services}
       # cairn up, cairn dead-letters
       {{ nkey: {keys.public(SERVER)}, permissions: {{ {may} }} }}
     ]
   }}
+  {JOBS}: {{ imports: [ {{ service: {{ account: CAIRN, subject: "{_OF_RUNS}" }} }} ] }}
   SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}
 }}
 system_account: SYS
