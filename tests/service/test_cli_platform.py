@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -242,3 +244,34 @@ def test_bytes_that_rotted_in_the_store_are_refused(
     done = platform.cairn("artifacts", "get", "rots", "-o", str(tmp_path / "got"))
     assert done.returncode == 1
     assert "they were not used" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_open_leads_a_browser_to_the_run_and_what_runs_say_is_text(
+    platform: Platform, finished: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = "<img src=x onerror=document.title='owned'>"
+    done = platform.cairn("run", "-f", "--name", hostile, "--", "echo", hostile, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = browse(platform.cairn("open", "--print").stdout.strip(), tmp_path)
+    assert "twice" in page
+    assert html.escape(hostile, quote=False) in page
+    page = browse(platform.cairn("open", "--print", finished["id"]).stdout.strip(), tmp_path)
+    for words in ("went on from step 3", "Rank 0 was killed", "step 9", "lr"):
+        assert words in page
+    assert "owned" not in page
+    assert "#token" not in page
+
+
+def browse(address: str, profile: Path) -> str:
+    """The page as Chromium has it after its scripts ran."""
+    done = subprocess.run(
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
+            "--virtual-time-budget=8000", "--dump-dom", address,
+        ],
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
