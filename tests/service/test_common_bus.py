@@ -109,6 +109,16 @@ async def test_a_consumer_goes_on_where_it_acknowledged(bus: Bus, db: Database, 
             await publish(bus, f"{stream}.a", b"4")
 
 
+async def test_a_batch_of_large_messages_is_smaller(bus: Bus, db: Database, stream: str) -> None:
+    await publish(bus, f"{stream}.a", *(bytes([n]) * 900_000 for n in range(20)))
+    seen = Seen()
+    consuming = bus.consume(stream=stream, durable="d", subjects=[f"{stream}.>"], handler=seen.add, db=db)
+    async with running(consuming):
+        await seen.until(lambda: len(seen.all) == 20)
+    assert [data[0] for data in seen.all] == list(range(20))
+    assert max(sum(map(len, batch)) for batch in seen.batches) <= 8 * 2**20
+
+
 async def _until_acknowledged(bus: Bus, stream: str, durable: str) -> None:
     async with asyncio.timeout(10):
         while (await bus._link.stream.consumer_info(stream, durable)).num_ack_pending:
