@@ -113,6 +113,7 @@ def test_durations_are_seconds_or_words(value: str, seconds: float) -> None:
         ("run: x\nworkdir: {url: git}", "workdir", "folder"),
         ("run: x\nnum_nodes: 0", "num_nodes", "1 to 1,000"),
         ("run: x\nnum_nodes: 1.5", "num_nodes", "whole number"),
+        (f"run: x\nnum_nodes: {'1:' * 100_000}1", "", "a number of 200,001 characters"),
         ("run: x\nname: a b", "name", "of the form"),
         ("run: x\nenvs: {1A: x}", "envs.1A", "not a name"),
         ("run: x\nenvs: {A: null}", "envs.A", "has no value"),

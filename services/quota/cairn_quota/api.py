@@ -222,7 +222,7 @@ def _filled(team: team_pb2.Team) -> Iterable[str]:
 
 
 def _position(token: str, *, scope: str) -> str | None:
-    return str(decode_token(token, scope=scope)["after"]) if token else None
+    return decode_token(token, scope=scope, read=lambda at: str(at["after"])) if token else None
 
 
 def _next(after: str, *, scope: str) -> str:

@@ -82,7 +82,8 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
         who = caller()
         scope = f"tokens/{who.subject}"
         size = page_size(request.page_size)
-        before = str(decode_token(request.page_token, scope=scope)["after"]) if request.page_token else None
+        token = request.page_token
+        before = decode_token(token, scope=scope, read=lambda at: str(at["after"])) if token else None
         found = await self.store.tokens(who.subject, before=before, size=size + 1)
         page = found[:size]
         more = len(found) > size
