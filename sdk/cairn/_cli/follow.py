@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,7 +11,7 @@ from rich.status import Status
 
 from cairn._cli.records import Record, fetch, merge
 from cairn._cli.session import Session
-from cairn._cli.text import clean, clean_line
+from cairn._cli.text import clean, clean_line, json_text
 from cairn._http import ApiError, Json
 from cairn.client import Client
 
@@ -49,7 +48,7 @@ class Printer:
         attempt, rank = int(line.get("attempt") or 0), int(line.get("rank") or 0)
         aside = self._shown.aside
         if self._session.as_json and not aside:
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json_text(line))
             return
         colors = (self._session.err if aside else self._session.out).is_terminal
         if attempt != self._attempt:
