@@ -106,9 +106,12 @@ class Console:
     """Numbers the lines of each rank, masks secrets, and records them."""
 
     def __init__(
-        self, writer: Writer, *, mask: Callable[[str], str], clock: Callable[[], float] = time.time
-    ) -> None:
+        self, writer: Writer, *, mask: Callable[[str], str], clock: Callable[[], float] = time.time,
+        first: int = 0,
+    ) -> None:  # fmt: skip
+        """`first`: what the first rank here is called; on a cluster each node has one of them."""
         self._writer = writer
+        self._first = first
         self._mask = mask
         self._clock = clock
         self._numbers: dict[int, int] = {}
@@ -136,7 +139,7 @@ class Console:
         first = self._numbers.get(rank, 0) + 1
         self._numbers[rank] = first + len(lines) - 1
         self._writer.lines(
-            [LineRecord(now, stream, rank, first + place, line) for place, line in enumerate(lines)]
+            [LineRecord(now, stream, self._first + rank, first + place, line) for place, line in enumerate(lines)]
         )
 
 

@@ -24,6 +24,9 @@ class Evidence:
     timed_out: bool = False
     stopped: bool = False
     lost: bool = False
+    # The place says that it never runs this; that it has no room for it just now.
+    refused: bool = False
+    full: bool = False
     message: str = ""
     start_time: float | None = None
     end_time: float = 0.0
@@ -93,6 +96,10 @@ def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str]:
         return None, ""
     if evidence.stopped or asked is not None:
         return _stopped(evidence, asked)
+    if evidence.refused:
+        return Cause.USER_ERROR, f"It cannot run there: {evidence.message}"
+    if evidence.full:
+        return Cause.INFRA, f"No capacity: {evidence.message}"
     if evidence.oom:
         return Cause.OOM, (
             f"Rank {evidence.rank} was ended by the kernel's out-of-memory killer. "
