@@ -12,7 +12,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cairn._runner", description="Runs one attempt of a job.")
     parser.add_argument("folder", type=Path, help="the attempt's folder, with its launch.json")
     parser.add_argument("--drain", action="store_true", help="only ship what an earlier runner left behind")
-    parser.add_argument("--node", action="store_true", help="run the one rank that SkyPilot says this node has")
+    parser.add_argument("--node", action="store_true", help="run the rank that SkyPilot says this node has")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nats").setLevel(logging.CRITICAL)

@@ -138,8 +138,9 @@ class Console:
     def _record(self, rank: int, stream: int, lines: Sequence[str], now: float) -> None:
         first = self._numbers.get(rank, 0) + 1
         self._numbers[rank] = first + len(lines) - 1
+        named = self._first + rank
         self._writer.lines(
-            [LineRecord(now, stream, self._first + rank, first + place, line) for place, line in enumerate(lines)]
+            [LineRecord(now, stream, named, first + place, line) for place, line in enumerate(lines)]
         )
 
 

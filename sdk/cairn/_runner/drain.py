@@ -7,9 +7,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cairn._link import Listen
 from cairn._runner import guard
 from cairn._runner.folder import BadLaunch, Folder, Launch
-from cairn._link import Listen
 from cairn._segments import segments, writers
 from cairn._ship import Shipper
 from cairn._spool import Writer

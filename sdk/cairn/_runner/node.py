@@ -49,7 +49,7 @@ def run_node(path: Path) -> int:
     with contextlib.closing(place):
         attempt = Attempt(folder, launch, signals, place)
         attempt.run()
-    # In a gang, SkyPilot kills all ranks at once when one fails; how the others end is the scheduler's to say.
+    # SkyPilot kills all ranks at once when one fails; how the others end is the scheduler's to say.
     if attempt.reported and launch.num_nodes > 1:
         return 0
     return 0 if attempt.end.exit_code == 0 and not attempt.end.stopped else attempt.end.exit_code or 1

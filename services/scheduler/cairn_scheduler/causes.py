@@ -50,6 +50,8 @@ OWN_SIGNALS = frozenset(
 )
 RETRIED = frozenset({Cause.INFRA, Cause.SPOT, Cause.PREEMPTED, Cause.LOST})
 LONGEST_BACKOFF = timedelta(minutes=5)
+_FIRST_REJECTION = 30.0
+_MOST_REJECTIONS = 300
 _MESSAGE_BYTES = 4096
 _LINES = 10
 
@@ -64,6 +66,7 @@ def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
         signal=killed_by(evidence) or 0,
         start_time=_moment(evidence.start_time),
         end_time=_moment(evidence.end_time) or datetime.fromtimestamp(0, UTC),
+        no_capacity=evidence.full and cause is Cause.INFRA,
     )
 
 
@@ -75,6 +78,13 @@ def backoff(cause: Cause | None, *, failures: int, max_retries: int) -> timedelt
     if cause not in RETRIED or failures > max_retries:
         return None
     return min(timedelta(seconds=2 ** min(failures - 1, 20)), LONGEST_BACKOFF)
+
+
+def wait_for_room(rejections: int) -> timedelta | None:
+    """How long to wait where there was no room; None: it was asked for often enough."""
+    if rejections > _MOST_REJECTIONS:
+        return None
+    return min(timedelta(seconds=_FIRST_REJECTION * 2.0 ** min(rejections - 1, 20)), LONGEST_BACKOFF)
 
 
 def killed_by(evidence: Evidence) -> int | None:

@@ -80,7 +80,7 @@ class Api:
         return {str(one["name"]): str(one["status"]) for one in found}
 
     async def job_state(self, name: str) -> str:
-        """How SkyPilot sees the cluster's one job; empty: it has none. Slow (seconds): it asks the cluster."""
+        """How SkyPilot sees the cluster's one job; empty: it has none. Takes seconds."""
         async with self._others:
             found = await self.wait(await self._post("/queue", {"cluster_name": name, "all_users": True}))
         states = [str(one.get("status", "")) for one in found or [] if isinstance(one, dict)]

@@ -62,7 +62,9 @@ class Watched:
 class SkyCluster:
     """See `open_sky`; everything runs on the event loop that opened it."""
 
-    def __init__(self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str) -> None:
+    def __init__(
+        self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str
+    ) -> None:
         self._api = api
         self._kept = kept
         self._ears = ears
@@ -319,7 +321,9 @@ class SkyCluster:
 
     def _kill(self, watched: Watched) -> None:
         """The runners did not end in time: their cluster goes, and they with it."""
-        evidence = watched.ranks.failed or Evidence(stopped=True, end_time=time.time(), start_time=watched.ranks.start_time)
+        evidence = watched.ranks.failed or Evidence(
+            stopped=True, end_time=time.time(), start_time=watched.ranks.start_time
+        )
         log.warning("attempt.killed", attempt=watched.record.uid, cluster=watched.record.cluster)
         self.end(watched, evidence)
 

@@ -9,9 +9,9 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # What the same request will meet again, however often it is made.
 _FINAL = frozenset(
     {
-        "ValueError", "TypeError", "InvalidSkyPilotConfigError", "InvalidClusterNameError", "NotSupportedError",
-        "NoCloudAccessError", "UserRequestRejectedByPolicy", "PermissionDeniedError", "StorageSpecError",
-        "StorageSourceError", "StorageBucketGetError", "ClusterOwnerIdentityMismatchError",
+        "ValueError", "TypeError", "InvalidSkyPilotConfigError", "InvalidClusterNameError",
+        "NotSupportedError", "NoCloudAccessError", "UserRequestRejectedByPolicy", "PermissionDeniedError",
+        "StorageSpecError", "StorageSourceError", "StorageBucketGetError", "ClusterOwnerIdentityMismatchError",
     }
 )  # fmt: skip
 # ResourcesUnavailableError stands both for "there is no such thing" and for "all are taken just now".

@@ -58,7 +58,12 @@ class Ranks:
 
 
 def _well(evidence: Evidence) -> bool:
-    return evidence.exit_code == 0 and evidence.phase == "run" and not evidence.stopped and not evidence.timed_out
+    return (
+        evidence.exit_code == 0
+        and evidence.phase == "run"
+        and not evidence.stopped
+        and not evidence.timed_out
+    )
 
 
 def _evidence(told: events_pb2.AttemptEnded) -> Evidence:
