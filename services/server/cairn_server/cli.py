@@ -29,7 +29,10 @@ def commands() -> list[click.Command]:
 @click.option("--only", metavar="A,B", default="", help="Only these services (quota always comes along).")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the page and the HTTP API [7700].")
 @click.option(
-    "--skypilot", is_flag=True, envvar="CAIRN_SKYPILOT", help="Start SkyPilot too: jobs on clusters and clouds."
+    "--skypilot",
+    is_flag=True,
+    envvar="CAIRN_SKYPILOT",
+    help="Start SkyPilot too: jobs on clusters and clouds.",
 )
 @click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
 @click.option("--ready-fd", type=int, hidden=True)

@@ -41,6 +41,8 @@ class Ears:
         while True:
             try:
                 async with connect(self._url, seed=self._seed, name="scheduler-sky") as bus:
+                    # The tracker's to make; whoever comes first makes the same.
+                    await bus.ensure_stream(STREAM, subjects.STREAMS[STREAM])
                     if self.sequence is None:
                         self.sequence = await bus.last_sequence(STREAM) if since is None else since
                     self._bus = bus

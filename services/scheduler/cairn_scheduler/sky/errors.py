@@ -11,7 +11,8 @@ _FINAL = frozenset(
     {
         "ValueError", "TypeError", "InvalidSkyPilotConfigError", "InvalidClusterNameError",
         "NotSupportedError", "NoCloudAccessError", "UserRequestRejectedByPolicy", "PermissionDeniedError",
-        "StorageSpecError", "StorageSourceError", "StorageBucketGetError", "ClusterOwnerIdentityMismatchError",
+        "StorageSpecError", "StorageSourceError", "StorageBucketGetError",
+        "ClusterOwnerIdentityMismatchError",
     }
 )  # fmt: skip
 # ResourcesUnavailableError stands both for "there is no such thing" and for "all are taken just now".
