@@ -34,14 +34,20 @@ class ProtoBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
         well_known = Path(grpc_tools.__file__).parent / "_proto"
         # The plugins live beside the interpreter of the isolated build environment.
-        env = dict(os.environ, PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]))
+        path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         subprocess.run(
             [
-                sys.executable, "-m", "grpc_tools.protoc",
-                f"-I{source}", f"-I{well_known}",
-                f"--python_out={target}", f"--grpc_python_out={target}",
-                f"--mypy_out=quiet:{target}", f"--mypy_grpc_out=quiet:{target}",
+                sys.executable,
+                "-m",
+                "grpc_tools.protoc",
+                f"-I{source}",
+                f"-I{well_known}",
+                f"--python_out={target}",
+                f"--grpc_python_out={target}",
+                f"--mypy_out=quiet:{target}",
+                f"--mypy_grpc_out=quiet:{target}",
                 *files,
             ],
-            check=True, env=env,
+            check=True,
+            env=dict(os.environ, PATH=path),
         )

@@ -27,6 +27,12 @@ def data_folder() -> Iterator[Path]:
     yield from _folder()
 
 
+@pytest.fixture(scope="module")
+def module_folder() -> Iterator[Path]:
+    """As `data_folder`, for all tests of a module."""
+    yield from _folder()
+
+
 @pytest.fixture(scope="session")
 def session_folder() -> Iterator[Path]:
     """As `data_folder`, for the session's servers."""

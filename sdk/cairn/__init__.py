@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from cairn._local import LocalRun, local_runs
     from cairn._sync import sync
     from cairn.artifacts import save_artifact, use_artifact
-    from cairn.checkpoints import latest_checkpoint, save_checkpoint
+    from cairn.checkpoints import Checkpoint, CheckpointUnavailable, latest_checkpoint, save_checkpoint
     from cairn.client import Client
 
     config: Config
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Checkpoint",
+    "CheckpointUnavailable",
     "Client",
     "Config",
     "LocalRun",
@@ -44,6 +46,8 @@ __all__ = [
 ]
 
 _LAZY = {
+    "Checkpoint": "cairn.checkpoints",
+    "CheckpointUnavailable": "cairn.checkpoints",
     "Client": "cairn.client",
     "LocalRun": "cairn._local",
     "latest_checkpoint": "cairn.checkpoints",

@@ -22,7 +22,9 @@ class GitState:
 
 
 def git_state(folder: Path) -> GitState:
-    """The state of the repository around ``folder``; all empty outside one."""
+    """The state of the repository that ``folder`` belongs to; all empty outside one."""
+    if not _belongs_to_git(folder):
+        return GitState()
     commit = _git(folder, "rev-parse", "--verify", "--quiet", "HEAD")
     if commit is None:
         return GitState()
@@ -44,7 +46,7 @@ def git_files(folder: Path) -> list[str] | None:
 
     A submodule or a repository inside this one comes as its folder's name.
     """
-    if _git(folder, "rev-parse", "--is-inside-work-tree") != b"true\n":
+    if not _belongs_to_git(folder):
         return None
     listed = _git(folder, "ls-files", "-z", "--cached", "--others", "--exclude-standard")
     if listed is None:
@@ -52,6 +54,15 @@ def git_files(folder: Path) -> list[str] | None:
     names = {os.fsdecode(name).rstrip("/") for name in listed.split(b"\0") if name}
     # A tracked file that was deleted is listed all the same.
     return sorted(name for name in names if os.path.lexists(folder / name))
+
+
+def _belongs_to_git(folder: Path) -> bool:
+    """Whether a work tree is around ``folder`` and does not ignore it: an ignored folder (one in a virtual
+    environment, say) is none of that repository's business, and git would list no file of it.
+    """
+    if _git(folder, "rev-parse", "--is-inside-work-tree") != b"true\n":
+        return False
+    return _git(folder, "check-ignore", "--quiet", "--", str(folder)) is None
 
 
 def _git(folder: Path, *arguments: str) -> bytes | None:

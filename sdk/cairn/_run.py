@@ -166,10 +166,12 @@ class Run:
     def finish(self, *, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:
         """Ends a run without a job, and waits up to `timeout` seconds until the server has everything.
 
-        In a job it only brings everything to the disk: the command's exit says how the job ended.
-        Never raises.
+        In a job it waits for checkpoints alone and brings the rest to the disk: the command's exit says how
+        the job ended. Never raises.
         """
         try:
+            if (checkpoints := sys.modules.get("cairn.checkpoints")) is not None:
+                checkpoints.wait_for_checkpoints(timeout)
             if self.job is not None or self._owner != os.getpid():
                 self._writer.flush()
             elif not self.finished:

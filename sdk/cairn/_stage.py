@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cairn._ids import new_uid
 from cairn._transfer import Source, sources
 
 MANIFEST = "manifest.json"
@@ -60,8 +59,7 @@ def stage(path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, 
         file = _copy(path_or_state, partial / CONTENT)
         manifest = {"step": step, "metrics": dict(metrics), "file": file}
         (partial / MANIFEST).write_text(json.dumps(manifest))
-        final = folder / f"local-{new_uid()}"
-        os.rename(partial, final)
+        final = _number(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
@@ -69,8 +67,9 @@ def stage(path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, 
 
 
 def latest(folder: Path) -> Staged | None:
-    """The copy staged last (their ids sort by time); None if there is none."""
-    for each in sorted(folder.glob(f"local-*/{MANIFEST}"), reverse=True):
+    """The copy staged last; None if there is none."""
+    for number in sorted(_numbers(folder), reverse=True):
+        each = folder / f"local-{number}" / MANIFEST
         try:
             manifest = json.loads(each.read_text())
             return Staged(
@@ -79,6 +78,23 @@ def latest(folder: Path) -> Staged | None:
         except (OSError, ValueError, KeyError, TypeError):
             continue  # being removed, or never finished
     return None
+
+
+def _number(partial: Path, folder: Path) -> Path:
+    """Gives a whole copy the next number: two saves can fall into one tick of any clock."""
+    while True:
+        final = folder / f"local-{max([0, *_numbers(folder)]) + 1}"
+        try:
+            os.rename(partial, final)
+            return final
+        except OSError:
+            if not final.exists():  # else another thread took the number
+                raise
+
+
+def _numbers(folder: Path) -> list[int]:
+    names = (each.name.removeprefix("local-") for each in folder.glob("local-*"))
+    return [int(name) for name in names if name.isdigit()]
 
 
 def _copy(given: Any, target: Path) -> str:

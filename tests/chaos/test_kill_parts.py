@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cairn.client import Client
 
+from cairn.client import Client
 from tests.harness.platform import Platform
 
 PARTS = ("scheduler", "quota", "tracker", "gateway", "nats", "postgres", "s3")
@@ -21,8 +21,8 @@ MOMENTS = ("RUNNING", "RECOVERING", "SUCCEEDED")
 
 
 @pytest.fixture(scope="module")
-def platform(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
-    platform = Platform(tmp_path_factory.mktemp("chaos"), CAIRN_LOCAL_CPUS="2")
+def platform(module_folder: Path) -> Iterator[Platform]:
+    platform = Platform(module_folder, CAIRN_LOCAL_CPUS="2")
     platform.up()
     try:
         yield platform

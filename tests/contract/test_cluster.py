@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cairn.job.v1 import events_pb2
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
@@ -21,7 +22,6 @@ from cairn_scheduler.local import open_local
 from cairn_scheduler.model import Code, Resources, Spec
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
-
 from tests.harness.slurm import CLUSTER, Slurm
 
 

@@ -12,15 +12,16 @@ from tests.harness.platform import Platform
 
 
 @pytest.mark.timeout(600)
-def test_the_demo_holds_what_it_promises_and_says_it_in_json(tmp_path: Path) -> None:
-    platform = Platform(tmp_path)
+def test_the_demo_holds_what_it_promises_and_says_it_in_json(data_folder: Path) -> None:
+    platform = Platform(data_folder)
     try:
         done = platform.cairn("demo", "--json", timeout=500)
         assert done.returncode == 0, done.stdout + done.stderr
         facts = json.loads(done.stdout)
         assert set(facts) == {"jobs", "model", "url"}
         assert [job["state"] for job in facts["jobs"]] == ["SUCCEEDED"] * 4
-        assert all(set(job) == {"id", "state", "attempts", "resumed_step", "best_accuracy"} for job in facts["jobs"])
+        told = {"id", "state", "attempts", "resumed_step", "best_accuracy"}
+        assert all(set(job) == told for job in facts["jobs"])
         assert all(job["best_accuracy"] > 0.9 for job in facts["jobs"])
         (killed,) = [job for job in facts["jobs"] if job["attempts"] == 2]
         assert killed["resumed_step"] > 0

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from cairn_server import processes
 
+from cairn_server import processes
 from tests.harness.platform import Platform
 
 PARTS = {"postgres", "nats", "s3", "scheduler", "quota", "tracker", "gateway"}

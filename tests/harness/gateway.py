@@ -10,14 +10,15 @@ from typing import Any
 
 import grpc
 import httpx
+from google.protobuf import message_factory
+from google.protobuf.message import Message
+from grpc import aio
+
 from cairn.quota.v1 import token_pb2
 from cairn_common.errors import DomainError, Unauthenticated, to_status
 from cairn_gateway.app import running
 from cairn_gateway.http.route import SERVICES
 from cairn_gateway.settings import GatewaySettings
-from google.protobuf import message_factory
-from google.protobuf.message import Message
-from grpc import aio
 
 SERVICE_TOKEN = "cairn_gateways-own-token"
 Answer = Message | DomainError | Callable[[], Any]

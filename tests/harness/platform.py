@@ -26,7 +26,9 @@ class Platform:
             **env,
         }
 
-    def cairn(self, *arguments: str, timeout: float = 120.0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    def cairn(
+        self, *arguments: str, timeout: float = 120.0, cwd: Path | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Runs the command line as a person would and gives what it said."""
         return subprocess.run(
             [self.program, *arguments], env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout

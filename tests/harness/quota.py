@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from grpc import aio
+
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
@@ -18,7 +20,6 @@ from cairn_common.ids import new_uid
 from cairn_common.rpc import Server, channel
 from cairn_quota.app import SCHEMA, run
 from cairn_quota.settings import QuotaSettings
-from grpc import aio
 
 SERVICES = ("scheduler", "quota", "tracker", "gateway")
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from google.protobuf.json_format import MessageToDict
+from grpc import aio
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.bus import connect
 from cairn_common.db import Database, pool
@@ -19,9 +22,6 @@ from cairn_common.rpc import Server, channel
 from cairn_common.subjects import STREAMS
 from cairn_scheduler.app import SCHEMA, run
 from cairn_scheduler.settings import SchedulerSettings
-from google.protobuf.json_format import MessageToDict
-from grpc import aio
-
 from tests.harness.quota import Quota
 
 FINAL = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED, job_pb2.Job.TIMED_OUT})

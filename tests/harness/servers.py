@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import asyncpg
+
 from cairn_server import ports
 from cairn_server.backends import nats, postgres, s3
 from cairn_server.backends.program import Program, command, environment, wait_ready

@@ -17,6 +17,8 @@ from types import MappingProxyType
 
 import asyncpg
 import nats
+from grpc import aio
+
 from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from cairn.scheduler.v1 import job_pb2
@@ -28,8 +30,6 @@ from cairn_common.rpc import channel
 from cairn_server import ports
 from cairn_server.backends.program import Program
 from cairn_server.services import _ask_health
-from grpc import aio
-
 from tests.harness import servers
 
 TEAM = "main"

@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
+
 from cairn_scheduler.model import Resources
 from cairn_scheduler.plan import Limit, Place, Placed, Snapshot, Waiting, decide
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from cairn._blobs import TransferError
 from cairn._ids import new_uid
 from cairn._transfer import PART
 from cairn.client import Client
-
 from tests.harness.platform import Platform
 
 TRAIN = """
@@ -85,6 +87,8 @@ def test_a_killed_job_goes_on_from_its_checkpoint_and_its_page_says_so(
     assert loss["steps"] == list(range(10))
     assert "--lr 3e-4" in page["job"]["spec"]["run"]
     told = platform.cairn("show", "twice").stdout
+    row = next(line for line in told.splitlines() if line.startswith("loss "))
+    assert row.split()[-1] == "9", "the last step, not the first of the last bucket"
     for words in ("attempt 2", "from the checkpoint at step 3", "infra", "Checkpoints (2)", "--lr 3e-4"):
         assert words in told
 
@@ -240,3 +244,34 @@ def test_bytes_that_rotted_in_the_store_are_refused(
     done = platform.cairn("artifacts", "get", "rots", "-o", str(tmp_path / "got"))
     assert done.returncode == 1
     assert "they were not used" in done.stderr
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_open_leads_a_browser_to_the_run_and_what_runs_say_is_text(
+    platform: Platform, finished: dict[str, Any], tmp_path: Path
+) -> None:
+    hostile = "<img src=x onerror=document.title='owned'>"
+    done = platform.cairn("run", "-f", "--name", hostile, "--", "echo", hostile, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    page = browse(platform.cairn("open", "--print").stdout.strip(), tmp_path)
+    assert "twice" in page
+    assert html.escape(hostile, quote=False) in page
+    page = browse(platform.cairn("open", "--print", finished["id"]).stdout.strip(), tmp_path)
+    for words in ("went on from step 3", "Rank 0 was killed", "step 9", "lr"):
+        assert words in page
+    assert "owned" not in page
+    assert "#token" not in page
+
+
+def browse(address: str, profile: Path) -> str:
+    """The page as Chromium has it after its scripts ran."""
+    done = subprocess.run(
+        [
+            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
+            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
+            "--virtual-time-budget=8000", "--dump-dom", address,
+        ],
+        capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout

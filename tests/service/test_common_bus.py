@@ -8,13 +8,13 @@ from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 
 import pytest
+
 from cairn_common import subjects
 from cairn_common.bus import Bus, Message, connect
 from cairn_common.db import Database, pool
 from cairn_common.errors import FailedPrecondition, Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-
 from tests.harness import servers
 
 
@@ -107,6 +107,16 @@ async def test_a_consumer_goes_on_where_it_acknowledged(bus: Bus, db: Database, 
             await _until_acknowledged(bus, stream, "d")
         if more == b"4":
             await publish(bus, f"{stream}.a", b"4")
+
+
+async def test_a_batch_of_large_messages_is_smaller(bus: Bus, db: Database, stream: str) -> None:
+    await publish(bus, f"{stream}.a", *(bytes([n]) * 900_000 for n in range(20)))
+    seen = Seen()
+    consuming = bus.consume(stream=stream, durable="d", subjects=[f"{stream}.>"], handler=seen.add, db=db)
+    async with running(consuming):
+        await seen.until(lambda: len(seen.all) == 20)
+    assert [data[0] for data in seen.all] == list(range(20))
+    assert max(sum(map(len, batch)) for batch in seen.batches) <= 8 * 2**20
 
 
 async def _until_acknowledged(bus: Bus, stream: str, durable: str) -> None:

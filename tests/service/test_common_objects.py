@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
+
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.objects import ObjectStore
-
 from tests.harness import servers
 
 

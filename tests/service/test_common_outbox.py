@@ -9,15 +9,15 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+
 from cairn_common import bus as buses
 from cairn_common import db as databases
 from cairn_common import outbox, subjects
 from cairn_common.bus import Bus, Message
 from cairn_common.db import Database, pool
-from cairn_common.errors import Unavailable
+from cairn_common.errors import InvalidArgument, Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.migrate import MigrationError, migrate
-
 from tests.harness import servers
 
 INIT = "CREATE TABLE things (uid text PRIMARY KEY, revision bigint NOT NULL)"
@@ -80,6 +80,11 @@ async def test_mistakes_in_sql_are_not_taken_for_a_database_that_is_away(db: Dat
         await db.fetch("SELECT $1::int")
     with pytest.raises(asyncpg.DataError):
         await db.fetch("SELECT $1::int", "one")
+
+
+async def test_a_text_that_cannot_be_kept_is_the_callers_mistake(db: Database) -> None:
+    with pytest.raises(InvalidArgument):
+        await db.fetch("SELECT $1::text", "a\0b")
 
 
 async def test_a_database_that_is_killed_is_unavailable_and_then_there_again(

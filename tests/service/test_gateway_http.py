@@ -11,13 +11,13 @@ from typing import Any
 
 import httpx
 import pytest
+
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
 from cairn_common.errors import Aborted, NotFound, Reason
 from cairn_gateway.http import CODE, PLATFORM, ROUTES
 from cairn_gateway.http.limits import MOST_REQUESTS_EACH
 from cairn_gateway.listen import listen
-
 from tests.harness.gateway import Neighbours, bearer, gateway, neighbours
 
 TOKEN = "cairn_0123456789abcdef-ada"

@@ -9,13 +9,13 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
+
 from cairn.quota.v1 import events_pb2 as quota_events
 from cairn.scheduler.v1 import events_pb2 as scheduler_events
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import subjects
 from cairn_common.bus import Bus, connect
 from cairn_common.ids import new_uid
-
 from tests.harness.gateway import Frame, Neighbours, bearer, events_of, frames, gateway, neighbours, take
 
 TOKEN = "cairn_0123456789abcdef-ada"

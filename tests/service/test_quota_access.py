@@ -12,6 +12,8 @@ from typing import Any
 import grpc
 import pytest
 import pytest_asyncio
+from grpc import aio
+
 from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
@@ -19,8 +21,6 @@ from cairn_common.clock import FakeClock
 from cairn_common.errors import DomainError, Reason, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA
-from grpc import aio
-
 from tests.harness.quota import Quota, running
 
 Code = grpc.StatusCode
@@ -102,7 +102,7 @@ GONE = Code.NOT_FOUND
 ANSWERS: dict[str, tuple[Code, Code]] = {
     "GetTeam": (Code.OK, GONE),
     "ListTeams": (Code.OK, Code.OK),
-    "CreateTeam": (Code.OK, Code.OK),
+    "CreateTeam": (DENIED, DENIED),
     "UpdateTeam": (DENIED, GONE),
     "ReserveQuota": (DENIED, DENIED),
     "ReleaseReservation": (DENIED, DENIED),
@@ -179,6 +179,15 @@ async def test_a_foreign_team_looks_like_none(quota: Quota) -> None:
     everything = await problem(stranger.ListReservations(quota_pb2.ListReservationsRequest(parent="teams/-")))
     assert there.reason is nowhere.reason is everything.reason is Reason.TEAM_NOT_FOUND
     assert there.message.replace(team, "nowhere") == nowhere.message
+
+
+async def test_who_may_not_run_jobs_cannot_make_a_team_to_run_them_in(quota: Quota) -> None:
+    request = quota_pb2.CreateTeamRequest(team_id=f"t{new_uid()}")
+    for role in (token_pb2.ROLE_VIEWER, token_pb2.ROLE_MEMBER):
+        teams = await quota.teams(await quota.member("main", role))
+        assert (await problem(teams.CreateTeam(request))).reason is Reason.ROLE_TOO_LOW
+    teams = await quota.teams(await quota.member("main", token_pb2.ROLE_ADMIN))
+    assert (await teams.CreateTeam(request)).name == f"teams/{request.team_id}"
 
 
 async def test_no_token_makes_one_that_can_more_or_lives_longer(quota: Quota, clock: FakeClock) -> None:

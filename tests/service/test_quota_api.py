@@ -9,13 +9,13 @@ from pathlib import Path
 import grpc
 import pytest
 import pytest_asyncio
+from grpc import aio
+
 from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, reservation_pb2, team_pb2, token_pb2
 from cairn_common.bus import connect
 from cairn_common.db import retry
 from cairn_common.errors import DomainError, Reason, from_rpc_error
 from cairn_common.ids import new_uid
-from grpc import aio
-
 from tests.harness.quota import Quota, running
 
 Reservation = reservation_pb2.Reservation

@@ -11,15 +11,15 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from nats.aio.client import Client
+from nats.errors import Error as NatsError
+
 from cairn.quota.v1 import quota_pb2, token_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS
 from cairn_server.backends.nats import NatsKeys, new_seeds
-from nats.aio.client import Client
-from nats.errors import Error as NatsError
-
 from tests.harness import servers
 from tests.harness.quota import Quota, running
 
@@ -159,6 +159,34 @@ async def test_a_runs_token_publishes_for_its_run_and_does_nothing_else(quota: Q
         assert [subject for subject in refused if await job.may_publish(subject)] == []
         heard = [">", "_INBOX.>", "cairn.v1.>", f"cairn.v1.job.run.*.main.{run}", "$SYS.>", "*.>"]
         assert [subject for subject in heard if await job.may_subscribe(subject)] == []
+
+
+async def test_no_answer_of_the_bus_is_led_to_where_the_job_may_not_publish(quota: Quota, bus: Bus) -> None:
+    """The stream acknowledges to whatever reply a publisher names, and does it with the server's rights."""
+    run, other = new_uid(), new_uid()
+    secret, _ = await quota.run_token("main", run_uid=run)
+    victims = [
+        f"cairn.v1.scheduler.job.finished.main.{run}",
+        f"cairn.v1.job.run.lines-logged.main.{other}",
+        f"cairn.v1.quota.token.revoked.-.{run}",
+    ]
+    seeds = bus.keys.seeds
+    async with (
+        asyncio.timeout(30),
+        connect(bus.server.url, seed=seeds["scheduler"], name="scheduler") as scheduler,
+        joined(bus, secret) as job,
+    ):
+        await scheduler.ensure_stream("SCHEDULER", STREAMS["SCHEDULER"])
+        own = f"cairn.v1.job.run.lines-logged.main.{run}"
+        before = {stream: await scheduler.last_sequence(stream) for stream in ("JOB", "QUOTA", "SCHEDULER")}
+        for victim in victims:
+            await job.client.publish(own, b"x", reply=victim)
+        ack = await job.client.jetstream().publish(own, b"x")
+        fact = await scheduler.publish(f"cairn.v1.scheduler.job.finished.main.{other}", b"x")
+        assert ack.seq == before["JOB"] + len(victims) + 1
+        assert await scheduler.last_sequence("JOB") == ack.seq
+        assert fact == before["SCHEDULER"] + 1
+        assert await scheduler.last_sequence("QUOTA") == before["QUOTA"]
 
 
 async def test_a_members_token_publishes_for_its_teams_runs(quota: Quota, bus: Bus) -> None:

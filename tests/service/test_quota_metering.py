@@ -13,6 +13,7 @@ import asyncpg
 import grpc
 import pytest
 import pytest_asyncio
+
 from cairn.quota.v1 import quota_pb2, reservation_pb2, team_pb2
 from cairn.scheduler.v1 import events_pb2, job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.auth import Role, access
@@ -25,7 +26,6 @@ from cairn_common.subjects import STREAMS, subject
 from cairn_quota.app import Parts
 from cairn_quota.handlers import Metering
 from cairn_quota.reconcile import Reconciler
-
 from tests.harness.quota import Quota, running
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)

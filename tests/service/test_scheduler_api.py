@@ -8,13 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
+from grpc import aio
+
 from cairn.quota.v1 import token_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, sweep_pb2
 from cairn_common.errors import DomainError, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_scheduler.api import ACCESS, NAME
-from grpc import aio
-
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 

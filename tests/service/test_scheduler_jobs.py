@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+
 from cairn.quota.v1 import quota_pb2, team_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_scheduler import processes
-
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import grpc
 import pytest
-from cairn.scheduler.v1 import job_pb2
 from grpc import aio
 
+from cairn.scheduler.v1 import job_pb2
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 

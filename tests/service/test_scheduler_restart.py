@@ -9,12 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from cairn_common.db import Database, pool
 from cairn_common.ids import new_uid
 from cairn_scheduler import processes, store
 from cairn_scheduler.model import AttemptState, Job, Spec, State
 from cairn_scheduler.store import Request
-
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Process
 

@@ -8,6 +8,7 @@ from importlib.resources import files
 
 import asyncpg
 import pytest
+
 from cairn_common.db import Database, pool
 from cairn_common.errors import Aborted
 from cairn_common.ids import new_uid

@@ -10,9 +10,11 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
-import cairn
 import nats
 import pytest
+from nats.js.client import JetStreamContext
+
+import cairn
 from cairn._batch import Identity
 from cairn._frames import LineRecord
 from cairn._segments import segments, writers
@@ -21,8 +23,6 @@ from cairn._spool import Writer
 from cairn.job.v1 import events_pb2
 from cairn_server import ports
 from cairn_server.backends import wheels
-from nats.js.client import JetStreamContext
-
 from tests.harness import servers
 
 Mark = tuple[int, int]

@@ -8,9 +8,9 @@ from pathlib import Path
 import asyncpg
 import nats as nats_py
 import pytest
-from cairn_server.backends import nats
 from minio import Minio
 
+from cairn_server.backends import nats
 from tests.harness import servers
 
 

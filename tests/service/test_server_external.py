@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 import asyncpg
 import nats
 import pytest
+
 from cairn_server import bootstrap, dead_letters, migrate
 from cairn_server.backends.nats import NatsKeys, new_seeds
 from cairn_server.backends.program import SetupError
-
 from tests.harness import servers
 from tests.harness.platform import Platform
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+
 from cairn_server.backends import postgres, wheels
 from cairn_server.backends.program import SetupError
-
 from tests.harness import servers
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root has to drop to another account")

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
 from cairn_server import processes
 from cairn_server.backends.program import NotReady, Program
 from cairn_server.supervisor import StartError, State, Supervisor
@@ -85,3 +86,32 @@ async def test_a_child_that_cannot_start_is_named_with_the_end_of_its_log(tmp_pa
     with pytest.raises(StartError, match="no such setting: x"):
         async with Supervisor(tmp_path, lambda: None).running([broken]):
             pass
+
+
+async def test_a_start_is_given_up_though_a_probe_swallows_the_cancellation(tmp_path: Path) -> None:
+    asked = asyncio.Event()
+
+    async def probe() -> None:
+        asked.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            return
+
+    supervisor = Supervisor(tmp_path, lambda: None)
+
+    async def run() -> None:
+        async with supervisor.running([Program("sleeper", ("/bin/sleep", "600"), probe=probe)]):
+            pass
+
+    task = asyncio.create_task(run())
+    await asked.wait()
+    (child,) = supervisor.children
+    pid, began = child.pid, child.began
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        async with asyncio.timeout(20):
+            await task
+    assert pid is not None
+    assert began is not None
+    assert not processes.is_same(pid, began)

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from cairn.tracker.v1 import artifact_pb2, tracker_pb2
-from cairn_common.ids import new_uid
 from grpc import aio
 
+from cairn.tracker.v1 import artifact_pb2, tracker_pb2
+from cairn_common.ids import new_uid
 from tests.harness import servers
 from tests.harness.tracker import RUN, STRANGER, VIEWER, Client, Tracker, run_name, start_tracker
 
@@ -123,6 +123,34 @@ async def test_a_part_of_another_size_is_refused_until_it_is_uploaded_whole(trac
                 (await http.put(upload_.url, content=content)).raise_for_status()
                 answer = client.artifacts.CommitVersion(commit("cut", entry("a", data)))
                 assert await refused(answer) == code
+
+
+async def test_bytes_that_are_not_those_of_their_digest_are_refused_until_they_are(tracker: Tracker) -> None:
+    data = b"the right ones " + new_uid().encode()
+    wrong = data[::-1]
+    uploads = tracker_pb2.CreateUploadsRequest(
+        parent=TEAM, parts=[artifact_pb2.ArtifactPart(digest=digest(data), size=len(data))]
+    )
+    downloads = tracker_pb2.CreateDownloadsRequest(parent=TEAM, digests=[digest(data)])
+    wanted = commit("right", entry("a", data))
+    async with Client(tracker) as client, httpx.AsyncClient(trust_env=False) as http:
+        for content, committed, found in ((wrong, "FAILED_PRECONDITION", "NOT_FOUND"), (data, "OK", "OK")):
+            (offered,) = (await client.artifacts.CreateUploads(uploads)).uploads
+            (await http.put(offered.url, content=content)).raise_for_status()
+            assert await refused(client.artifacts.CommitVersion(wanted)) == committed
+            assert await refused(client.artifacts.CreateDownloads(downloads)) == found
+
+
+async def test_nobody_is_given_a_url_to_write_over_what_a_version_is_made_of(tracker: Tracker) -> None:
+    data = b"kept " + new_uid().encode()
+    async with Client(tracker) as client:
+        await upload(client, data)
+        await client.artifacts.CommitVersion(commit("kept", entry("a", data)))
+        _, own = client.calling(RUN + new_uid())
+        for size in (1, len(data) + 1):
+            part = artifact_pb2.ArtifactPart(digest=digest(data), size=size)
+            request = tracker_pb2.CreateUploadsRequest(parent=TEAM, parts=[part])
+            assert await refused(own.CreateUploads(request)) == "INVALID_ARGUMENT"
 
 
 async def test_commits_at_once_get_numbers_of_their_own_and_one_latest(tracker: Tracker) -> None:

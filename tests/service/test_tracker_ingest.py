@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 import pytest
+
 from cairn.tracker.v1 import run_pb2, tracker_pb2
 from cairn_common.ids import new_uid
 from cairn_server.backends.program import NotReady
-
 from tests.harness import servers
 from tests.harness.tracker import Client, Spool, Tracker, run_name, shuffled_by_writer, start_tracker, until
 

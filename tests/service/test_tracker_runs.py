@@ -6,14 +6,14 @@ from collections.abc import Callable, Iterator
 
 import grpc
 import pytest
+from google.protobuf.descriptor_pool import Default
+from grpc import aio
+
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events_pb2
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.ids import new_uid
 from cairn_tracker.api import ACCESS, NAMES
-from google.protobuf.descriptor_pool import Default
-from grpc import aio
-
 from tests.harness import servers
 from tests.harness.tracker import (
     RUN,

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from grpc import aio
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2
 from cairn_common.clock import FakeClock
 from cairn_common.db import pool
 from cairn_common.ids import new_uid
 from cairn_tracker.handlers import catch_up, complete_overdue
-from grpc import aio
-
 from tests.harness import servers
 from tests.harness.tracker import Client, Spool, Tracker, run_name, start_tracker
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from cairn._cli import main as cli_main
 from cairn._cli.errors import CliError
 from cairn._cli.tasks import Wishes, from_command, from_file, name_of, parse_envs

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
+
 from cairn._cli.errors import CliError, tell
 from cairn._cli.find import choose
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import Record, join, merge
-from cairn._cli.text import clean, clean_line, digits, moment, number, plain, short, size, span, sparkline
+from cairn._cli.text import (
+    clean,
+    clean_line,
+    digits,
+    json_text,
+    moment,
+    number,
+    plain,
+    short,
+    size,
+    span,
+    sparkline,
+)
 from cairn._code import CodeError
 from cairn._http import ApiError, Unreachable
 
@@ -22,6 +36,15 @@ NASTY = (
 def test_what_a_server_says_cannot_move_the_cursor() -> None:
     assert clean(NASTY) == "alink bcred d"
     assert clean("\x1b]0;never ended") == ""
+
+
+def test_json_holds_the_value_and_cannot_steer_a_terminal() -> None:
+    value = {"name": "a\x1b]0;t\x07\x9b2J\u202egnp.exe é", "lines": ["b\r\nc\x7f"]}
+    for indent in (None, 2):
+        text = json_text(value, indent=indent)
+        assert json.loads(text) == value
+        assert "é" in text
+        assert [letter for letter in text if not letter.isprintable() and letter != "\n"] == []
 
 
 def test_log_lines_keep_colours_only_where_they_are_wanted() -> None:

@@ -10,6 +10,11 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common import rpc
@@ -26,10 +31,6 @@ from cairn_common.errors import (
     Unavailable,
     from_rpc_error,
 )
-from google.rpc import error_details_pb2, status_pb2
-from grpc import aio
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 QUOTA = "/cairn.quota.v1.QuotaService/"
 SCHEDULER = "/cairn.scheduler.v1.SchedulerService/"

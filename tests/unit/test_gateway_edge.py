@@ -7,6 +7,9 @@ from collections.abc import Iterator
 
 import grpc
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn.scheduler.v1 import events_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import errors
@@ -16,8 +19,6 @@ from cairn_gateway.http import CODE, PLATFORM, ROUTES, limits
 from cairn_gateway.http.route import SERVICES
 from cairn_gateway.live import Position
 from cairn_gateway.schema import Schemas
-from hypothesis import given
-from hypothesis import strategies as st
 
 # Answered to services only, or a stream that the events route stands for.
 WITHOUT_ROUTE = {

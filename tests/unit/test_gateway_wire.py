@@ -7,13 +7,14 @@ import math
 from typing import Any
 
 import pytest
+from google.protobuf.message import Message
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn.tracker.v1 import artifact_pb2, metric_pb2, run_pb2, tracker_pb2
 from cairn_common.errors import InvalidArgument
 from cairn_gateway import wire
-from google.protobuf.message import Message
-from hypothesis import given
-from hypothesis import strategies as st
 
 TEXT = st.text(st.characters(codec="utf-8"), max_size=20)
 INT64 = st.integers(-(2**63), 2**63 - 1)

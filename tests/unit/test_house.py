@@ -21,7 +21,10 @@ def tracked(*patterns: str) -> list[Path]:
     """Files that git tracks; everything below the root where this is no checkout (an unpacked archive)."""
     listed = subprocess.run(
         ["git", "ls-files", "--cached", "--others", "--exclude-standard", *patterns],
-        cwd=ROOT, capture_output=True, text=True, timeout=30,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
     if listed.returncode != 0:
         pytest.skip("not a git checkout")
@@ -30,6 +33,7 @@ def tracked(*patterns: str) -> list[Path]:
 
 def test_ruff_finds_nothing() -> None:
     check(str(BIN / "ruff"), "check", ".")
+    check(str(BIN / "ruff"), "format", "--check", ".")
 
 
 def test_types_hold_under_strict() -> None:
@@ -45,8 +49,11 @@ def test_protos_keep_to_buf_standard() -> None:
 
 
 def test_no_file_passes_500_lines() -> None:
-    long = {str(path): lines for path in tracked("*.py", "*.js", "*.css", "*.sql", "*.proto", "*.md")
-            if (lines := len(path.read_text().splitlines())) > 500}
+    long = {
+        str(path): lines
+        for path in tracked("*.py", "*.js", "*.css", "*.sql", "*.proto", "*.md")
+        if (lines := len(path.read_text().splitlines())) > 500
+    }
     assert not long
 
 

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+
 from cairn_common.settings import SettingsError
 from cairn_quota.bootstrap import Bootstrap, read_bootstrap
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import nkeys
 import pytest
+
 from cairn_quota.grants import LONGEST, grant
 from cairn_quota.jwt import HEADER, ConnectRequest, Issuer, read_request
 from cairn_quota.model import Role, Scope, Token

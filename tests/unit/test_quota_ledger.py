@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn_common.ids import new_uid
 from cairn_quota import ledger
 from cairn_quota.model import (
@@ -16,8 +19,6 @@ from cairn_quota.model import (
     Reservation,
     ReservationState,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 JOB = new_uid()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
+
 from cairn_scheduler.causes import RETRIED, Evidence, backoff, classify
 from cairn_scheduler.model import Cause
 

@@ -6,10 +6,11 @@ import re
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 
-from cairn_scheduler import model
-from cairn_scheduler.model import STEPS, AttemptState, Cause, Ending, IllegalStep, Job, Spec, State
 from hypothesis import given
 from hypothesis import strategies as st
+
+from cairn_scheduler import model
+from cairn_scheduler.model import STEPS, AttemptState, Cause, Ending, IllegalStep, Job, Spec, State
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 

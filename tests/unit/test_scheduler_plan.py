@@ -6,6 +6,9 @@ import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn_scheduler.model import Resources
 from cairn_scheduler.plan import (
     MOST_OVERTAKEN,
@@ -18,8 +21,6 @@ from cairn_scheduler.plan import (
     decide,
     exceeds,
 )
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 TEAMS = ["a", "b", "c"]

@@ -8,6 +8,7 @@ import zipfile
 from io import BytesIO
 
 import pytest
+
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import InvalidArgument
 from cairn_scheduler.causes import Evidence, classify, wait_for_room

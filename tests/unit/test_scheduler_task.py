@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn_common.errors import InvalidArgument
 from cairn_scheduler.model import Resources
 from cairn_scheduler.task import parse
-from hypothesis import given
-from hypothesis import strategies as st
 
 FULL = """
 name: digits-cnn
@@ -112,6 +113,7 @@ def test_durations_are_seconds_or_words(value: str, seconds: float) -> None:
         ("run: x\nworkdir: {url: git}", "workdir", "folder"),
         ("run: x\nnum_nodes: 0", "num_nodes", "1 to 1,000"),
         ("run: x\nnum_nodes: 1.5", "num_nodes", "whole number"),
+        (f"run: x\nnum_nodes: {'1:' * 100_000}1", "", "a number of 200,001 characters"),
         ("run: x\nname: a b", "name", "of the form"),
         ("run: x\nenvs: {1A: x}", "envs.1A", "not a name"),
         ("run: x\nenvs: {A: null}", "envs.A", "has no value"),

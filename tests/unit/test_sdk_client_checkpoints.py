@@ -11,8 +11,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import cairn
 import pytest
+
+import cairn
 from cairn import _run
 from cairn._http import Api
 from cairn._ids import new_uid

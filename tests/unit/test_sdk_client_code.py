@@ -9,8 +9,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
+
 from cairn._code import CodeError, list_files, pack
-from cairn._git import DIFF_LIMIT, cut
+from cairn._git import DIFF_LIMIT, GitState, cut, git_state
 
 GIT = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"]
 
@@ -76,6 +77,16 @@ def test_a_folder_of_a_repository_is_packed_alone_and_inner_repositories_with_it
     git(root, "init")
     git(root / "job/lib", "init")
     assert list_files(root / "job") == ["lib/.gitignore", "lib/mod.py", "train.py"]
+
+
+def test_a_folder_that_its_repository_ignores_is_packed_as_if_there_were_no_git(tmp_path: Path) -> None:
+    git(tmp_path, "init", "-q")
+    (tmp_path / ".gitignore").write_text("env/\n")
+    folder = tmp_path / "env" / "package" / "training"
+    folder.mkdir(parents=True)
+    (folder / "train.py").write_text("print('here')")
+    assert list_files(folder) == ["train.py"]
+    assert git_state(folder) == GitState()
 
 
 def test_skypilots_own_ignore_file_is_used_instead(tmp_path: Path) -> None:

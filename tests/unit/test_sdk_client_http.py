@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, NamedTuple
 
 import pytest
+
 from cairn._events import events, parse
 from cairn._http import Api, ApiError, Unreachable, encode_query
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from cairn._blobs import TransferError
 from cairn._paths import UnsafePath, check_path, check_paths, place
 from cairn._transfer import Entry, entries_of, sources

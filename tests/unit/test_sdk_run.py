@@ -13,9 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cairn
 import numpy as np
 import pytest
+
+import cairn
 from cairn import _run
 from cairn._local import Point
 

@@ -14,14 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from cairn import _frames
 from cairn._batch import messages
 from cairn._frames import Frame, LineRecord
 from cairn._segments import SegmentReader, read_all, segment_path, segments, writers
 from cairn._spool import Writer
 from cairn.job.v1 import events_pb2
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 
 def rows_of(folder: Path) -> list[tuple[int, dict[str, float]]]:

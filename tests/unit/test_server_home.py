@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 
 import pytest
+
+from cairn._code import list_files
 from cairn_common.auth import hash_token
 from cairn_server import credentials, home, login, logs, ports
 from cairn_server.backends import nats
@@ -22,6 +24,13 @@ def mode(path: Path) -> int:
 def test_a_new_folder_is_closed_to_others(tmp_path: Path) -> None:
     made = home.prepare(tmp_path / "data")
     assert mode(made.root) == mode(made.logs) == mode(made.config) == 0o700
+
+
+def test_a_folder_inside_a_project_goes_into_no_archive_of_its_code(tmp_path: Path) -> None:
+    made = home.prepare(tmp_path / "data")
+    home.write_private(made.secrets, "{}")
+    (tmp_path / "train.py").touch()
+    assert list_files(tmp_path) == ["train.py"]
 
 
 def test_a_symbolic_link_is_refused(tmp_path: Path) -> None:

@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import InvalidArgument
 from cairn_tracker import batch, compare, manifest, summary
@@ -19,8 +22,6 @@ from cairn_tracker.marks import Marks
 from cairn_tracker.model import Attempt, JobState, Run, RunState, Summary, is_complete, run_state
 from cairn_tracker.native import Labels, encode
 from cairn_tracker.points import Extent, width
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = RunKey("main", "01" + "j" * 24)

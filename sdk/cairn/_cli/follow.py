@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,8 +11,8 @@ from rich.status import Status
 
 from cairn._cli.records import Record, fetch, merge
 from cairn._cli.session import Session
-from cairn._cli.text import clean, clean_line
-from cairn._http import Json
+from cairn._cli.text import clean, clean_line, json_text
+from cairn._http import ApiError, Json
 from cairn.client import Client
 
 # These say nothing about log lines.
@@ -49,7 +48,7 @@ class Printer:
         attempt, rank = int(line.get("attempt") or 0), int(line.get("rank") or 0)
         aside = self._shown.aside
         if self._session.as_json and not aside:
-            click.echo(json.dumps(line, ensure_ascii=False))
+            click.echo(json_text(line))
             return
         colors = (self._session.err if aside else self._session.out).is_terminal
         if attempt != self._attempt:
@@ -113,12 +112,20 @@ def drain(
 
 
 def pages(client: Client, uid: str, shown: Shown, cursor: str = "") -> Iterator[Json]:
-    """Pages of lines until there are none for now."""
+    """Pages of lines until there are none for now.
+
+    A job's run is made when the tracker hears of the job: until then, `uid` being known, there are no lines.
+    """
     while True:
-        page = client.logs(
-            uid, cursor=cursor, attempt=shown.attempt, rank=shown.rank, tail=0 if cursor else shown.tail,
-            page_size=1000,
-        )  # fmt: skip
+        try:
+            page = client.logs(
+                uid, cursor=cursor, attempt=shown.attempt, rank=shown.rank, tail=0 if cursor else shown.tail,
+                page_size=1000,
+            )  # fmt: skip
+        except ApiError as error:
+            if error.reason == "RUN_NOT_FOUND":
+                return
+            raise
         yield page
         after = str(page.get("cursor", ""))
         if not page.get("lines") or after == cursor or page.get("complete"):

@@ -64,13 +64,16 @@ def main_metrics(metrics: dict[str, float], count: int = 2) -> list[str]:
     return sorted(metrics, key=rank)[:count]
 
 
-def metrics_text(record: Record, count: int = 2) -> Text:
-    """The last values that say most; why it waits or how it failed where there are none."""
+def metrics_text(record: Record, *, count: int = 2, room: int = 1000) -> Text:
+    """The last values that say most; why it waits or how it failed. What does not fit is left out whole."""
     text = Text()
     for key in main_metrics(record.metrics, count):
-        text.append(f"{key} ", style="dim").append(f"{digits(record.metrics[key])}  ")
+        piece = Text("  " if text else "").append(f"{key} ", style="dim").append(digits(record.metrics[key]))
+        if text.cell_len + piece.cell_len <= room:
+            text.append_text(piece)
     if record.note and (record.state in ("PENDING", "RECOVERING", "FAILED", "TIMED_OUT") or not text):
-        text.append(record.note, style="dim italic" if record.state == "PENDING" else "dim")
+        text.append("  " if text else "").append(record.note, style="dim")
+    text.truncate(room, overflow="ellipsis")
     return text
 
 
@@ -88,38 +91,35 @@ def records_table(records: Sequence[Record], *, width: int) -> Table:
         "LAST METRICS",
     ]
     uids = [record.uid for record in records]
-    rows = [_row(record, uids, width) for record in records]
+    rows = [_row(record, uids, wide) for record in records]
     # The last column takes what is left; rich would shrink all columns alike.
     taken = sum(max([len(title), *(row[place].cell_len for row in rows)]) + GAP
                 for place, title in enumerate(titles[:-1]))  # fmt: skip
     table = plain_table()
     for title in titles:
         right = title in ("TRIES", "AGE", "TOOK")
-        table.add_column(
-            title, no_wrap=True, justify="right" if right else "left", style="cyan" if title == "ID" else ""
-        )
-    for row in rows:
-        row[-1].truncate(max(10, width - taken), overflow="ellipsis")
-        table.add_row(*row)
+        style = "cyan" if title == "ID" else ""
+        table.add_column(title, no_wrap=True, justify="right" if right else "left", style=style)
+    for record, row in zip(records, rows, strict=True):
+        table.add_row(*row, metrics_text(record, count=3, room=max(10, width - taken)))
     return table
 
 
-def _row(record: Record, uids: Sequence[str], width: int) -> list[Text]:
-    wide = width >= 100
+def _row(record: Record, uids: Sequence[str], wide: bool) -> list[Text]:
     name, experiment = Text(record.name or "-"), Text(record.experiment)
     for key, value in record.point.items():
         name.append(f" {key}={plain(value)}", style="dim")
     name.truncate(36 if wide else 20, overflow="ellipsis")
     experiment.truncate(24, overflow="ellipsis")
     return [
-        Text(short(record.uid, uids)),
+        # Siblings of a sweep are made in one millisecond, and some may not be in this list.
+        Text(short(record.uid, uids, 16 if record.sweep else 12)),
         name,
         *([experiment] if wide else []),
         state_text(record.state),
         Text(str(record.attempts or "-"), style="magenta" if record.attempts > 1 else ""),
         Text(age(record.created)),
         Text(span(record.duration)),
-        metrics_text(record, 1 if width < 110 else 2 if width < 150 else 3),
     ]
 
 

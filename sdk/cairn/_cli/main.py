@@ -28,6 +28,7 @@ BUILT_IN = (
     ("Jobs", "watch", "watch", "watch"),
     ("Jobs", "stop", "stop", "stop"),
     ("Results", "compare", "compare", "compare"),
+    ("Results", "open", "open", "open_page"),
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "artifacts", "models"),
     ("Account", "login", "login", "login"),

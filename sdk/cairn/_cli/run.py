@@ -181,9 +181,7 @@ def _follow(ctx: click.Context, session: Session, uid: str) -> None:
     try:
         record = follow(session, uid, Shown(aside=session.as_json))
     except KeyboardInterrupt:
-        session.say(
-            f"\nno longer following; the job goes on: cairn logs -f {short(uid, [])}"
-        )
+        session.say(f"\nno longer following; the job goes on: cairn logs -f {short(uid, [])}")
         ctx.exit(130)
     if session.as_json:
         session.emit(record.json())

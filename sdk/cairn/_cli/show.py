@@ -61,9 +61,9 @@ def _print_page(
     if record.params:
         _section(session, "Params")
         out.print(params_text(record.params))
-    if series:
+    if summary := (run or {}).get("summary"):
         _section(session, "Metrics")
-        out.print(metrics_table(series))
+        out.print(metrics_table(series, summary))
     if checkpoints:
         _section(session, f"Checkpoints ({len(checkpoints)})")
         out.print(checkpoints_table(checkpoints[:CHECKPOINTS]))

@@ -17,7 +17,6 @@ from cairn._cli.text import (
     clock,
     digits,
     moment,
-    number,
     plain,
     size,
     span,
@@ -87,26 +86,26 @@ def span_since(start: float) -> str:
     return f"{age(start)} so far"
 
 
-def metrics_table(series: list[Json]) -> Table:
-    """Last, least and greatest value of each metric, with its course."""
+def metrics_table(series: list[Json], summary: Json) -> Table:
+    """Last, least and greatest value of each metric from the run's summary, with its course."""
     table = plain_table()
     table.add_column("METRIC", no_wrap=True)
     table.add_column("COURSE", no_wrap=True)
     for title in ("LAST", "MIN", "MAX", "STEP"):
         table.add_column(title, justify="right", no_wrap=True)
-    by_key = {str(each.get("key")): each for each in series}
-    for key in main_metrics(dict.fromkeys(by_key, 0.0), MOST_METRICS):
-        each = by_key[key]
-        last, steps = each.get("last", []), each.get("steps", [])
-        low = [found for found in map(number, each.get("min", [])) if found is not None and found == found]
-        high = [found for found in map(number, each.get("max", [])) if found is not None and found == found]
+    courses = {str(each.get("key")): each.get("last", []) for each in series}
+    for key in main_metrics(dict.fromkeys(summary, 0.0), MOST_METRICS):
+        values = summary[key]
         table.add_row(
-            Text(clean(key)), Text(sparkline(last), "blue"), Text(digits(last[-1] if last else None), "bold"),
-            Text(digits(min(low, default=None))), Text(digits(max(high, default=None))),
-            Text(str(steps[-1]) if steps else "-", "dim"),
-        )  # fmt: skip
-    if len(by_key) > MOST_METRICS:
-        table.add_row(Text(f"and {len(by_key) - MOST_METRICS} more", "dim"))
+            Text(clean(key)),
+            Text(sparkline(courses.get(key, [])), "blue"),
+            Text(digits(values.get("last", 0)), "bold"),
+            Text(digits(values.get("min"))),
+            Text(digits(values.get("max"))),
+            Text(str(values.get("last_step", 0)), "dim"),
+        )
+    if len(summary) > MOST_METRICS:
+        table.add_row(Text(f"and {len(summary) - MOST_METRICS} more", "dim"))
     return table
 
 

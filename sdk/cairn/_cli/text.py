@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import time
@@ -18,6 +19,7 @@ _ESCAPES_BUT_SGR = re.compile(rf"(?!{_SGR})(?:{_ESCAPES.pattern})")
 # C0 but tab, DEL, C1, and the marks that turn the direction of text around.
 _CONTROL = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _CONTROL_BUT_ESC = re.compile("[\x00-\x08\x0a-\x1a\x1c-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL_IN_JSON = re.compile("[\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
 _BARS = "▁▂▃▄▅▆▇█"
 
 
@@ -33,6 +35,13 @@ def clean_line(text: str, *, colors: bool) -> str:
         return clean(text)
     kept = _CONTROL_BUT_ESC.sub("", _ESCAPES_BUT_SGR.sub("", text))
     return kept + "\x1b[0m" if "\x1b[" in kept else kept
+
+
+def json_text(value: Any, *, indent: int | None = None) -> str:
+    """JSON, with what would steer a terminal written as escapes: a reader gets the very same value."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    # Those below U+0020 are escaped as JSON wants it; the line ends between values stay.
+    return _CONTROL_IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def moment(value: Any) -> float | None:

@@ -106,7 +106,7 @@ def _watch_one(session: Session, uid: str) -> Record:
     with _live(session) as live:
 
         def redraw() -> None:
-            live.update(_one(record, series, lines), refresh=True)
+            live.update(_one(record, series, (run or {}).get("summary", {}), lines), refresh=True)
 
         for _ in ticks(client, redraw, run=uid):
             job, run = fetch(client, uid)
@@ -181,10 +181,10 @@ def _list(records: list[Record], width: int) -> RenderableType:
     return Group(records_table(records, width=width), foot)
 
 
-def _one(record: Record, series: list[Json], lines: list[str]) -> RenderableType:
+def _one(record: Record, series: list[Json], summary: Json, lines: list[str]) -> RenderableType:
     parts: list[RenderableType] = [heading(record)]
-    if series:
-        parts += [Text(), metrics_table(series)]
+    if summary:
+        parts += [Text(), metrics_table(series, summary)]
     if lines:
         parts += [
             Text(),

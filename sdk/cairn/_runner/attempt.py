@@ -86,6 +86,11 @@ class Attempt:
         """Whether the bus has all that there is to know of it."""
         return self._drain is not None and self._drain.done
 
+    def give_up(self, message: str) -> None:
+        """Reports an end of the runner's own making."""
+        self._end.exit_code, self._end.message = None, message[:1000]
+        self._report()
+
     def _fetch_code(self) -> bool:
         self._folder.work.mkdir(mode=0o700, exist_ok=True)
         order = self._launch.code

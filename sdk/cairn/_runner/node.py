@@ -48,7 +48,12 @@ def run_node(path: Path) -> int:
     place = Node(launch, os.environ, stop=signals.ask)
     with contextlib.closing(place):
         attempt = Attempt(folder, launch, signals, place)
-        attempt.run()
+        try:
+            attempt.run()
+        except Exception as error:
+            # Nobody sees this node's logs: without a word the scheduler would wait for one.
+            _log.exception("the runner failed")
+            attempt.give_up(f"The runner failed: {error!r}")
     # SkyPilot kills all ranks at once when one fails; how the others end is the scheduler's to say.
     if attempt.reported and launch.num_nodes > 1:
         return 0

@@ -23,6 +23,8 @@ log = structlog.get_logger(__name__)
 
 # How long a batch that the bus is filling right now is waited for between two messages. Seconds.
 _LINGER = 0.02
+# Of one batch: a handler lays all of it out in memory, ten times as large, and any job can fill a stream.
+_MOST_BYTES = 8 * 1024 * 1024
 _TAIL_BATCH = 256
 _TAIL_EXPIRES = 5.0
 # The bus drops a tail's consumer when nobody pulled for so long. Seconds.
@@ -87,7 +89,7 @@ class Pull:
                     pass
 
     async def next(self) -> list[Message]:
-        """At least one message and at most a batch; waits for ever for the first one.
+        """At least one message, at most a batch, and no more than 8 MiB; waits for ever for the first one.
 
         Raises `Unavailable` once the connection or the consumer is lost.
         """
@@ -103,7 +105,17 @@ class Pull:
             before = len(self._found)
             if not await self._wait(_LINGER) or len(self._found) == before:
                 break
-        return [self._found.popleft() for _ in range(min(len(self._found), self._batch))]
+        return self._taken()
+
+    def _taken(self) -> list[Message]:
+        taken = [self._found.popleft()]
+        size = len(taken[0].data)
+        while self._found and len(taken) < self._batch:
+            size += len(self._found[0].data)
+            if size > _MOST_BYTES:
+                break
+            taken.append(self._found.popleft())
+        return taken
 
     def waiting(self) -> list[Message]:
         """What arrived and was not handed over yet."""

@@ -14,9 +14,9 @@ from enum import IntEnum
 from types import MappingProxyType
 
 import structlog
-from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, token_pb2
 from grpc import aio
 
+from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, token_pb2
 from cairn_common.clock import Clock, SystemClock
 from cairn_common.errors import (
     DomainError,

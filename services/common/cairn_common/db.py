@@ -13,7 +13,7 @@ import structlog
 from asyncpg.pool import PoolConnectionProxy
 from pydantic import SecretStr
 
-from cairn_common.errors import Reason, Unavailable
+from cairn_common.errors import InvalidArgument, Reason, Unavailable
 
 log = structlog.get_logger(__name__)
 
@@ -56,7 +56,8 @@ class Database:
     """A pool of connections whose search_path is one service's schema.
 
     Values of type jsonb go in and come out as JSON text. Every method raises `Unavailable`
-    (DATABASE_UNAVAILABLE) while the server is away; the pool finds back by itself.
+    (DATABASE_UNAVAILABLE) while the server is away (the pool finds back by itself), and `InvalidArgument` for
+    a text that PostgreSQL cannot hold (with NUL in it).
     """
 
     def __init__(self, made: asyncpg.Pool[asyncpg.Record], *, dsn: str, schema: str) -> None:
@@ -146,6 +147,8 @@ async def retry(fn: Callable[[], Awaitable[T]], *, deadline: float = 30.0, attem
 def _surfacing() -> Iterator[None]:
     try:
         yield
+    except (asyncpg.CharacterNotInRepertoireError, asyncpg.UntranslatableCharacterError) as error:
+        raise InvalidArgument("a text holds a character that cannot be kept, such as NUL") from error
     except TRANSIENT as error:
         if not is_transient(error):
             raise

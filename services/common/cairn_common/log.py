@@ -11,7 +11,11 @@ from typing import Any
 import structlog
 
 _SECRET_KEY = re.compile(r"(?i)token$|secret|password|passwd|authorization|seed$|credential|api_?key|_url$")
-_SECRET_TEXT = re.compile(r"cairn_[A-Za-z0-9_-]{20,}|(?i:bearer)\s+[^\s\"']+|(?<=://)[^/\s:@]*:[^/\s@]+(?=@)")
+_SECRET_TEXT = re.compile(
+    # Tokens, whatever their kind; seeds of the bus; what a signed URL is worth; a URL's user and password.
+    r"cairn[a-z_-]*_[A-Za-z0-9_-]{20,}|\bS[UACNOX][A-Z2-7]{54,}|(?<=X-Amz-Signature=)\w+"
+    r"|(?i:bearer)\s+[^\s\"']+|(?<=://)[^/\s@]+(?=@)"
+)
 _HIDDEN = "[hidden]"
 
 

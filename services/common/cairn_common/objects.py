@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import hashlib
 import io
 import os
 from collections.abc import Callable
@@ -83,6 +84,24 @@ class ObjectStore:
                 if error.code in _MISSING:
                     return None
                 raise
+
+        return await self._run(ask)
+
+    async def holds(self, key: str, digest: str) -> bool:
+        """Whether the object's bytes have this SHA-256 (hex), as far as that can be told without moving them.
+
+        The embedded store's are read on the disk; of an external store's this is always true.
+        """
+        if self._data_dir is None:
+            return True
+        path = self._data_dir / self._bucket / key
+
+        def ask() -> bool:
+            try:
+                with path.open("rb") as file:
+                    return hashlib.file_digest(file, "sha256").hexdigest() == digest
+            except FileNotFoundError:
+                return False
 
         return await self._run(ask)
 

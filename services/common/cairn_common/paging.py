@@ -6,16 +6,22 @@ import base64
 import binascii
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from typing import TypeAlias, TypeVar
 
 from cairn_common.errors import InvalidArgument, Reason
 
 _VERSION = 1
 _CHECK_BYTES = 9
 _LONGEST = 4096
+_LARGEST_NUMBER = 2**63
+
+Position: TypeAlias = "Mapping[str, str | int]"
+T = TypeVar("T")
 
 
-def encode_token(position: Mapping[str, str | int], *, scope: str) -> str:
+def encode_token(position: Position, *, scope: str) -> str:
     """An opaque token for the place after which the next page begins.
 
     `scope` names the listing with all its filters, e.g. ``f"jobs/{team}/{experiment}"``; the token is good
@@ -26,8 +32,11 @@ def encode_token(position: Mapping[str, str | int], *, scope: str) -> str:
     return base64.urlsafe_b64encode(_check(body, scope) + body).rstrip(b"=").decode()
 
 
-def decode_token(token: str, *, scope: str) -> dict[str, str | int]:
-    """The position inside a token. Raises `InvalidArgument` (PAGE_TOKEN_INVALID)."""
+def decode_token(token: str, *, scope: str, read: Callable[[Position], T]) -> T:
+    """What `read` makes of the position inside a token, which anybody can have written.
+
+    Raises `InvalidArgument` (PAGE_TOKEN_INVALID), also where `read` raises KeyError, ValueError or TypeError.
+    """
     try:
         if len(token) > _LONGEST:
             raise ValueError("too long")
@@ -38,13 +47,21 @@ def decode_token(token: str, *, scope: str) -> dict[str, str | int]:
         version, position = json.loads(body)
         if version != _VERSION or not _plain(position):
             raise ValueError("of another version")
-    except (ValueError, TypeError, binascii.Error, RecursionError):
+        return read(position)
+    except (ValueError, TypeError, KeyError, binascii.Error, RecursionError):
         raise InvalidArgument(
             "page_token is not one that this listing gave; begin again without it, and keep every other "
             "field of the request the same from page to page",
             reason=Reason.PAGE_TOKEN_INVALID,
         ) from None
-    return dict(position)
+
+
+def time_and_uid(position: Position) -> tuple[datetime, str]:
+    """The place in a listing by time and uid; for `decode_token`."""
+    time = datetime.fromisoformat(str(position["time"]))
+    if time.tzinfo is None:
+        raise ValueError("a time without a zone")
+    return time, str(position["uid"])
 
 
 def page_size(asked: int, default: int = 100, most: int = 1000) -> int:
@@ -69,5 +86,12 @@ def _check(body: bytes, scope: str) -> bytes:
 
 def _plain(position: object) -> bool:
     return isinstance(position, dict) and all(
-        isinstance(key, str) and isinstance(value, str | int) for key, value in position.items()
+        isinstance(key, str) and _keepable(value) for key, value in position.items()
     )
+
+
+def _keepable(value: object) -> bool:
+    """Whether a database can compare with it."""
+    if isinstance(value, int):
+        return -_LARGEST_NUMBER <= value < _LARGEST_NUMBER
+    return isinstance(value, str) and "\0" not in value

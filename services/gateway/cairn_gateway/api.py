@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from cairn.gateway.v1 import gateway_pb2, gateway_pb2_grpc
-from cairn_common.auth import Access, Role, access
 from grpc import aio
 
+from cairn.gateway.v1 import gateway_pb2, gateway_pb2_grpc
+from cairn_common.auth import Access, Role, access
 from cairn_gateway.platform import Platform
 
 NAME = "cairn.gateway.v1.GatewayService"

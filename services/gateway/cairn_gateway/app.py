@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 
 import structlog
+
 from cairn_common import bus, rpc, subjects
 from cairn_common.auth import TokenChecker
-
 from cairn_gateway import api, upstream
 from cairn_gateway.http import Behind, create_app
 from cairn_gateway.http.limits import hosts_of

@@ -14,6 +14,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError, Message
+
 from cairn.quota.v1 import events_pb2 as quota_events
 from cairn.scheduler.v1 import events_pb2 as scheduler_events
 from cairn.tracker.v1 import events_pb2 as tracker_events
@@ -22,8 +24,6 @@ from cairn_common.auth import Role, TokenChecker, require
 from cairn_common.bus import Bus
 from cairn_common.bus import Message as BusMessage
 from cairn_common.errors import DomainError, InvalidArgument, Reason, Unavailable
-from google.protobuf.message import DecodeError, Message
-
 from cairn_gateway import wire
 from cairn_gateway.tasks import until_one_ends
 from cairn_gateway.upstream import Caller

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Mapping
 
 import grpc
-from cairn.gateway.v1 import gateway_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from cairn.gateway.v1 import gateway_pb2
 from cairn_gateway.settings import GatewaySettings
 
 _HEALTH_TIMEOUT = 1.0

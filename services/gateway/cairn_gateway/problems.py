@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 import grpc
-from cairn_common.errors import DomainError
 from starlette.responses import Response
 
+from cairn_common.errors import DomainError
 from cairn_gateway import wire
 
 STATUS: Mapping[grpc.StatusCode, int] = {

@@ -7,13 +7,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 
 import grpc
-from cairn_common import rpc
-from cairn_common.auth import Principal
-from cairn_common.errors import DomainError, InvalidArgument, Unavailable, from_rpc_error
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
+from cairn_common import rpc
+from cairn_common.auth import Principal
+from cairn_common.errors import DomainError, InvalidArgument, Unavailable, from_rpc_error
 from cairn_gateway.settings import GatewaySettings
 
 CALL_TIMEOUT = 25.0

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from grpc import aio
+
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, reservation_pb2, team_pb2
 from cairn_common.auth import Access, Principal, Role, Scope, access, require
 from cairn_common.clock import Clock
@@ -12,9 +14,8 @@ from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_id, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from grpc import aio
-
 from cairn_quota import checks, wire
+from cairn_quota.bootstrap import TEAM as FIRST_TEAM
 from cairn_quota.model import Reservation, ReservationState
 from cairn_quota.model import Role as TeamRole
 from cairn_quota.store import Store
@@ -85,6 +86,14 @@ class QuotaApi(quota_pb2_grpc.QuotaServiceServicer):
         who = caller()
         if not who.subject.startswith("users/"):
             raise PermissionDenied("Only a user can own a team.", reason=Reason.ROLE_TOO_LOW)
+        # In a team of one's own one may run jobs, under limits of one's own: not for a viewer elsewhere.
+        if not who.may(FIRST_TEAM, Role.ADMIN):
+            raise PermissionDenied(
+                f"Only an admin of the team {FIRST_TEAM} makes teams.",
+                reason=Reason.ROLE_TOO_LOW,
+                team=FIRST_TEAM,
+                needed="admin",
+            )
         team = new_team(
             id=check_id(request.team_id, "team_id"),
             display_name=checks.text(request.team.display_name, "team.display_name") or request.team_id,
@@ -213,7 +222,7 @@ def _filled(team: team_pb2.Team) -> Iterable[str]:
 
 
 def _position(token: str, *, scope: str) -> str | None:
-    return str(decode_token(token, scope=scope)["after"]) if token else None
+    return decode_token(token, scope=scope, read=lambda at: str(at["after"])) if token else None
 
 
 def _next(after: str, *, scope: str) -> str:

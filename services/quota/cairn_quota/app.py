@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 import structlog
+
 from cairn.quota.v1 import quota_pb2_grpc
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
@@ -22,7 +23,6 @@ from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
-
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA, QuotaApi
 from cairn_quota.authentication import Authenticator
 from cairn_quota.bootstrap import bootstrap, read_bootstrap

@@ -9,7 +9,6 @@ from cairn_common.auth import Principal, Role, hash_token
 from cairn_common.auth import Scope as CommonScope
 from cairn_common.clock import Clock
 from cairn_common.errors import Reason, Unauthenticated
-
 from cairn_quota import model
 from cairn_quota.identity_store import IdentityStore
 from cairn_quota.model import Token

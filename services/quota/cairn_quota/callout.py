@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Never
 
 import structlog
-from cairn_common.clock import Clock
-from cairn_common.errors import DomainError, Unauthenticated
 from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 
+from cairn_common.clock import Clock
+from cairn_common.errors import DomainError, Unauthenticated
 from cairn_quota.authentication import Authenticator
 from cairn_quota.connection import RECONNECT_WAIT, connection
 from cairn_quota.grants import grant

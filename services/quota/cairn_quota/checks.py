@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from cairn.quota.v1 import quota_pb2, team_pb2
-from cairn_common.errors import InvalidArgument, Reason
-from cairn_common.ids import check_uid, parse_name
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cairn.quota.v1 import quota_pb2, team_pb2
+from cairn_common.errors import InvalidArgument, Reason
+from cairn_common.ids import check_uid, parse_name
 from cairn_quota import wire
 from cairn_quota.model import Amounts, Limits
 

@@ -9,7 +9,6 @@ from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-
 from cairn_quota import wire
 from cairn_quota.model import Reservation, ReservationState, Team, Token
 

@@ -9,7 +9,6 @@ from cairn.scheduler.v1 import events_pb2
 from cairn_common import subjects
 from cairn_common.bus import Message
 from cairn_common.clock import Clock
-
 from cairn_quota import wire
 from cairn_quota.model import JobView
 from cairn_quota.store import Store

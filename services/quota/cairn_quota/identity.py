@@ -12,7 +12,6 @@ from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_uid, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-
 from cairn_quota import checks, wire
 from cairn_quota.authentication import Authenticator, principal
 from cairn_quota.identity_store import IdentityStore, NewToken, token_not_found
@@ -83,7 +82,8 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
         who = caller()
         scope = f"tokens/{who.subject}"
         size = page_size(request.page_size)
-        before = str(decode_token(request.page_token, scope=scope)["after"]) if request.page_token else None
+        token = request.page_token
+        before = decode_token(token, scope=scope, read=lambda at: str(at["after"])) if token else None
         found = await self.store.tokens(who.subject, before=before, size=size + 1)
         page = found[:size]
         more = len(found) > size

@@ -8,7 +8,6 @@ from datetime import datetime
 
 from cairn_common.db import Database, Row
 from cairn_common.errors import InvalidArgument, NotFound, Reason
-
 from cairn_quota import facts
 from cairn_quota.model import Scope, Token
 

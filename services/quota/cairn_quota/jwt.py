@@ -21,6 +21,8 @@ from nacl.signing import VerifyKey
 HEADER = {"typ": "JWT", "alg": "ed25519-nkey"}
 _SERVER = 13 << 3
 _KEY_BYTES = 32
+# Of one connection: a client needs one, for its inbox. Each costs the server memory.
+_MOST_SUBSCRIPTIONS = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Issuer:
                 "version": 2,
                 "pub": {"allow": publish},
                 "sub": {"allow": subscribe},
-                "subs": -1,
+                "subs": _MOST_SUBSCRIPTIONS,
                 "data": -1,
                 "payload": -1,
             },

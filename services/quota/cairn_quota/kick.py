@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
-from cairn.quota.v1 import events_pb2
-from cairn_common.bus import Message
-from cairn_common.errors import Reason, Unavailable
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.errors import TimeoutError as NatsTimeoutError
+
+from cairn.quota.v1 import events_pb2
+from cairn_common.bus import Message
+from cairn_common.errors import Reason, Unavailable
 
 GATHER = 0.5
 """Seconds of silence after which no further server is expected to answer."""

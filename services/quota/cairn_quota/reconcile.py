@@ -13,11 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Never
 
 import structlog
+from grpc import aio
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.clock import Clock
 from cairn_common.errors import DomainError, NotFound, ResourceExhausted, Unavailable, from_rpc_error
-from grpc import aio
-
 from cairn_quota import ledger, wire
 from cairn_quota.handlers import ACTOR
 from cairn_quota.model import JobView, Reservation

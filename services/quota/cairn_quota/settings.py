@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from cairn_common.settings import ServiceSettings
 from pydantic import SecretStr
+
+from cairn_common.settings import ServiceSettings
 
 
 class QuotaSettings(ServiceSettings):
@@ -21,5 +22,5 @@ class QuotaSettings(ServiceSettings):
     # Seed of a user of the system account: ends the connections of revoked tokens at once. Empty: they end
     # when their admission expires, within 15 minutes.
     nats_system_seed: SecretStr = SecretStr("")
-    # The account that admitted connections join.
-    nats_account: str = "CAIRN"
+    # The account that admitted connections join: not the services' own, see `cairn_server.backends.nats`.
+    nats_account: str = "JOBS"

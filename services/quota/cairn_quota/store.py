@@ -7,7 +7,6 @@ from datetime import datetime
 
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted
-
 from cairn_quota import facts, ledger
 from cairn_quota.model import Amounts, JobView, Limits, Reservation, ReservationState, Usage, UsageEntry
 from cairn_quota.team_store import held_of, limits_of, team_not_found

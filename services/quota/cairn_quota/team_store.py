@@ -8,7 +8,6 @@ from datetime import datetime
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Aborted, AlreadyExists, NotFound, Reason
 from cairn_common.ids import new_uid
-
 from cairn_quota import facts
 from cairn_quota.model import Amounts, Limits, Team
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 
-from cairn.quota.v1 import quota_pb2, reservation_pb2, team_pb2, token_pb2
-from cairn.scheduler.v1 import job_pb2
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cairn.quota.v1 import quota_pb2, reservation_pb2, team_pb2, token_pb2
+from cairn.scheduler.v1 import job_pb2
 from cairn_quota.model import (
     Amounts,
     AttemptTimes,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import grpc
 import structlog
+
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
@@ -21,9 +22,8 @@ from cairn_common.errors import (
     Reason,
 )
 from cairn_common.ids import check_id, check_uid, parse_name
-from cairn_common.paging import decode_token, encode_token, page_size
+from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-
 from cairn_scheduler import facts, model, store, submit, wire
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.model import IllegalStep, Job, Resources, State
@@ -252,14 +252,14 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         states = wire.states(request.states)
         after = _moment(request)
         scope = f"jobs/{team}/{sorted(states)}/{request.experiment}/{sweep}/{after}"
-        position = decode_token(request.page_token, scope=scope) if request.page_token else None
+        token = request.page_token
         chosen = Filter(
             team=None if team == EVERY_TEAM else team,
             states=states,
             experiment=request.experiment,
             sweep=sweep,
             updated_after=after,
-            after=(datetime.fromisoformat(str(position["time"])), str(position["uid"])) if position else None,
+            after=decode_token(token, scope=scope, read=time_and_uid) if token else None,
         )
         return chosen, scope
 

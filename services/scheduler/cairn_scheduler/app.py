@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import structlog
+
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import TokenChecker
@@ -24,7 +25,6 @@ from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
 from cairn_common.subjects import STREAMS
-
 from cairn_scheduler import handlers
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.cluster import Cluster

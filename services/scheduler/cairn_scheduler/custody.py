@@ -9,11 +9,11 @@ from datetime import datetime, timedelta
 from typing import NoReturn
 
 import structlog
+
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable
 from cairn_common.ids import new_uid
-
 from cairn_scheduler import store
 from cairn_scheduler.cluster import Cluster, LaunchFailed, Remains
 from cairn_scheduler.quota import Quota

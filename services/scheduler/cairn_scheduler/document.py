@@ -7,12 +7,15 @@ from collections.abc import Hashable
 from typing import NoReturn
 
 import yaml
+
 from cairn_common.errors import InvalidArgument, Reason
 
 MOST_BYTES = 256 * 1024
 MOST_DEPTH = 20
 MOST_NODES = 20_000
 MOST_ALIASES = 100
+_LONGEST_NUMBER = 100
+_TAG = "tag:yaml.org,2002:"
 
 
 def read(text: str) -> object:
@@ -96,10 +99,20 @@ def _plain_time(loader: _Loader, node: yaml.ScalarNode) -> str:
     return str(loader.construct_scalar(node))
 
 
+def _number(loader: _Loader, node: yaml.ScalarNode) -> object:
+    """No number that takes long to read: `1:1:1...` is one to the base of 60."""
+    if len(node.value) > _LONGEST_NUMBER:
+        raise _problem(f"a number of {len(node.value):,} characters", node.start_mark)
+    kind = node.tag.rpartition(":")[2]
+    return yaml.SafeLoader.yaml_constructors[f"{_TAG}{kind}"](loader, node)
+
+
 _Loader.add_constructor(None, _Loader.construct_undefined)
-_Loader.add_constructor("tag:yaml.org,2002:timestamp", _plain_time)
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"{_TAG}{_tag}", _number)
+_Loader.add_constructor(f"{_TAG}timestamp", _plain_time)
 for _tag in ("binary", "set", "omap", "pairs"):
-    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _Loader.construct_undefined)
+    _Loader.add_constructor(f"{_TAG}{_tag}", _Loader.construct_undefined)
 
 
 def _printable(text: str) -> bool:

@@ -10,7 +10,6 @@ from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-
 from cairn_scheduler import wire
 from cairn_scheduler.model import Job
 

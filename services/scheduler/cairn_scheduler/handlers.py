@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import structlog
+
 from cairn.quota.v1 import events_pb2
 from cairn_common.bus import Message
 

@@ -24,8 +24,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
-from cairn_common.ids import is_uid
 
+from cairn_common.ids import is_uid
 from cairn_scheduler import folders, processes
 from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.folders import Folder, Surroundings

@@ -16,11 +16,11 @@ from datetime import timedelta
 from typing import NoReturn
 
 import structlog
+
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-
 from cairn_scheduler import model, store
 from cairn_scheduler.causes import Evidence, backoff, classify, wait_for_room
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started

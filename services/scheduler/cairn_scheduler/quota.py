@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TypeVar
 
-from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
-from cairn_common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, from_rpc_error
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
+from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
+from cairn_common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, from_rpc_error
 from cairn_scheduler.model import Job
 from cairn_scheduler.plan import Limit
 

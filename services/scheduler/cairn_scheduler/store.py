@@ -9,7 +9,6 @@ from datetime import datetime
 
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Aborted, Reason
-
 from cairn_scheduler import facts
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import (

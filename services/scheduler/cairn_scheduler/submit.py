@@ -10,7 +10,6 @@ from datetime import datetime
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-
 from cairn_scheduler import wire
 from cairn_scheduler.model import Job, Spec, State, pool_of
 from cairn_scheduler.plan import Place, exceeds, reached

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_common.errors import InvalidArgument, Reason
-
 from cairn_scheduler import document, elsewhere
 from cairn_scheduler.model import Resources, Spec
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
+from google.protobuf.message import DecodeError
+
 from cairn.scheduler.v1 import events_pb2, scheduler_pb2
 from cairn_common.bus import Bus, Message
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, Reason, Unavailable
-from google.protobuf.message import DecodeError
-
 from cairn_scheduler import store, wire
 from cairn_scheduler.store import Filter
 

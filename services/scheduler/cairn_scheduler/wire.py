@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from cairn.scheduler.v1 import job_pb2, sweep_pb2
-from cairn_common.errors import InvalidArgument, Reason
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from cairn.scheduler.v1 import job_pb2, sweep_pb2
+from cairn_common.errors import InvalidArgument, Reason
 from cairn_scheduler.model import Attempt, Cause, Code, Job, Resources, Spec, State
 
 MOST_DIFF_BYTES = 256 * 1024

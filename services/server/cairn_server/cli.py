@@ -92,7 +92,6 @@ def demo(arguments: tuple[str, ...]) -> None:
 def serve(service: str) -> None:
     """Run one service here, by the settings in the environment (prefix CAIRN_)."""
     from cairn_common.settings import SettingsError
-
     from cairn_server.serve import serve as serve_here
 
     try:
@@ -181,7 +180,6 @@ def _up_here(
     folder: Path, *, only: tuple[str, ...], port: int | None, skypilot: bool, ready_fd: int | None
 ) -> None:
     from cairn_common.log import configure_logging
-
     from cairn_server import detach as pipes
     from cairn_server import up as platform
 

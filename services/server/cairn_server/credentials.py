@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from cairn_common.auth import hash_token, new_token
-
 from cairn_server import SERVICES
 from cairn_server.backends import nats, postgres
 from cairn_server.backends.program import SetupError

@@ -7,7 +7,6 @@ from importlib.resources import files
 from pathlib import Path
 
 from cairn_common.migrate import migrate
-
 from cairn_server import SERVICES, bootstrap, credentials
 from cairn_server import home as homes
 from cairn_server.backends import nats

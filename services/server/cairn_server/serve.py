@@ -11,7 +11,6 @@ from typing import Any
 
 from cairn_common.log import configure_logging
 from cairn_common.settings import SettingsError
-
 from cairn_server import SERVICES
 
 ENV_FILE = "CAIRN_ENV_FILE"

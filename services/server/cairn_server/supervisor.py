@@ -57,6 +57,8 @@ class Child:
     deaths_before_ready: int = 0
     first_ready: asyncio.Event = field(default_factory=asyncio.Event)
     hopeless: asyncio.Event = field(default_factory=asyncio.Event)
+    # Beside the task's cancellation, which a probe (a library under it) may swallow.
+    stopping: bool = False
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,8 @@ class Supervisor:
             await asyncio.gather(*(self._first_ready(child) for child in group))
             yield
         finally:
-            for task in tasks:
+            for child, task in zip(group, tasks, strict=True):
+                child.stopping = True
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
@@ -104,7 +107,7 @@ class Supervisor:
 
     async def _keep(self, child: Child) -> None:
         pause = _FIRST_PAUSE
-        while True:
+        while not child.stopping:
             started = time.monotonic()
             try:
                 await self._live(child)
@@ -116,6 +119,8 @@ class Supervisor:
                 child.deaths_before_ready += 1
                 if child.deaths_before_ready >= _HOPELESS_AFTER:
                     child.hopeless.set()
+            if child.stopping:
+                return
             child.restarts += 1
             self._move(child, State.WAITING)
             await asyncio.sleep(pause)
@@ -133,7 +138,8 @@ class Supervisor:
             child.deaths_before_ready = 0
             child.first_ready.set()
             self._move(child, State.READY)
-            await over
+            if not child.stopping:
+                await over
         finally:
             over.cancel()
             await asyncio.shield(_end(process, program))
@@ -169,7 +175,8 @@ async def _end(process: subprocess.Popen[bytes], program: Program) -> None:
         return
     process.send_signal(program.stop_signal)
     try:
-        await asyncio.wait_for(processes.ended(process.pid), program.stop_grace)
+        async with asyncio.timeout(program.stop_grace):
+            await processes.ended(process.pid)
     except TimeoutError:
         log.warning("child.killed", child=program.name, pid=process.pid, grace=program.stop_grace)
         process.kill()

@@ -65,13 +65,14 @@ async def run(request: Request, *, announce: Callable[[Ready], None]) -> None:
         board = _Board(home)
         board.show("starting")
         task = asyncio.create_task(_platform(request, home=home, board=board, announce=announce))
-        with _signals(task, board.supervisor):
+        with _signals(task, board):
             try:
                 await task
             except asyncio.CancelledError:
-                log.info("platform.stopped", data=str(home.root))
+                pass
             finally:
                 board.show("stopped")
+        log.info("platform.stopped", data=str(home.root))
 
 
 async def _platform(
@@ -80,12 +81,14 @@ async def _platform(
     plan = _Plan.make(request, home)
     async with board.supervisor.running(plan.servers()):
         wiring = await plan.wiring()
+        if board.stop.is_set():
+            return  # the database's client can swallow a cancellation
         async with board.supervisor.running(plan.services(wiring)), _log_keeper(home):
             board.url = wiring.public_url
             board.show("ready")
             announce(_ready(request, home=home, plan=plan, wiring=wiring))
             try:
-                await asyncio.Future()
+                await board.stop.wait()
             finally:
                 board.show("stopping")
 
@@ -97,6 +100,7 @@ class _Board:
     home: Home
     url: str = ""
     state: str = "starting"
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
     supervisor: Supervisor = field(init=False)
 
     def __post_init__(self) -> None:
@@ -250,20 +254,19 @@ async def _log_keeper(home: Home) -> AsyncIterator[None]:
 
 
 @contextmanager
-def _signals(task: asyncio.Task[None], supervisor: Supervisor) -> Iterator[None]:
+def _signals(task: asyncio.Task[None], board: _Board) -> Iterator[None]:
     """The first signal ends `task` in order; the next one kills what still runs."""
     loop = asyncio.get_running_loop()
-    heard: list[signal.Signals] = []
 
-    def hear(number: signal.Signals) -> None:
-        heard.append(number)
-        if len(heard) == 1:
+    def hear() -> None:
+        if board.stop.is_set():
+            board.supervisor.kill()
+        board.stop.set()
+        if board.state == "starting":
             task.cancel()
-        else:
-            supervisor.kill()
 
     for number in _STOP_SIGNALS:
-        loop.add_signal_handler(number, hear, number)
+        loop.add_signal_handler(number, hear)
     try:
         yield
     finally:

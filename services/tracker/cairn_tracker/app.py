@@ -11,6 +11,7 @@ from importlib.resources import files
 from typing import Any, NoReturn
 
 import structlog
+
 from cairn.tracker.v1 import tracker_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import Authenticate, TokenChecker
@@ -22,7 +23,6 @@ from cairn_common.migrate import migrate
 from cairn_common.objects import ObjectStore
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
-
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.runs import TrackerApi

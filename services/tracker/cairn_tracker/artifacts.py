@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
+
 from cairn.tracker.v1 import artifact_pb2, events_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_common.objects import ObjectStore
-
 from cairn_tracker import manifest, wire, wire_artifacts
 from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part
@@ -60,12 +60,19 @@ class Artifacts:
         self._clock = clock
 
     async def uploads(self, team: str, parts: Sequence[Part]) -> dict[str, str]:
-        """URLs to PUT what the store lacks to, by digest. Raises InvalidArgument for an impossible part."""
+        """URLs to PUT what the store lacks to, by digest. Raises InvalidArgument for an impossible part, and
+        for one that is known with another size: nobody writes over what versions are made of."""
         sizes: dict[str, int] = {}
         for part in parts:
             manifest.check_part(part, largest=manifest.LARGEST_BLOB)
             sizes[part.digest] = part.size
-        there = await self._sizes(team, {**sizes})
+        known = await rows.blobs(self._db, team, sizes)
+        for digest, size in known.items():
+            if size != sizes[digest]:
+                raise InvalidArgument(
+                    f"part {digest} has {size:,} bytes, and no other size", reason=Reason.PART_SIZE_MISMATCH
+                )
+        there = await self._sizes(team, sizes)
         return {
             digest: self._objects.presign_put(blob_key(team, digest), URL_SECONDS)
             for digest, size in sizes.items()
@@ -77,13 +84,12 @@ class Artifacts:
         """URLs to GET blobs from and their sizes, by digest. Raises NotFound for one that the team lacks."""
         for digest in digests:
             manifest.check_digest(digest)
-        there = await self._sizes(team, dict.fromkeys(digests))
+        there = await self._sizes(team, digests)
         for digest in digests:
             if digest not in there:
                 raise NotFound(
                     f"team {team} has no blob {digest}", reason=Reason.BLOB_NOT_FOUND, digest=digest
                 )
-        await rows.add_blobs(self._db, team, there, self._clock.now())
         return {
             digest: (self._objects.presign_get(blob_key(team, digest), URL_SECONDS), there[digest])
             for digest in digests
@@ -173,17 +179,21 @@ class Artifacts:
             )
         return known
 
-    async def _sizes(self, team: str, wanted: Mapping[str, int | None]) -> dict[str, int]:
-        """True sizes of those blobs that the store has. One of which another size is known than is wanted
-        (None: any) is looked at again: it may have been uploaded anew."""
+    async def _sizes(self, team: str, wanted: Collection[str]) -> dict[str, int]:
+        """True sizes of those blobs that the store has. What is seen for the first time has to be what its
+        digest says; what is not counts as missing, so that it is uploaded again."""
         known = await rows.blobs(self._db, team, wanted)
-        there = {digest: size for digest, size in known.items() if wanted[digest] in (None, size)}
-        unknown = [digest for digest in wanted if digest not in there]
-        asked = await asyncio.gather(*(self._objects.size(blob_key(team, digest)) for digest in unknown))
-        return there | {digest: size for digest, size in zip(unknown, asked, strict=True) if size is not None}
+        unknown = [digest for digest in wanted if digest not in known]
+        found = await asyncio.gather(*(self._looked_at(team, digest) for digest in unknown))
+        return known | {digest: size for digest, size in zip(unknown, found, strict=True) if size is not None}
+
+    async def _looked_at(self, team: str, digest: str) -> int | None:
+        key = blob_key(team, digest)
+        size = await self._objects.size(key)
+        return size if size is not None and await self._objects.holds(key, digest) else None
 
     async def _verify(self, team: str, sizes: Mapping[str, int]) -> None:
-        there = await self._sizes(team, {**sizes})
+        there = await self._sizes(team, sizes)
         missing = [digest for digest in sizes if digest not in there]
         if missing:
             raise FailedPrecondition(

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
 from cairn.job.v1 import events_pb2
 
 Ints: TypeAlias = npt.NDArray[np.int64]

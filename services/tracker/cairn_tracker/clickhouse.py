@@ -21,10 +21,11 @@ from urllib.parse import unquote, urlsplit
 
 import clickhouse_connect
 import structlog
-from cairn_common.errors import InvalidArgument, Reason, Unavailable
-from cairn_common.settings import SettingsError
 from clickhouse_connect.driver.client import Client
 from clickhouse_connect.driver.exceptions import ClickHouseError
+
+from cairn_common.errors import InvalidArgument, Reason, Unavailable
+from cairn_common.settings import SettingsError
 
 log = structlog.get_logger(__name__)
 

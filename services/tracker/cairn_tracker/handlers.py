@@ -9,6 +9,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
 import structlog
+from google.protobuf.message import DecodeError
+from grpc import aio
+
 from cairn.quota.v1 import events_pb2 as quota_events_pb2
 from cairn.scheduler.v1 import events_pb2, job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.auth import TokenChecker
@@ -16,9 +19,6 @@ from cairn_common.bus import Bus, Message
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable, from_rpc_error
-from google.protobuf.message import DecodeError
-from grpc import aio
-
 from cairn_tracker import wire
 from cairn_tracker.batch import RunKey
 from cairn_tracker.ingest import announce

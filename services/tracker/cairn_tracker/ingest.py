@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import structlog
+from google.protobuf.message import DecodeError
+
 from cairn.job.v1 import events_pb2
 from cairn_common import subjects
 from cairn_common.bus import Message
@@ -20,8 +22,6 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Reason, Unavailable
 from cairn_common.ids import is_uid
-from google.protobuf.message import DecodeError
-
 from cairn_tracker import batch, logs, points, summary, wire
 from cairn_tracker.batch import Event, Line, MetricKey, RunKey
 from cairn_tracker.changes import RunChange, changes

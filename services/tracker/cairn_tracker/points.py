@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from cairn_common.errors import InvalidArgument, Reason
 
+from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker.batch import MetricKey, Points
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.model import Summary

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from cairn_common.settings import ServiceSettings
 from pydantic import SecretStr
+
+from cairn_common.settings import ServiceSettings
 
 
 class TrackerSettings(ServiceSettings):

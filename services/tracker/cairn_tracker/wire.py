@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
+from google.protobuf import struct_pb2, timestamp_pb2
+
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import events_pb2, metric_pb2, run_pb2
 from cairn_common import outbox
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-from google.protobuf import struct_pb2, timestamp_pb2
-
 from cairn_tracker import compare, logs, points
 from cairn_tracker.batch import RunKey
 from cairn_tracker.changes import clean, clean_texts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cairn.tracker.v1 import artifact_pb2
-
 from cairn_tracker import wire
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.store.artifacts import Artifact, Version

@@ -45,9 +45,14 @@ def up() -> Slurm:
     port = os.environ.get("SKYSLURM_API_PORT", "46611")
     env = {**os.environ, "SKYSLURM_HOME": str(home), "SKYSLURM_API_PORT": port}
     done = subprocess.run(
-        [_HERE / "up.sh"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        text=True, timeout=_UP_SECONDS,
-    )  # fmt: skip
+        [_HERE / "up.sh"],
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=_UP_SECONDS,
+    )
     assert done.returncode == 0, done.stdout[-4000:]
     return Slurm(home, f"http://127.0.0.1:{port}")
 

@@ -6,16 +6,16 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
 
-from cairn.tracker.v1 import tracker_pb2
-from cairn_common.auth import Principal
-from cairn_common.errors import DomainError
-from cairn_common.ids import format_name
 from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from cairn.tracker.v1 import tracker_pb2
+from cairn_common.auth import Principal
+from cairn_common.errors import DomainError
+from cairn_common.ids import format_name
 from cairn_gateway import problems, wire
 from cairn_gateway.http import artifacts, identity, jobs, runs
 from cairn_gateway.http.door import Door, caller_of

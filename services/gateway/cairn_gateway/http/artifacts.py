@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from cairn.tracker.v1 import artifact_pb2
-
 from cairn_gateway.http.route import Route
 
 TEAM = "teams/{team}"

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
-from cairn_common.auth import Principal
-from cairn_common.errors import Reason, Unauthenticated
 from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cairn_common.auth import Principal
+from cairn_common.errors import Reason, Unauthenticated
 from cairn_gateway.upstream import Caller
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)

@@ -7,11 +7,11 @@ import time
 from email.utils import formatdate
 
 import structlog
-from cairn_common.errors import DomainError
-from cairn_common.ids import new_uid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cairn_common.errors import DomainError
+from cairn_common.ids import new_uid
 from cairn_gateway import problems
 
 log = structlog.get_logger(__name__)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from cairn_common.auth import Role, require
-from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
-from cairn_common.ids import check_id
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from cairn_common.auth import Role, require
+from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
+from cairn_common.ids import check_id
 from cairn_gateway.http.door import caller_of
 from cairn_gateway.http.limits import MOST_STREAMS, MOST_STREAMS_EACH, Lifetime, Load
 from cairn_gateway.http.request import query

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
-from cairn_common.errors import DeadlineExceeded, Reason, ResourceExhausted, Unavailable
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from cairn_common.errors import DeadlineExceeded, Reason, ResourceExhausted, Unavailable
 from cairn_gateway.problems import HttpError
 
 REQUEST_SECONDS = 30.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from cairn_common.errors import InvalidArgument, Reason
-from cairn_common.ids import format_name
 from google.protobuf import message_factory
 from google.protobuf.message import Message
 from starlette.requests import Request
 
+from cairn_common.errors import InvalidArgument, Reason
+from cairn_common.ids import format_name
 from cairn_gateway import wire
 from cairn_gateway.http.route import Route
 from cairn_gateway.problems import HttpError

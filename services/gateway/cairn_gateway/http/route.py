@@ -7,11 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
+
 from cairn.gateway.v1 import gateway_pb2
 from cairn.quota.v1 import quota_pb2
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn.tracker.v1 import tracker_pb2
-from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 SERVICES = {
     name: service

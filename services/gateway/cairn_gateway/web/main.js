@@ -134,7 +134,7 @@ function signIn(message) {
     start();
   };
   main.replaceChildren(h("div", { class: "card login" },
-    h("h1", {}, "Sign in"), h("p", { class: "dim" }, h("code", {}, "cairn up"), " and ", h("code", {}, "cairn status"), " print your token. It stays in this tab."),
+    h("h1", {}, "Sign in"), h("p", { class: "dim" }, h("code", {}, "cairn open"), " signs you in; ", h("code", {}, "cairn up"), " prints your token. It stays in this tab."),
     h("form", { onsubmit: submit }, field, h("button", { class: "main" }, "Go")), h("p", { class: "bad", role: "alert" }, message)));
   field.focus();
 }

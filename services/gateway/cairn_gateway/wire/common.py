@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, cast
 
-from cairn_common.errors import InvalidArgument, Reason
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
+
+from cairn_common.errors import InvalidArgument, Reason
 
 Json = Any
 """None, bool, int, float, str, or a list or dict of them."""

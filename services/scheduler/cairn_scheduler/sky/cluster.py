@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 import structlog
+
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
-
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.model import Resources

@@ -8,16 +8,16 @@ from datetime import UTC, datetime
 from typing import NoReturn
 
 import structlog
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
+
 from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import events_pb2 as scheduler_events
 from cairn_common import subjects
 from cairn_common.bus import Bus, Message, connect
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
-from google.protobuf.message import DecodeError
-from google.protobuf.timestamp_pb2 import Timestamp
-from pydantic import SecretStr
-
 from cairn_scheduler.facts import SELF
 
 log = structlog.get_logger(__name__)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from cairn.job.v1 import events_pb2
-
 from cairn_scheduler.causes import Evidence
 
 

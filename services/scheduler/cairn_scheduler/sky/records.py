@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from cairn_common.ids import is_uid
-
 from cairn_scheduler.causes import Evidence
 
 LAUNCHING, UP, ENDED, DOWN = "launching", "up", "ended", "down"

@@ -7,8 +7,8 @@ import time
 from typing import NoReturn
 
 import structlog
-from cairn_common.ids import is_uid
 
+from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import Api

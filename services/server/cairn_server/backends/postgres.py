@@ -231,6 +231,8 @@ def _initdb(place: _Place, *, password: str) -> None:
             text=True,
             check=False,
             timeout=_INITDB_TIMEOUT,
+            # Ctrl-C is for `cairn up`, not for the half of a cluster.
+            start_new_session=True,
         )
     finally:
         pwfile.unlink()

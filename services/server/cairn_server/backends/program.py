@@ -89,7 +89,9 @@ async def wait_ready(
     pause = _FIRST_PAUSE
     while True:
         try:
-            return await asyncio.wait_for(program.probe(), timeout=max(0.1, min(5.0, end - loop.time())))
+            # Not `wait_for`: before Python 3.12 it can swallow a cancellation.
+            async with asyncio.timeout(max(0.1, min(5.0, end - loop.time()))):
+                return await program.probe()
         except TimeoutError:
             last = "it took longer than 5 s to answer"
         except NotReady as error:

@@ -80,7 +80,11 @@ def submit(client: Client) -> dict[str, Any]:
     task = yaml.safe_load((training_folder() / "task.yaml").read_text())
     local = next(pool for pool in client.pools() if pool["name"] == "pools/local")
     task["resources"]["cpus"] = local["capacity"]["cpu_milli"] // 2 / 1000
-    code = client.upload_code(pack(training_folder()))
+    bundle = pack(training_folder())
+    try:
+        code = client.upload_code(bundle)
+    finally:
+        bundle.path.unlink()
     return client.submit_sweep(yaml.safe_dump(task, sort_keys=False), code=code)
 
 

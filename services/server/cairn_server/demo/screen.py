@@ -104,6 +104,7 @@ def print_outcome(console: Console, outcome: Outcome, url: str) -> None:
         (f"cairn show {first}", "one of them, with its attempts and curves"),
         (f"cairn logs {first}", "what it printed"),
         ("cairn compare --experiment digits", "side by side"),
+        ("cairn open", "the page, signed in"),
         ("cairn run -- python train.py", "your own training, from its folder"),
         ("cairn down", "stop the platform; `cairn up` goes on where it was"),
     ):

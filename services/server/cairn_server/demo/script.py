@@ -168,9 +168,7 @@ def judge(
     return faults
 
 
-def register(
-    client: Client, trainings: Mapping[str, Training]
-) -> tuple[dict[str, Any], dict[str, Any]]:
+def register(client: Client, trainings: Mapping[str, Training]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Makes the most accurate checkpoint of all a version of the model, without sending a byte again.
 
     Gives the version and its lineage.
@@ -180,12 +178,15 @@ def register(
         raise DemoFailed("no training left a checkpoint")
     artifact, _, number = max(checkpoints, key=accuracy_of)["name"].rpartition("/versions/")
     best = client.version(artifact, number)  # with its files, which a listing leaves out
-    model = client.commit_version(MODEL, {
-        "kind": "ARTIFACT_KIND_MODEL",
-        "aliases": ["best"],
-        "sources": [best["name"]],
-        **{key: best[key] for key in ("run", "step", "metadata", "entries")},
-    })
+    model = client.commit_version(
+        MODEL,
+        {
+            "kind": "ARTIFACT_KIND_MODEL",
+            "aliases": ["best"],
+            "sources": [best["name"]],
+            **{key: best[key] for key in ("run", "step", "metadata", "entries")},
+        },
+    )
     return model, client.lineage(MODEL, model["version"])
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cairn_common.auth import Access
-
 from cairn_tracker.api import artifacts, runs
 
 #: What each RPC asks of its caller. One that is not here is refused.

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from google.protobuf import timestamp_pb2
+from grpc import aio
+
 from cairn.tracker.v1 import artifact_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access, require
 from cairn_common.clock import Clock
@@ -15,9 +18,6 @@ from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_common.ids import check_id, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from google.protobuf import timestamp_pb2
-from grpc import aio
-
 from cairn_tracker import wire, wire_artifacts
 from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
 from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, VERSION_NAME, Artifacts, Draft
@@ -103,7 +103,8 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         team = team_of(caller(), request.parent, Role.VIEWER)
         scope = f"artifacts/{team}/{request.kind}"
         size = page_size(request.page_size)
-        after = str(decode_token(request.page_token, scope=scope)["id"]) if request.page_token else ""
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: str(at["id"])) if token else ""
         found = await rows.list_artifacts(self._db, team, kind=request.kind, after=after, limit=size + 1)
         more = encode_token({"id": found[size - 1].id}, scope=scope) if len(found) > size else ""
         return tracker_pb2.ListArtifactsResponse(
@@ -126,7 +127,8 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
             )
         scope = f"versions/{team}/{artifact}/{run_uid}/{request.kind}"
         size = page_size(request.page_size)
-        after = int(decode_token(request.page_token, scope=scope)["seq"]) if request.page_token else None
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: int(at["seq"])) if token else None
         which = rows.Filter(team=team, artifact=artifact, run_uid=run_uid, kind=request.kind, after=after)
         found = await rows.list_versions(self._db, which, limit=size + 1)
         more = encode_token({"seq": found[size - 1].seq}, scope=scope) if len(found) > size else ""

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from cairn_common.auth import Principal, Role, require
 from cairn_common.errors import InvalidArgument, NotFound, PermissionDenied, Reason
 from cairn_common.ids import parse_name
-
 from cairn_tracker.batch import RunKey
 
 

@@ -8,16 +8,16 @@ from datetime import datetime
 from typing import Any, Final
 
 import asyncpg
+from grpc import aio
+
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
-from cairn_common.paging import decode_token, encode_token, page_size
+from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from grpc import aio
-
 from cairn_tracker import compare, logs, points, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, RunKey
@@ -130,7 +130,8 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         team = team_of(caller(), request.parent, Role.VIEWER)
         scope = f"experiments/{team}"
         size = page_size(request.page_size)
-        after = str(decode_token(request.page_token, scope=scope)["id"]) if request.page_token else ""
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: str(at["id"])) if token else ""
         found = await runs.list_experiments(self._db, team, after=after, limit=size + 1)
         more = encode_token({"id": found[size - 1].id}, scope=scope) if len(found) > size else ""
         return tracker_pb2.ListExperimentsResponse(
@@ -278,8 +279,7 @@ def _revision(etag: str) -> int | None:
 def _position(token: str, scope: str) -> tuple[datetime, str] | None:
     if not token:
         return None
-    place = decode_token(token, scope=scope)
-    return datetime.fromisoformat(str(place["time"])), str(place["uid"])
+    return decode_token(token, scope=scope, read=time_and_uid)
 
 
 def _cursor(cursor: str) -> int:

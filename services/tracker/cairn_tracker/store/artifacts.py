@@ -10,7 +10,6 @@ from typing import Any
 
 from cairn_common.db import Row
 from cairn_common.ids import new_uid
-
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store.runs import Reads
@@ -116,7 +115,7 @@ def version_name(team: str, artifact: str, number: int) -> str:
 
 
 async def blobs(db: Reads, team: str, digests: Collection[str]) -> dict[str, int]:
-    """The sizes of those blobs that the store is known to have."""
+    """The sizes of those blobs that versions are made of."""
     rows = await db.fetch(
         "SELECT digest, size FROM blobs WHERE team = $1 AND digest = ANY($2::text[])", team, list(digests)
     )
@@ -124,7 +123,7 @@ async def blobs(db: Reads, team: str, digests: Collection[str]) -> dict[str, int
 
 
 async def add_blobs(db: Any, team: str, sizes: Mapping[str, int], now: datetime) -> None:
-    """Notes blobs that were seen in the store."""
+    """Notes what a version is made of, with its true size."""
     if sizes:
         await db.execute(
             "INSERT INTO blobs (team, digest, size, create_time)"

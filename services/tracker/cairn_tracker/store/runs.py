@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from cairn_common.db import Row
 from cairn_common.ids import new_uid
-
 from cairn_tracker.batch import RunKey
 from cairn_tracker.changes import RunChange, experiment_id
 from cairn_tracker.model import Attempt, Code, JobFact, Run, RunState, Summary, run_state
