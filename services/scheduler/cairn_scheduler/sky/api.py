@@ -24,6 +24,8 @@ _LOOK = httpx.Timeout(60.0, connect=5.0)
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
+# SkyPilot's own words around a job's.
+_NOISE = ("Job ID not provided", "├──", "└──", "Tailing logs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +95,8 @@ class Api:
             answer = await self._http.post("/logs", json=body)
         except httpx.HTTPError:
             return []
-        return [clean(line) for line in answer.text.splitlines() if line.strip()][-20:]
+        lines = [clean(line) for line in answer.text.splitlines() if line.strip()]
+        return [line for line in lines if not line.startswith(_NOISE)][-20:]
 
     async def wait(self, request: str) -> Any:
         """The result of a request, as soon as there is one."""

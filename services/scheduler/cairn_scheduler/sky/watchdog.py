@@ -32,8 +32,9 @@ async def watch(cluster: SkyCluster, api: Api, *, prefix: str) -> NoReturn:
     while True:
         try:
             found = await api.clusters()
-            for watched in list(cluster.watched.values()):
-                await _look(cluster, api, watched, found)
+            # Together: one node that does not answer must not keep the others waiting.
+            known = list(cluster.watched.values())
+            await asyncio.gather(*(_look(cluster, api, watched, found) for watched in known))
             strangers = {name for name in found if _stranger(cluster, name, prefix)}
             for name in strangers & suspects:
                 log.warning("sky.orphan", cluster=name)
@@ -67,6 +68,9 @@ async def _look(cluster: SkyCluster, api: Api, watched: Watched, found: dict[str
     watched.asked = now
     try:
         state = await api.job_state(record.cluster)
+    except Away as error:
+        log.warning("sky.watch_waiting", error=str(error))
+        return
     except SkyError as error:
         # The node does not answer, or the allocation has ended.
         state = "FAILED_DRIVER" if error.kind in (Kind.GONE, Kind.BROKEN) else ""
