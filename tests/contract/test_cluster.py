@@ -25,6 +25,10 @@ from cairn_scheduler.sky.order import Surroundings
 from tests.harness.slurm import CLUSTER, Slurm
 
 
+# Slurm's own start, the first time, is the longest part.
+SLOW = pytest.mark.timeout(1200)
+
+
 class Place:
     """A cluster that can be opened again, as a new scheduler does."""
 
@@ -145,6 +149,7 @@ async def said(bus_url: str, one: Order, text: str, *, ranks: set[int]) -> None:
                 return
 
 
+@SLOW
 async def test_ends_are_told_with_their_causes_everywhere(anywhere: Place) -> None:
     """A job that ends well, a gang, one that fails in setup, one in run, each with its last words."""
     where = {"infra": anywhere.infra}
@@ -171,6 +176,7 @@ async def test_ends_are_told_with_their_causes_everywhere(anywhere: Place) -> No
         assert await cluster.list() == set()
 
 
+@SLOW
 async def test_what_runs_is_found_again_and_stopped_gently_everywhere(anywhere: Place) -> None:
     waits = order(
         "trap 'echo bye; exit 0' TERM; echo here; while true; do sleep 0.1; done",
@@ -195,6 +201,7 @@ async def test_what_runs_is_found_again_and_stopped_gently_everywhere(anywhere: 
         await quiet(cluster, [waits], patience=120)
 
 
+@SLOW
 async def test_what_slurm_does_not_have_is_refused_and_leaves_nothing(anywhere: Place) -> None:
     if not isinstance(anywhere, OnSlurm):
         pytest.skip("this machine refuses such a job before it is an attempt")

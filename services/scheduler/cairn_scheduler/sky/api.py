@@ -81,12 +81,12 @@ class Api:
             raise Away("an answer to /status that is no list")
         return {str(one["name"]): str(one["status"]) for one in found}
 
-    async def job_state(self, name: str) -> str:
-        """How SkyPilot sees the cluster's one job; empty: it has none. Takes seconds."""
+    async def job_states(self, name: str) -> list[str]:
+        """How SkyPilot sees the cluster's jobs, the newest first: more than one where a launch was made
+        again. Takes seconds."""
         async with self._others:
             found = await self.wait(await self._post("/queue", {"cluster_name": name, "all_users": True}))
-        states = [str(one.get("status", "")) for one in found or [] if isinstance(one, dict)]
-        return states[0] if states else ""
+        return [str(one.get("status", "")) for one in found or [] if isinstance(one, dict)]
 
     async def last_words(self, name: str) -> list[str]:
         """The last lines of the cluster's job; empty where they cannot be had."""

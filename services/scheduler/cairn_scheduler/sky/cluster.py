@@ -123,7 +123,9 @@ class SkyCluster:
             watched.record = self._kept.save(watched.record, stopping=True)
         watched.changed.set()
         if watched.record.phase == records.LAUNCHING and not watched.ranks.heard:
-            # `_bring_up` ends it: nothing of it runs that could be asked.
+            # Nothing of it runs that could be asked. `_bring_up` ends one that SkyPilot works at.
+            if not watched.record.request:
+                self.end(watched, Evidence(stopped=True, end_time=time.time()))
             return
         await self._tell_stop(watched)
         if watched.killer is None:

@@ -67,7 +67,9 @@ async def _look(cluster: SkyCluster, api: Api, watched: Watched, found: dict[str
         return
     watched.asked = now
     try:
-        state = await api.job_state(record.cluster)
+        states = await api.job_states(record.cluster)
+        # The first of them is the attempt; those behind it found its lock taken, and ended at once.
+        state = "" if any(one not in _FINAL for one in states) else "".join(states[-1:])
     except Away as error:
         log.warning("sky.watch_waiting", error=str(error))
         return
