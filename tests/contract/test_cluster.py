@@ -24,7 +24,6 @@ from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
 from tests.harness.slurm import CLUSTER, Slurm
 
-
 # Slurm's own start, the first time, is the longest part.
 SLOW = pytest.mark.timeout(1200)
 
