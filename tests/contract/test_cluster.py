@@ -15,7 +15,7 @@ from cairn.job.v1 import events_pb2
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS
-from cairn_scheduler import processes
+from cairn_scheduler import local, processes
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.local import open_local
@@ -325,6 +325,33 @@ async def test_what_is_unshipped_is_kept_and_what_is_tidied_is_forgotten(place: 
         assert await cluster.remains(one.attempt_uid) is Remains.SHIPPED
     async with place.open() as cluster:
         assert await cluster.list() == set()
+
+
+async def test_a_lost_hint_is_made_up_for_however_much_else_happens(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "_LOOK_SECONDS", 0.2)
+    async with place.open() as cluster:
+        assert isinstance(cluster, local.LocalCluster)
+        # Nobody hears the runner, and reports of others never cease.
+        (place.folder / "notify.sock").unlink()
+        one = order("sleep 60")
+        await cluster.launch(one)
+        async with asyncio.timeout(30):
+            others = asyncio.create_task(busy(cluster))
+            try:
+                await until(cluster, Started, one.attempt_uid)
+            finally:
+                others.cancel()
+        await cluster.stop(one.attempt_uid)
+        assert (await ended(cluster, one.attempt_uid)).evidence.stopped
+
+
+async def busy(cluster: local.LocalCluster) -> None:
+    """Reports of others, ten in the time after which a quiet cluster would look."""
+    while True:
+        cluster._reports.put_nowait(Quiet(new_uid()))
+        await asyncio.sleep(0.02)
 
 
 async def test_a_place_that_cannot_be_written_to_says_so(place: Place) -> None:

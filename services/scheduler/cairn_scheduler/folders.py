@@ -20,6 +20,9 @@ from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Order
 
 KEPT = 200
+# What stays of a tidied attempt, for people: small files, no bytes of the job's, no secret. `lock` keeps its
+# inode, as whoever locks another one is not kept out.
+_KEPT_FILES = frozenset({"launch.json", "state.json", "end.json", "runner.log", "lock", "drained", "closed"})
 _LARGEST = 4 * 1024 * 1024
 
 
@@ -148,11 +151,14 @@ class Folder:
 
     def tidy(self) -> None:
         """Removes all that is large or secret, and marks the folder. Raises OSError where it cannot."""
-        for name in ("work", "spool", "tmp"):
-            _remove_tree(self.path / name)
-        (self.path / "token").unlink(missing_ok=True)
-        if self.path.exists():
-            self._write("closed", "")
+        if not self.path.exists():
+            return
+        for entry in list(os.scandir(self.path)):
+            if entry.is_dir(follow_symlinks=False):
+                _remove_tree(self.path / entry.name)
+            elif entry.name not in _KEPT_FILES:
+                (self.path / entry.name).unlink(missing_ok=True)
+        self._write("closed", "")
 
     def _write(self, name: str, text: str) -> None:
         hidden = self.path / f".{name}.new"

@@ -137,14 +137,18 @@ class LocalCluster:
         return set(self._watched)
 
     async def reports(self) -> AsyncIterator[Report]:
-        """What happens; now and then everything is looked at in any case."""
+        """What happens; now and then everything is looked at in any case, however busy it is."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _LOOK_SECONDS
         while True:
-            try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    report = await self._reports.get()
-            except TimeoutError:
+            if loop.time() >= due:
                 for uid in list(self._watched):
                     self._look(uid)
+                due = loop.time() + _LOOK_SECONDS
+            try:
+                async with asyncio.timeout_at(due):
+                    report = await self._reports.get()
+            except TimeoutError:
                 continue
             yield report
 

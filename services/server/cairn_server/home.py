@@ -87,7 +87,7 @@ def prepare(root: Path) -> Home:
     for name in _FOLDERS:
         (root / name).mkdir(mode=0o700, exist_ok=True)
     # A data folder inside a project is neither committed nor packed into a job's code.
-    (root / ".gitignore").write_text("*\n")
+    write_private(root / ".gitignore", "*\n")
     return Home(root)
 
 

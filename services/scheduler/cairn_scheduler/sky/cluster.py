@@ -110,9 +110,10 @@ class SkyCluster:
             raise LaunchFailed(f"The attempt could not be written down: {error.strerror}.") from error
         if order.attempt_uid not in self.watched:
             watched = self._watch(record)
+            again = record.uid in self._early
             for event in self._early.pop(record.uid, ()):
                 self.hear(event)
-            self._spawn(self._bring_up(watched, task), f"launch {record.uid}")
+            self._spawn(self._bring_up(watched, task, anew=again), f"launch {record.uid}")
 
     async def stop(self, attempt_uid: str) -> None:
         """Tells the runners; takes the cluster away where they have not stopped in time."""
@@ -159,10 +160,10 @@ class SkyCluster:
     def adopt(self) -> None:
         """Finds the attempts of earlier schedulers. Call it once, before anything else.
 
-        One whose launch was under way is not listed: it is ordered again, under the same name.
+        One of which it is not known that SkyPilot has it is not listed: it is ordered again, by the same name.
         """
         for record in self._kept.all():
-            if record.phase == records.LAUNCHING:
+            if record.phase == records.LAUNCHING and not record.request:
                 self._early[record.uid] = []
                 continue
             watched = self._watch(record)
@@ -170,7 +171,9 @@ class SkyCluster:
             if record.evidence is not None:
                 watched.ended = True
                 self._reports.put_nowait(Ended(record.uid, record.evidence))
-            if record.phase == records.ENDED:
+            if record.phase == records.LAUNCHING:
+                self._spawn(self._bring_up(watched, None), f"launch {record.uid}")
+            elif record.phase == records.ENDED:
                 self._spawn(self._take_down(watched), f"down {record.uid}")
             elif record.phase == records.DOWN:
                 self._reports.put_nowait(Quiet(record.uid))
@@ -226,13 +229,23 @@ class SkyCluster:
         self.watched[record.uid] = watched
         return watched
 
-    async def _bring_up(self, watched: Watched, task: str) -> None:
-        """Launches, waiting for a server that is away; ends the attempt where that cannot succeed."""
+    async def _bring_up(self, watched: Watched, task: str | None, *, anew: bool = False) -> None:
+        """Launches, waiting for a server that is away; ends the attempt where that cannot succeed.
+
+        `task` None: the launch is under way since an earlier scheduler; where the server has forgotten it, the
+        attempt is to be ordered again. `anew`: something of an earlier launch may be there still.
+        """
         pause = _PAUSES[0]
         async with self._launches:
             while not watched.ended and not watched.record.stopping:
                 try:
-                    await self._launch_once(watched, task)
+                    if anew:
+                        # Its runner's token is no good any more, and behind its job another would wait.
+                        await self.remove(watched.record.cluster)
+                        anew = False
+                    if not watched.record.request and task is not None:
+                        await self._ask_for(watched, task)
+                    await self._follow(watched, watched.record.request)
                     return
                 except Away as error:
                     log.warning("sky.waiting", attempt=watched.record.uid, error=str(error))
@@ -245,17 +258,25 @@ class SkyCluster:
                         self.end(watched, _not_launched(error))
                         return
                     log.info("sky.launch_forgotten", attempt=watched.record.uid)
+                    watched.record = self._kept.save(watched.record, request="")
+                    if task is None:
+                        self._leave_to_the_loop(watched)
+                        return
+                    anew = True
                 await asyncio.sleep(pause)
                 pause = min(pause * 2, _PAUSES[1])
         if not watched.ended:
             self.end(watched, Evidence(stopped=True, end_time=time.time()))
 
-    async def _launch_once(self, watched: Watched, task: str) -> None:
+    async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
         config = {"slurm": {"provision_timeout": _PROVISION_SECONDS}}
         request = await self._api.launch(record.cluster, task, config=config)
-        watched.record = self._kept.save(record, request=request)
+        watched.record = self._kept.save(watched.record, request=request)
         log.info("sky.launching", attempt=record.uid, cluster=record.cluster, request=request)
+
+    async def _follow(self, watched: Watched, request: str) -> None:
+        """Waits for a launch, or for a reason not to wait any longer."""
         done = asyncio.ensure_future(self._api.wait(request))
         try:
             while not done.done() and not watched.ended and not watched.record.stopping:
@@ -272,6 +293,11 @@ class SkyCluster:
         finally:
             done.cancel()
         self._up(watched)
+
+    def _leave_to_the_loop(self, watched: Watched) -> None:
+        """Does as if it had never been launched: with its next round the loop orders it again."""
+        self.watched.pop(watched.record.uid, None)
+        self._early[watched.record.uid] = []
 
     def _up(self, watched: Watched) -> None:
         if not watched.ended:

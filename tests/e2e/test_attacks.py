@@ -1,0 +1,266 @@
+"""A running platform, attacked from outside: other teams, leaked tokens, odd requests, secrets left about."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from cairn_common.ids import new_uid
+from cairn_common.paging import encode_token
+from tests.harness.people import MAIN, OTHER, People, invite, secrets_in
+from tests.harness.platform import Platform
+
+DATA = b"the secret weights of the team main"
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+# What a job is told of the platform.
+GIVEN = {
+    "CAIRN_ATTEMPT",
+    "CAIRN_ATTEMPT_UID",
+    "CAIRN_BUS_URL",
+    "CAIRN_PARAMS",
+    "CAIRN_RANK",
+    "CAIRN_RUN",
+    "CAIRN_SPOOL",
+    "CAIRN_TEAM",
+    "CAIRN_TOKEN_FILE",
+    "CAIRN_URL",
+}
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Somebody with a token."""
+
+    http: httpx.Client
+    token: str
+
+    def ask(self, method: str, path: str, body: object = None, **headers: str) -> httpx.Response:
+        """A request below the API."""
+        given = {"Authorization": f"Bearer {self.token}", **headers}
+        return self.http.request(method, f"/api/v1{path}", json=body, headers=given)
+
+    def get(self, path: str) -> httpx.Response:
+        return self.ask("GET", path)
+
+    def post(self, path: str, body: object) -> httpx.Response:
+        return self.ask("POST", path, body)
+
+    def upload(self, team: str, data: bytes) -> int:
+        """Sends the bytes where a URL for them is given; how many there were."""
+        part = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        urls = self.post(f"/teams/{team}/uploads", {"parts": [part]}).raise_for_status().json()["uploads"]
+        for each in urls:
+            self.http.put(each["url"], content=data).raise_for_status()
+        return len(urls)
+
+    def commit(self, team: str, artifact: str, data: bytes, **fields: object) -> httpx.Response:
+        """Makes a version of one file."""
+        part = {"digest": hashlib.sha256(data).hexdigest(), "size": len(data)}
+        body = {"entries": [{"path": "f", **part, "parts": [part]}], **fields}
+        return self.post(f"/teams/{team}/artifacts/{artifact}/versions", body)
+
+
+@dataclass(frozen=True)
+class Place:
+    """The platform with something worth stealing in the team MAIN."""
+
+    platform: Platform
+    people: People
+    http: httpx.Client
+    run: str
+
+    def as_(self, who: str) -> Caller:
+        return Caller(self.http, getattr(self.people, who))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    before = os.umask(0)
+    try:
+        platform = Platform(tmp_path_factory.mktemp("attacks"))
+        platform.up()
+    finally:
+        os.umask(before)
+    people = invite(platform.data)
+    with httpx.Client(base_url=platform.status()["url"], trust_env=False) as http:
+        admin = Caller(http, people.admin)
+        run = admin.post(f"/teams/{MAIN}/runs", {"run": {"experiment": "hidden"}}).raise_for_status().json()
+        admin.upload(MAIN, DATA)
+        admin.commit(MAIN, "weights", DATA, run=run["uid"]).raise_for_status()
+        yield Place(platform, people, http, run["uid"])
+    platform.down()
+
+
+def test_ids_of_another_team_lead_nowhere(place: Place) -> None:
+    stranger, run = place.as_("stranger"), place.run
+    stranger.upload(OTHER, b"mine")
+    stranger.commit(OTHER, "mine", b"mine").raise_for_status()
+    versions = f"/teams/{OTHER}/artifacts/mine/versions"
+    whole = f"teams/{MAIN}/runs/{run}"
+    answers = {
+        path: stranger.get(f"/teams/{OTHER}{path}")
+        for path in (
+            f"/runs/{run}",
+            f"/runs/{run}/logs",
+            f"/runs/{run}/checkpoints",
+            f"/runs/{run}/checkpoints/latest",
+            f"/series?run={whole}",
+            "/artifacts/weights/versions",
+            "/artifacts/weights/versions/latest",
+            "/artifacts/weights/versions/1/lineage",
+            f"/artifacts/-/versions?run={whole}",
+            f"/artifacts/mine/versions/1?used_by={whole}",
+            f"/artifacts/mine/versions/1?used_by={run}",
+            f"/code/{DIGEST}",
+        )
+    }
+    answers |= {
+        "compare": stranger.post(f"/teams/{OTHER}/runs:compare", {"runs": [whole]}),
+        "rename": stranger.ask("PATCH", f"/teams/{OTHER}/runs/{run}", {"display_name": "x"}),
+        "downloads": stranger.post(f"/teams/{OTHER}/downloads", {"digests": [DIGEST]}),
+        "source": stranger.commit(
+            OTHER, "mine", b"mine", sources=[f"teams/{MAIN}/artifacts/weights/versions/1"]
+        ),
+        "run": stranger.commit(OTHER, "mine", b"mine", run=whole),
+        "its id": stranger.commit(OTHER, "mine", b"mine", run=run),
+    }
+    assert {name: answer.status_code for name, answer in answers.items() if answer.status_code != 404} == {}
+    assert len(stranger.get(versions).json()["versions"]) == 1
+    # Whether another team has these bytes is not to be found out.
+    assert stranger.upload(OTHER, DATA) == 1
+    # A run of the same id is another run.
+    stranger.post(f"/teams/{OTHER}/runs", {"run_id": run}).raise_for_status()
+    assert place.as_("admin").get(f"/teams/{MAIN}/runs/{run}").json()["experiment"].endswith("/hidden")
+
+
+def test_a_leaked_run_token_touches_no_other_run_and_no_committed_byte(place: Place) -> None:
+    leaked, run = place.as_("run"), place.run
+    assert leaked.get(f"/teams/{MAIN}/runs/{run}").status_code == 404
+    assert leaked.get(f"/teams/{MAIN}/series?run={run}").status_code == 404
+    assert leaked.get(f"/teams/{MAIN}/runs/{run}/checkpoints/latest").status_code == 404
+    assert leaked.commit(MAIN, "weights", DATA, run=run).status_code == 403
+    used = leaked.get(f"/teams/{MAIN}/artifacts/weights/versions/1?used_by={run}")
+    assert used.json()["reason"] == "RUN_TOKEN_FOREIGN"
+    part = {"digest": DIGEST, "size": len(DATA) - 1}
+    assert leaked.post(f"/teams/{MAIN}/uploads", {"parts": [part]}).status_code == 400
+    answer = place.as_("admin").post(f"/teams/{MAIN}/downloads", {"digests": [DIGEST]}).json()
+    assert place.http.get(answer["downloads"][0]["url"]).content == DATA
+
+
+def test_a_signed_url_is_good_for_one_key_and_one_method(place: Place) -> None:
+    data = b"by url " + new_uid().encode()
+    digest = hashlib.sha256(data).hexdigest()
+    body = {"parts": [{"digest": digest, "size": len(data)}]}
+    url = place.as_("member").post(f"/teams/{MAIN}/uploads", body).json()["uploads"][0]["url"]
+    others = [
+        url.replace(f"/t/{MAIN}/", f"/t/{OTHER}/"),
+        url.replace(f"/t/{MAIN}/", f"/t/{MAIN}/%2e%2e/{OTHER}/"),
+        url.replace(digest, "f" * 64),
+        url.replace("X-Amz-Expires=900", "X-Amz-Expires=90000"),
+        url + "&uploads",
+        url.partition("?")[0],
+    ]
+    assert {place.http.put(other, content=data).status_code for other in others} <= {400, 403}
+    assert {place.http.request(method, url).status_code for method in ("GET", "DELETE")} == {403}
+    assert place.http.put(url, content=data).status_code == 200
+
+
+def made_up(scope: str, position: Mapping[str, str | int]) -> str:
+    return encode_token(position, scope=scope)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs?experiment=%00",
+        "/runs?page_token=" + made_up(f"runs/{MAIN}//[]/", {"time": "x", "uid": "y"}),
+        "/runs?page_token=" + made_up(f"runs/{MAIN}//[]/", {"a": 1}),
+        "/artifacts/weights/versions?page_token=" + made_up(f"versions/{MAIN}/weights//0", {"seq": "x"}),
+        "/experiments?page_token=" + made_up(f"experiments/{MAIN}", {"id": "\0"}),
+        "/reservations?page_token=" + made_up(f"reservations/{MAIN}/False", {"after": "\0"}),
+        "/runs?page_size=-1",
+    ],
+)
+def test_odd_requests_are_the_callers_mistake(place: Place, path: str) -> None:
+    assert place.as_("admin").get(f"/teams/{MAIN}{path}").status_code in (400, 404)
+
+
+@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "", "0.0.0.0", "127.1"])
+def test_a_page_that_leads_its_own_name_here_gets_nothing(place: Place, host: str) -> None:
+    assert place.as_("admin").ask("GET", "/me", host=host).status_code == 421
+
+
+def test_no_other_page_can_make_a_browser_ask(place: Place) -> None:
+    """There is no cookie to ride on, no type of body that needs no leave, and no leave is given."""
+    admin = place.as_("admin")
+    for kind in ("text/plain", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x"):
+        sent = {
+            "Authorization": f"Bearer {admin.token}",
+            "Content-Type": kind,
+            "Origin": "http://evil.example",
+        }
+        answer = place.http.post(f"/api/v1/teams/{MAIN}/runs", content=b"{}", headers=sent)
+        assert answer.status_code == 415
+    asked = {"Origin": "http://evil.example", "Access-Control-Request-Method": "GET"}
+    leave = place.http.options("/api/v1/me", headers=asked)
+    assert not [name for name in leave.headers if name.startswith("access-control")]
+    ridden = place.http.get("/api/v1/me", headers={"Cookie": f"token={admin.token}"})
+    assert ridden.status_code == 401
+
+
+def test_a_job_is_given_its_own_and_nothing_of_the_platform(place: Place, tmp_path: Path) -> None:
+    tells = "import json, os; print(json.dumps({**os.environ, 'umask': os.umask(0)}))"
+    (tmp_path / "tell.py").write_text(tells)
+    done = place.platform.cairn("run", "--follow", "--", "python", "tell.py", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    given: dict[str, Any] = json.loads(line)
+    assert given.pop("umask") == 0o077
+    assert {name for name in given if name.startswith("CAIRN_")} == GIVEN
+    values = " ".join(given.values())
+    assert [name for name, secret in secrets_of(place).items() if secret in values] == []
+
+
+def secrets_of(place: Place) -> dict[str, str]:
+    """All secrets there are, by name."""
+    found: dict[str, str] = {}
+
+    def add(name: str, value: object) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                add(f"{name}.{key}", inner)
+        elif not name.endswith(("access", "uid")):
+            found[name] = str(value)
+
+    add("platform", secrets_in(place.platform.data))
+    add("people", vars(place.people))
+    return found
+
+
+def test_no_secret_lies_about_and_no_file_is_open(place: Place) -> None:
+    """After all of the above, and though it was started with umask 000."""
+    data, secrets = place.platform.data, {name: text.encode() for name, text in secrets_of(place).items()}
+    assert len(secrets) > 20
+    open_, told = [], []
+    for path in data.rglob("*"):
+        mode = path.lstat().st_mode
+        if not stat.S_ISLNK(mode) and mode & 0o077:
+            open_.append(str(path))
+        if stat.S_ISREG(mode) and path.name != "secrets.json":
+            content = path.read_bytes()
+            told += [(str(path), name) for name, secret in secrets.items() if secret in content]
+    assert (open_, told) == ([], [])
+    assert stat.S_IMODE(Path(place.platform.env["CAIRN_CONFIG"]).stat().st_mode) == 0o600
+    lines = [Path(f"/proc/{process['pid']}/cmdline") for process in place.platform.status()["processes"]]
+    seen = b" ".join(line.read_bytes() for line in lines) + json.dumps(place.platform.status()).encode()
+    assert [name for name, secret in secrets.items() if secret in seen] == []
