@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import tempfile
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import servers
+from tests.harness import servers, slurm
 
 
 def _folder() -> Iterator[Path]:
@@ -82,3 +83,15 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
     server = servers.start_s3(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[slurm.Slurm]:
+    """A Slurm of four nodes with SkyPilot in front; skips, with a sentence, where there can be none."""
+    reason = slurm.why_not()
+    if reason is not None:
+        pytest.skip(reason)
+    cluster = slurm.up()
+    yield cluster
+    if "SKYSLURM_KEEP" not in os.environ:
+        slurm.down(cluster)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,6 +29,14 @@ class Refused(Exception):
     """The bus will never take this message."""
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """What to hear while connected: `heard` gets each message on `subject`, in the connection's thread."""
+
+    subject: str
+    heard: Callable[[bytes], None]
+
+
 class Link:
     """One connection to the bus, used until it breaks: a new one is made then, with a fresh token."""
 
@@ -38,8 +48,9 @@ class Link:
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, url: str, token: str) -> Link:
+    async def open(cls, url: str, token: str, *, listen: Listen | None = None) -> Link:
         """Raises OSError, ValueError or Trouble."""
+        from nats.aio.msg import Msg
         from nats.errors import Error
 
         if not url:
@@ -55,6 +66,12 @@ class Link:
                 )  # fmt: skip
             if not link._client.is_connected:  # it may return so when the server takes long to decide
                 raise Trouble("the bus did not accept the connection", fatal=True)
+            if listen is not None:
+
+                async def hear(message: Msg) -> None:
+                    listen.heard(message.data)
+
+                await link._client.subscribe(listen.subject, cb=hear)
         except (Error, TimeoutError) as error:
             await link.close()
             reason = str(error) or type(error).__name__

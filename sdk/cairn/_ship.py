@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn._link import Link, Refused, Trouble
+from cairn._link import Link, Listen, Refused, Trouble
 from cairn._segments import writers
 from cairn._tail import Tail
 
@@ -40,12 +40,14 @@ class Shipper:
     """
 
     def __init__(
-        self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str]
-    ) -> None:
+        self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str],
+        listen: Listen | None = None,
+    ) -> None:  # fmt: skip
         self.spool = spool
         self._identity = identity
         self._bus_url = bus_url
         self._token = token
+        self._listen = listen
         self._tails: dict[str, Tail] = {}
         self._link: Link | None = None
         self._changed = threading.Condition()
@@ -199,7 +201,7 @@ class Shipper:
                 if self._link is not None and self._link.usable:
                     return self._link
                 try:
-                    self._link = await Link.open(self._bus_url(), self._token())
+                    self._link = await Link.open(self._bus_url(), self._token(), listen=self._listen)
                     self._answer(True)
                     return self._link
                 except (OSError, ValueError, Trouble) as error:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from cairn.job.v1 import events_pb2
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS
 from cairn_scheduler import local, processes
+from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.local import open_local
 from cairn_scheduler.model import Code, Resources, Spec
+from cairn_scheduler.sky.opening import open_sky
+from cairn_scheduler.sky.order import Surroundings
+from tests.harness.slurm import CLUSTER, Slurm
+
+# Slurm's own start, the first time, is the longest part.
+SLOW = pytest.mark.timeout(1200)
 
 
 class Place:
     """A cluster that can be opened again, as a new scheduler does."""
+
+    infra = "local"
+    patience = 30.0
 
     def __init__(self, folder: Path, bus_url: str) -> None:
         self.folder = folder
@@ -33,22 +46,180 @@ class Place:
             yield made
 
 
-@pytest.fixture(params=["local"])
-async def place(request: pytest.FixtureRequest, nats_url: str, tmp_path: Path) -> Place:
-    assert request.param == "local"
-    async with connect(nats_url, name="test") as bus:
-        await bus.ensure_stream("JOB", STREAMS["JOB"])
+class OnSlurm(Place):
+    """Slurm, by way of SkyPilot."""
+
+    infra = f"slurm/{CLUSTER}"
+    patience = 300.0
+
+    def __init__(self, folder: Path, bus_url: str, api_url: str) -> None:
+        super().__init__(folder, bus_url)
+        self.api_url = api_url
+
+    @asynccontextmanager
+    async def open(self) -> AsyncIterator[Cluster]:
+        """The cluster while the block runs."""
+        around = Surroundings("", self.bus_url)
+        async with open_sky(
+            self.folder / "sky", api_url=self.api_url, around=around, nats_url=self.bus_url, seed=None
+        ) as made:
+            yield made
+
+
+@pytest.fixture
+async def place(nats_url: str, tmp_path: Path) -> Place:
+    """This machine."""
+    await streams(nats_url)
     return Place(tmp_path / "data", nats_url)
 
 
-def order(run: str, *, gpus: int = 0, grace: float = 5.0) -> Order:
-    spec = Spec(task="", setup="", run=run, resources=Resources(1000, gpus), grace=grace)
+@pytest.fixture(params=["local", "slurm"])
+async def anywhere(request: pytest.FixtureRequest, nats_url: str, tmp_path: Path) -> Place:
+    """Each implementation in turn."""
+    await streams(nats_url)
+    if request.param == "local":
+        return Place(tmp_path / "data", nats_url)
+    slurm: Slurm = request.getfixturevalue("slurm_cluster")
+    return OnSlurm(tmp_path / "data", nats_url, slurm.url)
+
+
+async def streams(nats_url: str) -> None:
+    async with connect(nats_url, name="test") as bus:
+        for name in ("JOB", "SCHEDULER"):
+            await bus.ensure_stream(name, STREAMS[name])
+
+
+def order(
+    run: str,
+    *,
+    setup: str = "",
+    nodes: int = 1,
+    gpus: int = 0,
+    grace: float = 5.0,
+    infra: str = "local",
+    **more: Any,
+) -> Order:
+    resources = {"infra": infra, "cpus": 1, "memory": 1, **more}
+    spec = Spec(
+        task=json.dumps({"run": run, "resources": resources}), setup=setup, run=run, num_nodes=nodes,
+        resources=Resources(1000, gpus), grace=grace,
+    )  # fmt: skip
     return Order("main", new_uid(), new_uid(), 1, "", spec, Code(), "secret")
 
 
-async def until(cluster: Cluster, kind: type[Report], uid: str) -> Report:
+async def all_ended(cluster: Cluster, orders: list[Order], *, patience: float) -> dict[str, Evidence]:
+    """How each of these attempts ended, by its uid."""
+    found: dict[str, Evidence] = {}
+    async with asyncio.timeout(patience):
+        async for report in cluster.reports():
+            if isinstance(report, Ended):
+                assert report.attempt_uid not in found, "an end is told once"
+                found[report.attempt_uid] = report.evidence
+            if all(one.attempt_uid in found for one in orders):
+                return found
+    raise AssertionError("reports ended")
+
+
+async def quiet(cluster: Cluster, orders: list[Order], *, patience: float) -> None:
+    """Returns when nothing works for these attempts any more, and they are tidied."""
+    async with asyncio.timeout(patience):
+        left = {one.attempt_uid for one in orders}
+        while left:
+            for uid in list(left):
+                if await cluster.remains(uid) is not Remains.BUSY:
+                    await cluster.tidy(uid)
+                    left.discard(uid)
+            await asyncio.sleep(0.2)
+
+
+async def said(bus_url: str, one: Order, text: str, *, ranks: set[int]) -> None:
+    """Returns when each of these ranks has printed a line."""
+    subject = f"cairn.v1.job.run.lines-logged.main.{one.run_uid}"
+    left = set(ranks)
+    async with (
+        connect(bus_url, name="test") as bus,
+        asyncio.timeout(60),
+        aclosing(bus.tail(stream="JOB", subjects=[subject], start_sequence=1)) as messages,
+    ):
+        async for message in messages:
+            lines = events_pb2.JobEvent.FromString(message.data).lines_logged.lines
+            left -= {line.rank for line in lines if line.text == text}
+            if not left:
+                return
+
+
+@SLOW
+async def test_ends_are_told_with_their_causes_everywhere(anywhere: Place) -> None:
+    """A job that ends well, a gang, one that fails in setup, one in run, each with its last words."""
+    where = {"infra": anywhere.infra}
+    ranks = 'echo "rank $RANK of $WORLD_SIZE, node $NODE_RANK, at $MASTER_ADDR:$MASTER_PORT"'
+    good = order("python -c 'import cairn; print(cairn.__name__)'", **where)
+    gang = order(f"{ranks}; [ $RANK = 0 ] && exit 0; {ranks} >&2; exit 4", nodes=2, **where)
+    unprepared = order("echo never", setup="echo preparing; exit 9", **where)
+    bad = order("echo last; exit 3", **where)
+    orders = [good, gang, unprepared, bad]
+    async with anywhere.open() as cluster:
+        for one in orders:
+            await cluster.launch(one)
+        ends = await all_ended(cluster, orders, patience=anywhere.patience)
+        end = ends[good.attempt_uid]
+        assert (end.exit_code, end.phase, end.last_lines[-1]) == (0, "run", "cairn"), end
+        end = ends[gang.attempt_uid]
+        assert (end.exit_code, end.rank) == (4, 1), end
+        assert end.last_lines[-1].startswith("rank 1 of 2, node 1, at 127.0.0.1:"), end
+        end = ends[unprepared.attempt_uid]
+        assert (end.exit_code, end.phase, end.last_lines[-1]) == (9, "setup", "preparing"), end
+        end = ends[bad.attempt_uid]
+        assert (end.exit_code, end.phase, end.last_lines[-1]) == (3, "run", "last"), end
+        await quiet(cluster, orders, patience=120)
+        assert await cluster.list() == set()
+
+
+@SLOW
+async def test_what_runs_is_found_again_and_stopped_gently_everywhere(anywhere: Place) -> None:
+    waits = order(
+        "trap 'echo bye; exit 0' TERM; echo here; while true; do sleep 0.1; done",
+        nodes=2,
+        infra=anywhere.infra,
+    )
+    async with anywhere.open() as cluster:
+        await asyncio.gather(*(cluster.launch(waits) for _ in range(3)))
+        await until(cluster, Started, waits.attempt_uid, patience=anywhere.patience)
+    async with anywhere.open() as cluster:
+        # One whose launch is not known to be done is ordered again by the loop; that starts nothing twice.
+        await cluster.launch(waits)
+        assert await cluster.list() == {waits.attempt_uid}
+        await said(anywhere.bus_url, waits, "here", ranks={0, 1})
+        await cluster.stop(waits.attempt_uid)
+        await cluster.stop(waits.attempt_uid)
+        ends = await all_ended(cluster, [waits], patience=60)
+        end = ends[waits.attempt_uid]
+        assert end.stopped, end
+        assert end.last_lines[0] == "here", end
+        assert end.last_lines[-1] == "bye", end
+        await quiet(cluster, [waits], patience=120)
+
+
+@SLOW
+async def test_what_slurm_does_not_have_is_refused_and_leaves_nothing(anywhere: Place) -> None:
+    if not isinstance(anywhere, OnSlurm):
+        pytest.skip("this machine refuses such a job before it is an attempt")
+    orders = [
+        order("true", infra=anywhere.infra, cpus=999),
+        order("true", infra=anywhere.infra, accelerators="NOSUCH:1"),
+        order("true", infra="slurm/nowhere"),
+    ]
+    async with anywhere.open() as cluster:
+        for one in orders:
+            await cluster.launch(one)
+        ends = await all_ended(cluster, orders, patience=60)
+        assert all(end.refused and end.message for end in ends.values()), ends
+        await quiet(cluster, orders, patience=60)
+
+
+async def until(cluster: Cluster, kind: type[Report], uid: str, *, patience: float = 30.0) -> Report:
     """The next report of a kind about an attempt."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(patience):
         async for report in cluster.reports():
             if isinstance(report, kind) and report.attempt_uid == uid:
                 return report

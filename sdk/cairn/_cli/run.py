@@ -49,6 +49,7 @@ class RunCommand(click.Command):
 @click.option(
     "--env", "envs", multiple=True, metavar="K=V", help="An environment variable; K alone takes yours."
 )
+@click.option("--infra", default="", metavar="WHERE", help="local, slurm/NAME, or what SkyPilot reaches.")
 @click.option("--cpus", default="", metavar="N", help="CPU cores, also 0.5.")
 @click.option("--gpus", default="", metavar="N", help="GPUs: 2, or A100:2.")
 @click.option("--memory", default="", metavar="GB", help="Memory.")

@@ -28,6 +28,7 @@ class Wishes:
     retries: int | None = None
     envs: dict[str, str] = field(default_factory=dict)
     workdir: str | None = None
+    infra: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,8 +123,12 @@ def _overlay(task: dict[str, Any], wishes: Wishes) -> bool:
     """Writes the options into the task; whether there were any."""
     before = repr(task)
     _set(
-        task, "resources", {"cpus": wishes.cpus, "memory": wishes.memory, "accelerators": _gpus(wishes.gpus)}
-    )
+        task, "resources",
+        {
+            "infra": wishes.infra, "cpus": wishes.cpus, "memory": wishes.memory,
+            "accelerators": _gpus(wishes.gpus),
+        },
+    )  # fmt: skip
     _set(task, "envs", wishes.envs)
     _set(
         task, "cairn",

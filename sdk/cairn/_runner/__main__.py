@@ -1,4 +1,4 @@
-"""``python -m cairn._runner [--drain] <folder>``; exit code 0 unless it could not do its work."""
+"""``python -m cairn._runner [--drain | --node] <folder>``; exit code 0 unless it could not do its work."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m cairn._runner", description="Runs one attempt of a job.")
     parser.add_argument("folder", type=Path, help="the attempt's folder, with its launch.json")
     parser.add_argument("--drain", action="store_true", help="only ship what an earlier runner left behind")
+    parser.add_argument("--node", action="store_true", help="run the rank that SkyPilot says this node has")
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nats").setLevel(logging.CRITICAL)
@@ -20,6 +21,10 @@ def main() -> int:
         from cairn._runner.drain import drain_left
 
         return 0 if drain_left(folder) else 1
+    if options.node:
+        from cairn._runner.node import run_node
+
+        return run_node(folder)
     from cairn._runner.attempt import run_attempt
 
     run_attempt(folder)

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import pwd
-import tempfile
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +12,7 @@ from cairn._runner import guard
 from cairn._runner.console import Console, Secrets
 from cairn._runner.folder import BadLaunch, End, Folder, Launch
 from cairn._runner.memory import oom_kills
+from cairn._runner.place import Place, ThisMachine
 from cairn._runner.ranks import CannotStart, Gang, GangEnd
 from cairn._runner.signals import Signals
 from cairn._spool import Writer
@@ -45,7 +42,10 @@ def run_attempt(path: Path) -> None:
 class Attempt:
     """The steps of an attempt; each leaves what it found out in `self._end`."""
 
-    def __init__(self, folder: Folder, launch: Launch, signals: Signals) -> None:
+    def __init__(
+        self, folder: Folder, launch: Launch, signals: Signals, place: Place | None = None
+    ) -> None:
+        self._place = place or ThisMachine(launch)
         self._folder = folder
         self._launch = launch
         self._signals = signals
@@ -53,7 +53,8 @@ class Attempt:
         guard.adopt_orphans()
         folder.spool.mkdir(mode=0o700, exist_ok=True)
         self._writer = Writer(folder.spool)
-        self._console = Console(self._writer, mask=Secrets(folder.token_file).mask)
+        self._place.tell_with(self._writer)
+        self._console = Console(self._writer, mask=Secrets(folder.token_file).mask, first=self._place.first)
         self._end = End()
         self._deadline: float | None = None
         self._drain: Drain | None = None
@@ -61,6 +62,8 @@ class Attempt:
     def run(self) -> None:
         oom_before = oom_kills()
         began = time.monotonic()
+        if self._place.listen is not None:
+            self._ship()
         try:
             if self._fetch_code() and self._set_up():
                 self._run_ranks()
@@ -71,6 +74,21 @@ class Attempt:
         self._end.stopped = self._end.stopped or (self._signals.stop_asked and not self._end.timed_out
                                                   and self._end.exit_code != 0)  # fmt: skip
         self._console.say(f"{self._verdict()} after {time.monotonic() - began:.1f} s")
+        self._report()
+
+    @property
+    def end(self) -> End:
+        """How it ended, once `run` has returned."""
+        return self._end
+
+    @property
+    def reported(self) -> bool:
+        """Whether the bus has all that there is to know of it."""
+        return self._drain is not None and self._drain.done
+
+    def give_up(self, message: str) -> None:
+        """Reports an end of the runner's own making."""
+        self._end.exit_code, self._end.message = None, message[:1000]
         self._report()
 
     def _fetch_code(self) -> bool:
@@ -115,7 +133,7 @@ class Attempt:
         if self._signals.stop_asked:
             self._end.message = "Stopped before its command was started."
             return
-        count = self._launch.num_nodes
+        count = self._place.ranks
         self._console.say("starting the command" + (f" in {count} ranks" if count > 1 else ""))
         self._gang(self._launch.run, nodes=count)
 
@@ -134,9 +152,11 @@ class Attempt:
         if self._end.phase == "run":
             self._end.start_time = time.time()
             self._folder.write_state("running", pids=gang.pids, start_time=self._end.start_time)
+            self._place.started(self._end.start_time, gang.pids)
         self._ship()
         end = gang.wait()
-        self._end.exit_code, self._end.signal, self._end.rank = end.exit_code, end.signal, end.rank
+        self._end.exit_code, self._end.signal = end.exit_code, end.signal
+        self._end.rank = self._place.first + end.rank
         self._end.stopped, self._end.timed_out = end.stopped, end.timed_out
         self._end.last_lines = self._console.last_lines(end.rank)
         return end
@@ -146,14 +166,16 @@ class Attempt:
         from cairn._runner.drain import Drain
 
         if self._drain is None:
-            self._drain = Drain(self._folder, self._launch, self._writer)
+            self._drain = Drain(self._folder, self._launch, self._writer,
+                                rank=self._place.first, listen=self._place.listen)  # fmt: skip
         return self._drain
 
     def _report(self) -> None:
         """end.json waits a moment for the last words, if the bus answers; then for nothing."""
-        from cairn._runner.drain import AFTER_END_SECONDS, BEFORE_END_SECONDS
+        from cairn._runner.drain import BEFORE_END_SECONDS
 
         self._end.end_time = time.time()
+        self._place.ended(self._end)
         self._writer.flush()
         drain = self._ship()
         if drain.answers():
@@ -161,7 +183,7 @@ class Attempt:
         self._folder.write_end(self._end)
         self._folder.write_state("ended", start_time=self._end.start_time)
         self._guard.release()
-        drain.finish(AFTER_END_SECONDS, given_up=lambda: self._signals.stop_asked)
+        drain.finish(self._place.patience, given_up=lambda: self._signals.stop_asked)
         drain.close()
 
     def _verdict(self) -> str:
@@ -181,15 +203,10 @@ class Attempt:
 
     def _environment(self, rank: int) -> dict[str, str]:
         launch, folder = self._launch, self._folder
-        gpus = [str(number) for number in launch.gpu_ids[rank]] if rank < len(launch.gpu_ids) else []
         return {
-            **_basic_environment(launch.path),
+            **self._place.basis(),
             **{name: str(value) for name, value in launch.envs.items()},
-            "SKYPILOT_NODE_RANK": str(rank),
-            "SKYPILOT_NUM_NODES": str(launch.num_nodes),
-            "SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * launch.num_nodes),
-            "SKYPILOT_NUM_GPUS_PER_NODE": str(len(gpus)),
-            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+            **self._place.of_rank(rank),
             "CAIRN_RUN": launch.run_uid,
             "CAIRN_TEAM": launch.team,
             "CAIRN_ATTEMPT": str(launch.attempt),
@@ -199,18 +216,5 @@ class Attempt:
             "CAIRN_TOKEN_FILE": str(folder.token_file),
             "CAIRN_SPOOL": str(folder.spool),
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
-            "CAIRN_RANK": str(rank),
             "PYTHONUNBUFFERED": "1",
         }
-
-
-def _basic_environment(path: str) -> Mapping[str, str]:
-    """What a command may count on; nothing of the runner's own environment besides."""
-    user = pwd.getpwuid(os.getuid())
-    return {
-        "PATH": path,
-        "HOME": os.environ.get("HOME") or user.pw_dir,
-        "USER": os.environ.get("USER") or user.pw_name,
-        "LANG": os.environ.get("LANG") or "C.UTF-8",
-        "TMPDIR": tempfile.gettempdir(),
-    }

@@ -106,9 +106,12 @@ class Console:
     """Numbers the lines of each rank, masks secrets, and records them."""
 
     def __init__(
-        self, writer: Writer, *, mask: Callable[[str], str], clock: Callable[[], float] = time.time
-    ) -> None:
+        self, writer: Writer, *, mask: Callable[[str], str], clock: Callable[[], float] = time.time,
+        first: int = 0,
+    ) -> None:  # fmt: skip
+        """`first`: what the first rank here is called; on a cluster each node has one of them."""
         self._writer = writer
+        self._first = first
         self._mask = mask
         self._clock = clock
         self._numbers: dict[int, int] = {}
@@ -135,8 +138,9 @@ class Console:
     def _record(self, rank: int, stream: int, lines: Sequence[str], now: float) -> None:
         first = self._numbers.get(rank, 0) + 1
         self._numbers[rank] = first + len(lines) - 1
+        named = self._first + rank
         self._writer.lines(
-            [LineRecord(now, stream, rank, first + place, line) for place, line in enumerate(lines)]
+            [LineRecord(now, stream, named, first + place, line) for place, line in enumerate(lines)]
         )
 
 

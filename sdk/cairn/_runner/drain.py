@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cairn._link import Listen
 from cairn._runner import guard
 from cairn._runner.folder import BadLaunch, Folder, Launch
 from cairn._segments import segments, writers
@@ -24,14 +25,19 @@ _ANSWER_SECONDS = 3.0
 class Drain:
     """Ships an attempt's spool while it fills, and says when all of it has gone."""
 
-    def __init__(self, folder: Folder, launch: Launch, writer: Writer) -> None:
+    def __init__(
+        self, folder: Folder, launch: Launch, writer: Writer, *, rank: int = 0, listen: Listen | None = None
+    ) -> None:
         from cairn._batch import Identity
+
+        self._rank = rank
 
         self._folder = folder
         self._writer = writer
         self._marker = folder.path / "drained"
         identity = Identity(launch.team, launch.run_uid, launch.attempt_uid, launch.attempt)
-        self._shipper = Shipper(folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token)
+        self._shipper = Shipper(folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token,
+                                listen=listen)  # fmt: skip
         self._said = self.done = False
         self._shipper.start()
 
@@ -51,7 +57,7 @@ class Drain:
             if self._said:
                 self.done = True
             else:
-                self._writer.json("attempt_drained", {})
+                self._writer.json("attempt_drained", {"rank": self._rank})
                 self._said = True
         return True
 

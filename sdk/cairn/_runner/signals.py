@@ -27,6 +27,14 @@ class Signals:
     def stop_asked(self) -> bool:
         return self._stop.is_set()
 
+    def ask(self) -> None:
+        """As a SIGTERM does; from any thread."""
+        self._stop.set()
+        try:
+            os.write(self._wake, b"\0")
+        except BlockingIOError:
+            pass  # it is readable already
+
     def pause(self, seconds: float) -> bool:
         """Waits, but not beyond a request to stop; returns whether there is one."""
         return self._stop.wait(seconds)

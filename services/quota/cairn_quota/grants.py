@@ -34,7 +34,7 @@ def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime)
         return None
     expires = min(now + LONGEST, token.expire_time or now + LONGEST)
     inbox = f"_INBOX_{hashlib.sha256(secret.encode()).hexdigest()[:16]}.>"
-    return Grant(publish=publish, subscribe=(inbox,), expires=expires)
+    return Grant(publish=publish, subscribe=(inbox, *_subscribe(token)), expires=expires)
 
 
 def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
@@ -46,6 +46,13 @@ def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
         # Reading needs no bus, and services have keys of their own.
         places = []
     return tuple(f"cairn.v1.job.run.*.{team}.{run}" for team, run in places if _are_parts(team, run))
+
+
+def _subscribe(token: Token) -> tuple[str, ...]:
+    """A job's runner hears that its attempt is to stop, and nothing else."""
+    if token.scope is not Scope.RUN or not _are_parts(token.team, token.run_uid):
+        return ()
+    return (f"cairn.v1.scheduler.attempt.stopping.{token.team}.{token.run_uid}",)
 
 
 def _are_parts(team: str, run: str) -> bool:

@@ -34,6 +34,8 @@ from cairn_scheduler.loop import Loop, Outside
 from cairn_scheduler.machine import measure
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
+from cairn_scheduler.sky.opening import open_sky
+from cairn_scheduler.sky.order import Surroundings
 from cairn_scheduler.watch import STREAM, Watch
 
 SCHEMA = "scheduler"
@@ -73,9 +75,10 @@ async def run(
             url=settings.public_url,
             bus_url=settings.public_nats_url or settings.nats_url,
         ) as local,
+        _elsewhere(settings, settings.data_dir) as others,
         asyncio.TaskGroup() as tasks,
     ):
-        clusters: dict[str, Cluster] = {local.name: local}
+        clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in (local, *others)}
         quota = Quota(channel)
         loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock))
         custody = Custody(db=db, quota=quota, clusters=clusters, clock=clock)
@@ -84,7 +87,7 @@ async def run(
         facts = handlers.QuotaFacts(wake=loop.wake, forget=checker.forget)
         works = [
             tasks.create_task(_on_the_bus(settings, db, facts=facts, watch=watch)),
-            tasks.create_task(loop.listen(local)),
+            *(tasks.create_task(loop.listen(cluster)) for cluster in clusters.values()),
             tasks.create_task(loop.run()),
             tasks.create_task(custody.run(loop.tidy)),
         ]
@@ -102,6 +105,22 @@ async def run(
             await stop.wait()
         for work in works:
             work.cancel()
+
+
+@contextlib.asynccontextmanager
+async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterator[list[Cluster]]:
+    """What SkyPilot reaches, where there is one."""
+    if not settings.skypilot_url:
+        yield []
+        return
+    async with open_sky(
+        data_dir / "sky",
+        api_url=settings.skypilot_url,
+        around=Surroundings(settings.public_url, settings.public_nats_url or settings.nats_url),
+        nats_url=settings.nats_url,
+        seed=settings.nats_seed,
+    ) as cluster:
+        yield [cluster]
 
 
 async def _on_the_bus(

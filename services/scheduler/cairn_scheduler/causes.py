@@ -24,6 +24,9 @@ class Evidence:
     timed_out: bool = False
     stopped: bool = False
     lost: bool = False
+    # The place says that it never runs this; that it has no room for it just now.
+    refused: bool = False
+    full: bool = False
     message: str = ""
     start_time: float | None = None
     end_time: float = 0.0
@@ -47,6 +50,8 @@ OWN_SIGNALS = frozenset(
 )
 RETRIED = frozenset({Cause.INFRA, Cause.SPOT, Cause.PREEMPTED, Cause.LOST})
 LONGEST_BACKOFF = timedelta(minutes=5)
+_FIRST_REJECTION = 30.0
+_MOST_REJECTIONS = 300
 _MESSAGE_BYTES = 4096
 _LINES = 10
 
@@ -61,6 +66,7 @@ def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
         signal=killed_by(evidence) or 0,
         start_time=_moment(evidence.start_time),
         end_time=_moment(evidence.end_time) or datetime.fromtimestamp(0, UTC),
+        no_capacity=evidence.full and cause is Cause.INFRA,
     )
 
 
@@ -72,6 +78,13 @@ def backoff(cause: Cause | None, *, failures: int, max_retries: int) -> timedelt
     if cause not in RETRIED or failures > max_retries:
         return None
     return min(timedelta(seconds=2 ** min(failures - 1, 20)), LONGEST_BACKOFF)
+
+
+def wait_for_room(rejections: int) -> timedelta | None:
+    """How long to wait where there was no room; None: it was asked for often enough."""
+    if rejections > _MOST_REJECTIONS:
+        return None
+    return min(timedelta(seconds=_FIRST_REJECTION * 2.0 ** min(rejections - 1, 20)), LONGEST_BACKOFF)
 
 
 def killed_by(evidence: Evidence) -> int | None:
@@ -93,6 +106,10 @@ def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str]:
         return None, ""
     if evidence.stopped or asked is not None:
         return _stopped(evidence, asked)
+    if evidence.refused:
+        return Cause.USER_ERROR, f"It cannot run there: {evidence.message}"
+    if evidence.full:
+        return Cause.INFRA, f"No capacity: {evidence.message}"
     if evidence.oom:
         return Cause.OOM, (
             f"Rank {evidence.rank} was ended by the kernel's out-of-memory killer. "

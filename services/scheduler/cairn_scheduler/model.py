@@ -102,6 +102,11 @@ class IllegalStep(Exception):
     """A step that the state machine does not have; on the wire FAILED_PRECONDITION."""
 
 
+def pool_of(infra: str) -> str:
+    """The pool that reaches an infra."""
+    return "skypilot" if infra else "local"
+
+
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What one rank needs, or what a place has: thousandths of a core, whole GPUs, MiB."""
@@ -130,6 +135,13 @@ class Spec:
     max_runtime: float | None = None
     grace: float = 10.0
     params: dict[str, str] = field(default_factory=dict)
+    # Where, in SkyPilot's words; empty: on this machine.
+    infra: str = ""
+
+    @property
+    def pool(self) -> str:
+        """The only pool that it can run in."""
+        return pool_of(self.infra)
 
     @property
     def need(self) -> Resources:
@@ -164,6 +176,8 @@ class Attempt:
     start_time: datetime | None = None
     end_time: datetime | None = None
     pids: tuple[int, ...] = ()
+    # It ended because there was no room for it.
+    no_capacity: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +230,7 @@ class Ending:
     signal: int
     start_time: datetime | None
     end_time: datetime
+    no_capacity: bool = False
 
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
@@ -356,6 +371,7 @@ def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
         message=ending.message,
         start_time=attempt.start_time or ending.start_time,
         end_time=ending.end_time,
+        no_capacity=ending.no_capacity,
     )
     return _with(job, changed)
 

@@ -49,6 +49,8 @@ class Waiting:
     need: Resources
     retry_time: datetime | None = None
     overtaken: int = 0
+    # The only pool that it can run in; empty: any.
+    pool: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +183,11 @@ def exceeds(need: Resources, places: Sequence[Place]) -> str | None:
     return f"asks for {describe(need)} in all, and {have or 'there is no pool'}"
 
 
+def reached(places: Sequence[Place], pool: str) -> list[Place]:
+    """Those in which a job of `pool` may run; empty: any."""
+    return [place for place in places if pool in ("", place.name)]
+
+
 def describe(amount: Resources) -> str:
     """For people: `1.5 CPUs, 2 A100 GPUs, 512 MiB`."""
     words = [f"{amount.cpu_milli / 1000:g} CPU{'' if amount.cpu_milli == 1000 else 's'}"]
@@ -225,7 +232,7 @@ def _not_now(job: Waiting, snapshot: Snapshot) -> str | None:
         return f"WaitingForRetry: the next attempt comes after {job.retry_time:%Y-%m-%d %H:%M:%S} UTC"
     if job.team not in snapshot.limits:
         return f"NotEvaluated: the quota service does not know team {job.team}"
-    too_much = exceeds(job.need, snapshot.places)
+    too_much = exceeds(job.need, reached(snapshot.places, job.pool))
     return f"NoMatchingPool: it {too_much}" if too_much else None
 
 
@@ -255,7 +262,7 @@ def _fit(job: Waiting, rooms: Mapping[str, _Room], blocked: list[_Blocked]) -> t
     short: dict[str, frozenset[str]] = {}
     ahead: str | None = None
     for name, room in rooms.items():
-        if not _could_hold(room.place, job.need):
+        if job.pool not in ("", name) or not _could_hold(room.place, job.need):
             continue
         short[name] = room.lacks(job.need)
         if short[name]:

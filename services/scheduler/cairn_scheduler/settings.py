@@ -13,3 +13,5 @@ class SchedulerSettings(ServiceSettings):
     # What this machine offers to jobs: cores (0.5 is allowed) and whole GPUs. Absent: what it has.
     local_cpus: float | None = Field(default=None, gt=0, le=100_000)
     local_gpus: int | None = Field(default=None, ge=0, le=1024)
+    # SkyPilot's API server, as only this service may reach it; empty: jobs run on this machine alone.
+    skypilot_url: str = ""

@@ -20,6 +20,7 @@ from cairn_scheduler.model import (
     Resources,
     Spec,
     State,
+    pool_of,
 )
 from cairn_scheduler.plan import Placed, Waiting
 
@@ -29,7 +30,7 @@ _SELECT = """
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
     j.git_commit, j.git_branch, j.git_diff, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
-    j.start_time, j.end_time, j.retry_time,
+    j.start_time, j.end_time, j.retry_time, j.infra,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -91,9 +92,9 @@ async def insert_job(
         INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
             num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
-            code_digest, code_size, git_commit, git_branch, git_diff, create_time, update_time)
+            code_digest, code_size, git_commit, git_branch, git_diff, create_time, update_time, infra)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32)
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32, $33)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
         """,
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
@@ -102,7 +103,7 @@ async def insert_job(
         job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
         job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
         job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
-        job.code.git_branch, job.code.git_diff, job.create_time,
+        job.code.git_branch, job.code.git_diff, job.create_time, job.spec.infra,
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False
@@ -154,14 +155,14 @@ async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> Non
     await conn.execute(
         """
         INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
-            create_time, start_time, end_time, pids)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+            create_time, start_time, end_time, pids, no_capacity)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
         ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
-            start_time = $11, end_time = $12, pids = $13
+            start_time = $11, end_time = $12, pids = $13, no_capacity = $14
         """,
         attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
         attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
-        attempt.end_time, list(attempt.pids),
+        attempt.end_time, list(attempt.pids), attempt.no_capacity,
     )  # fmt: skip
 
 
@@ -269,7 +270,7 @@ async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Wait
     rows = await db.fetch(
         """
         SELECT uid, team, state, priority, create_time, retry_time, num_nodes, cpu_milli, gpus, accelerator,
-            memory_mib, pool, overtaken, reason
+            memory_mib, pool, overtaken, reason, infra
         FROM jobs WHERE end_time IS NULL
         """
     )
@@ -288,6 +289,7 @@ async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Wait
                     need=need,
                     retry_time=row["retry_time"],
                     overtaken=row["overtaken"],
+                    pool=pool_of(row["infra"]),
                 )
             )
             continue
@@ -427,6 +429,7 @@ def _spec(row: Row) -> Spec:
         max_runtime=row["max_runtime"],
         grace=row["grace"],
         params=json.loads(row["params"]),
+        infra=row["infra"],
     )
 
 
@@ -444,6 +447,7 @@ def _attempt(row: Row) -> Attempt:
         start_time=row["start_time"],
         end_time=row["end_time"],
         pids=tuple(row["pids"]),
+        no_capacity=row["no_capacity"],
     )
 
 

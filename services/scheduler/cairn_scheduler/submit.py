@@ -11,8 +11,8 @@ from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_scheduler import wire
-from cairn_scheduler.model import Job, Spec, State
-from cairn_scheduler.plan import Place, exceeds
+from cairn_scheduler.model import Job, Spec, State, pool_of
+from cairn_scheduler.plan import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
 from cairn_scheduler.task import Task, invalid, parse
 
@@ -48,7 +48,7 @@ def draft_job(
     message: scheduler_pb2.CreateJobRequest, *, creator: str, places: Sequence[Place], now: datetime
 ) -> Draft:
     """One job. Raises InvalidArgument (TASK_INVALID, ...) or FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
-    task = parse(message.task)
+    task = parse(message.task, skypilot=_skypilot(places))
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
     _check_fit(task, places)
@@ -63,7 +63,7 @@ def draft_sweep(
     message: scheduler_pb2.CreateSweepRequest, *, creator: str, places: Sequence[Place], now: datetime
 ) -> Draft:
     """One job for each point of the grid. Raises as `draft_job`."""
-    task = parse(message.task)
+    task = parse(message.task, skypilot=_skypilot(places))
     if not task.grid:
         raise invalid("cairn.sweep", "is missing: a sweep needs `cairn: {sweep: {parameters: ...}}`")
     _check_fit(task, places)
@@ -108,13 +108,17 @@ def _job(
 
 
 def _check_fit(task: Task, places: Sequence[Place]) -> None:
-    told = exceeds(task.spec.need, places)
+    told = exceeds(task.spec.need, reached(places, task.spec.pool))
     if told is not None:
         raise FailedPrecondition(
             f"the job {told}; it could never run here",
             reason=Reason.CAPACITY_IMPOSSIBLE,
             path="resources",
         )
+
+
+def _skypilot(places: Sequence[Place]) -> bool:
+    return any(place.name == pool_of("any") for place in places)
 
 
 def _display_name(text: str) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import document
+from cairn_scheduler import document, elsewhere
 from cairn_scheduler.model import Resources, Spec
 
 MOST_JOBS = 1000
@@ -82,12 +82,17 @@ class Task:
         return specs
 
 
-def parse(text: str) -> Task:
-    """Reads a task file. Raises InvalidArgument TASK_INVALID with the field's `path` in the metadata."""
+def parse(text: str, *, skypilot: bool = False) -> Task:
+    """Reads a task file. Raises InvalidArgument TASK_INVALID with the field's `path` in the metadata.
+
+    `skypilot`: whether there is one, so that other places than this machine can be named.
+    """
     root = document.read(text)
     if not isinstance(root, dict):
         raise invalid("", "a task file is a mapping of fields, such as `run: python train.py`")
-    _known(root, "", _TASK, _TASK_ELSEWHERE)
+    fields = _mapping(root, "resources", "")
+    infra = _infra(fields, skypilot=skypilot)
+    _known(root, "", _TASK | elsewhere.TASK if infra else _TASK, _TASK_ELSEWHERE, infra=infra)
     block = _mapping(root, "cairn", "")
     _known(block, "cairn", _CAIRN, frozenset())
     envs = _envs(root)
@@ -96,7 +101,8 @@ def parse(text: str) -> Task:
         setup=_script(root, "setup"),
         run=_script(root, "run"),
         num_nodes=_integer(root, "num_nodes", "", default=1, least=1, most=MOST_NODES),
-        resources=_resources(_mapping(root, "resources", "")),
+        resources=_resources_elsewhere(root, fields, infra) if infra else _resources(fields),
+        infra=infra,
         max_retries=_integer(block, "max_retries", "cairn", default=3, least=0, most=MOST_RETRIES),
         max_runtime=_duration(block, "max_runtime", least=1.0, most=LONGEST_RUNTIME),
         grace=_duration(block, "grace", least=0.0, most=LONGEST_GRACE, default=10.0) or 0.0,
@@ -122,17 +128,17 @@ def invalid(
     return InvalidArgument(f"{path}: {message}" if path else message, reason=reason, path=path, **facts)
 
 
-def _known(fields: Mapping[str, object], at: str, known: frozenset[str], elsewhere: frozenset[str]) -> None:
+def _known(
+    fields: Mapping[str, object], at: str, known: frozenset[str], others: frozenset[str], *, infra: str = ""
+) -> None:
     for name in fields:
         path = f"{at}.{name}" if at else name
         if name in known:
             continue
-        if name in elsewhere:
-            hint = _HINTS.get(path)
-            raise invalid(
-                path,
-                "is a field of SkyPilot that this machine cannot honour" + (f"; {hint}" if hint else ""),
-            )
+        if name in others:
+            hint = (elsewhere.HINTS if infra else _HINTS).get(path)
+            told = "Cairn does not pass on" if infra else "this machine cannot honour"
+            raise invalid(path, f"is a field of SkyPilot that {told}" + (f"; {hint}" if hint else ""))
         close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
         meant = f"; did you mean `{close[0]}`?" if close else f"; known are {', '.join(sorted(known))}"
         raise invalid(path, f"there is no such field{meant}", suggestion=close[0] if close else "")
@@ -260,15 +266,55 @@ def _value(value: object, path: str) -> str:
 
 def _resources(fields: Mapping[str, object]) -> Resources:
     _known(fields, "resources", _RESOURCES, _RESOURCES_ELSEWHERE)
-    infra = fields.get("infra")
-    if infra is not None and infra != "local":
-        raise invalid("resources.infra", f"{_show(infra)} is not here; the only one is `local`")
     name, count = _accelerators(fields.get("accelerators"))
     return Resources(
         cpu_milli=_amount(fields.get("cpus"), "resources.cpus", _AMOUNT, _cpu_milli, default=1000),
         gpus=count,
         accelerator=name,
         memory_mib=_amount(fields.get("memory"), "resources.memory", _MEMORY, _mib, default=0),
+    )
+
+
+def _infra(fields: Mapping[str, object], *, skypilot: bool) -> str:
+    """Where it shall run: empty for this machine. Raises InvalidArgument."""
+    given = fields.get("infra")
+    if given is not None and given != elsewhere.LOCAL and not skypilot:
+        raise invalid(
+            "resources.infra",
+            f"{_show(given)} is not here; the only one is `local` (others need `cairn up --skypilot`)",
+        )
+    if not skypilot:
+        return ""
+    try:
+        return elsewhere.infra(fields)
+    except elsewhere.Refused as error:
+        raise invalid(error.path, str(error)) from None
+
+
+def _resources_elsewhere(root: Mapping[str, object], fields: Mapping[str, object], infra: str) -> Resources:
+    """What a rank needs at most, whichever choice SkyPilot takes: this is what quotas count."""
+    known = _RESOURCES | elsewhere.RESOURCES
+    _known(fields, "resources", known, _RESOURCES_ELSEWHERE, infra=infra)
+    found = []
+    try:
+        if "file_mounts" in root:
+            elsewhere.check_mounts(root["file_mounts"])
+        for choice in elsewhere.choices(fields):
+            path, some = choice.path, choice.fields
+            if path != "resources":
+                _known(some, path, known, _RESOURCES_ELSEWHERE, infra=infra)
+            name, count = elsewhere.accelerators(some.get("accelerators"), f"{path}.accelerators")
+            cpus = _amount(some.get("cpus"), f"{path}.cpus", _AMOUNT, _cpu_milli, default=1000)
+            memory = _amount(some.get("memory"), f"{path}.memory", _MEMORY, _mib, default=0)
+            found.append(Resources(cpus, count, name, memory))
+    except elsewhere.Refused as error:
+        raise invalid(error.path, str(error)) from None
+    kinds = {one.accelerator for one in found}
+    return Resources(
+        cpu_milli=max(one.cpu_milli for one in found),
+        gpus=max(one.gpus for one in found),
+        accelerator=kinds.pop() if len(kinds) == 1 else "",
+        memory_mib=max(one.memory_mib for one in found),
     )
 
 

@@ -28,16 +28,27 @@ def commands() -> list[click.Command]:
 @_data
 @click.option("--only", metavar="A,B", default="", help="Only these services (quota always comes along).")
 @click.option("--port", type=click.IntRange(1, 65535), help="Port of the page and the HTTP API [7700].")
+@click.option(
+    "--skypilot",
+    is_flag=True,
+    envvar="CAIRN_SKYPILOT",
+    help="Start SkyPilot too: jobs on clusters and clouds.",
+)
 @click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
 @click.option("--ready-fd", type=int, hidden=True)
-def up(data: str | None, only: str, port: int | None, detach: bool, ready_fd: int | None) -> None:
+def up(
+    data: str | None, only: str, port: int | None, skypilot: bool, detach: bool, ready_fd: int | None
+) -> None:
     """Start the platform and keep it running; Ctrl-C stops it cleanly."""
     folder = _locate(data)
     names = _names(only)
+    if skypilot and not os.environ.get("CAIRN_SKYPILOT_URL"):
+        # Before anything is in the background: it takes a minute, once, and says so.
+        _install_skypilot(folder)
     if detach:
-        _up_detached(folder, only=names, port=port)
+        _up_detached(folder, only=names, port=port, skypilot=skypilot)
     else:
-        _up_here(folder, only=names, port=port, ready_fd=ready_fd)
+        _up_here(folder, only=names, port=port, skypilot=skypilot, ready_fd=ready_fd)
 
 
 @click.command()
@@ -154,14 +165,29 @@ def replay_dead_letters(ids: tuple[str, ...], data: str | None) -> None:
         )
 
 
-def _up_here(folder: Path, *, only: tuple[str, ...], port: int | None, ready_fd: int | None) -> None:
+def _install_skypilot(folder: Path) -> None:
+    from cairn_server import home
+    from cairn_server.backends import skypilot
+
+    def install() -> None:
+        root = home.prepare(folder).root
+        skypilot.install(root / "skypilot", operator=os.environ, say=lambda text: click.echo(text, err=True))
+
+    _explained(install)
+
+
+def _up_here(
+    folder: Path, *, only: tuple[str, ...], port: int | None, skypilot: bool, ready_fd: int | None
+) -> None:
     from cairn_common.log import configure_logging
     from cairn_server import detach as pipes
     from cairn_server import up as platform
 
     configure_logging("server", os.environ.get("CAIRN_LOG_LEVEL", "INFO"))
     announce = _show_ready if ready_fd is None else lambda ready: pipes.tell(ready_fd, ready)
-    request = platform.Request(data=folder, only=only, port=port, operator=dict(os.environ))
+    request = platform.Request(
+        data=folder, only=only, port=port, skypilot=skypilot, operator=dict(os.environ)
+    )
     try:
         _explained(lambda: asyncio.run(platform.run(request, announce=announce)))
     except click.ClickException as error:
@@ -170,10 +196,11 @@ def _up_here(folder: Path, *, only: tuple[str, ...], port: int | None, ready_fd:
         raise
 
 
-def _up_detached(folder: Path, *, only: tuple[str, ...], port: int | None) -> None:
+def _up_detached(folder: Path, *, only: tuple[str, ...], port: int | None, skypilot: bool) -> None:
     from cairn_server import detach as pipes
 
     arguments = (["--only", ",".join(only)] if only else []) + (["--port", str(port)] if port else [])
+    arguments += ["--skypilot"] if skypilot else []
     _show_ready(_explained(lambda: pipes.start(folder, arguments)))
 
 

@@ -45,6 +45,7 @@ class Wiring:
     clickhouse_url: str = field(repr=False)
     embedded_s3: Path | None
     bootstrap: Path
+    skypilot_url: str = ""
 
 
 def program(name: str, *, wiring: Wiring, credentials: Credentials, operator: Mapping[str, str]) -> Program:
@@ -115,6 +116,8 @@ def _own(
 ) -> dict[str, str]:
     if name == "quota":
         return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)}
+    if name == "scheduler":
+        return {"CAIRN_SKYPILOT_URL": wiring.skypilot_url} if wiring.skypilot_url else {}
     if name == "gateway":
         return {"CAIRN_HTTP_BIND": wiring.http_bind}
     if name == "tracker":

@@ -15,7 +15,7 @@ import structlog
 
 from cairn_server import SERVICES, bootstrap, credentials, login, logs, ports, processes, services
 from cairn_server import home as homes
-from cairn_server.backends import nats, postgres, s3
+from cairn_server.backends import nats, postgres, s3, skypilot
 from cairn_server.backends.program import Program, SetupError
 from cairn_server.credentials import Credentials
 from cairn_server.home import Home
@@ -25,6 +25,7 @@ from cairn_server.supervisor import Supervisor, stop_leftovers
 log = structlog.get_logger()
 
 _EMBEDDED = ("postgres", "nats", "s3")
+_SKYPILOT = "skypilot"
 _LOOK_AFTER_LOGS = 60.0
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _STORES = {"postgres": "CAIRN_POSTGRES_URL", "nats": "CAIRN_NATS_URL", "s3": "CAIRN_S3_ENDPOINT"}
@@ -37,6 +38,8 @@ class Request:
     data: Path
     only: tuple[str, ...] = ()
     port: int | None = None
+    # Whether SkyPilot's API server is to run here as well.
+    skypilot: bool = False
     operator: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -142,7 +145,7 @@ class _Plan:
     def make(cls, request: Request, home: Home) -> _Plan:
         """Chooses ports, reads or makes the secrets, and writes the config files."""
         secrets = credentials.load(home)
-        numbers = ports.assign(home.ports, (*_EMBEDDED, *SERVICES, ports.HTTP), http=request.port)
+        numbers = ports.assign(home.ports, (*_EMBEDDED, _SKYPILOT, *SERVICES, ports.HTTP), http=request.port)
         homes.write_private(home.config / "bootstrap.json", secrets.bootstrap())
         homes.write_private(home.config / "accounts.conf", nats.accounts(secrets.nats))
         names = services.complete(request.only, request.operator)
@@ -154,9 +157,9 @@ class _Plan:
         return [prepare[name]() for name in _EMBEDDED if self._embedded(name)]
 
     def services(self, wiring: Wiring) -> list[Program]:
-        """The services that were asked for."""
+        """The services that were asked for, and beside them SkyPilot, which only jobs wait for."""
         operator = self.request.operator
-        return [
+        return ([self._skypilot()] if self._starts_skypilot else []) + [
             services.program(name, wiring=wiring, credentials=self.credentials, operator=operator)
             for name in self.names
         ]
@@ -180,6 +183,18 @@ class _Plan:
             clickhouse_url=operator.get("CAIRN_CLICKHOUSE_URL") or f"chdb://{root / 'clickhouse'}",
             embedded_s3=None if operator.get(_STORES["s3"]) else root / "s3",
             bootstrap=self.home.config / "bootstrap.json",
+            skypilot_url=operator.get(skypilot.URL_SETTING)
+            or (f"http://127.0.0.1:{self.ports[_SKYPILOT]}" if self._starts_skypilot else ""),
+        )
+
+    @property
+    def _starts_skypilot(self) -> bool:
+        there = self.request.operator.get(skypilot.URL_SETTING)
+        return self.request.skypilot and not there and "scheduler" in self.names
+
+    def _skypilot(self) -> Program:
+        return skypilot.prepare(
+            self.home.root / "skypilot", port=self.ports[_SKYPILOT], operator=self.request.operator
         )
 
     def _embedded(self, name: str) -> bool:

@@ -111,7 +111,8 @@ def _apply(change: RunChange, event: Event) -> None:
             end = message.run_finished
             stored = datetime.fromtimestamp(event.stored, UTC)
             change.finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
-        case "attempt_drained":
+        case "attempt_drained" if message.attempt_drained.rank == 0:
+            # On a cluster elsewhere each rank has a runner; the first one's word counts.
             change.drained.append(message.attempt)
 
 

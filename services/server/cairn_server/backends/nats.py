@@ -27,6 +27,8 @@ SYSTEM = "system"
 # publisher names, with all rights of the account it goes to, ends among jobs.
 JOBS = "JOBS"
 _OF_RUNS = "cairn.v1.job.run.>"
+# All that they hear: that an attempt is to stop; each run its own alone, by its permissions.
+_FOR_RUNNERS = "cairn.v1.scheduler.attempt.stopping.>"
 # Signs what the callout answers.
 ISSUER = "issuer"
 
@@ -102,14 +104,17 @@ accounts {{
   AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
   CAIRN: {{
     jetstream: enabled
-    exports: [ {{ service: "{_OF_RUNS}" }} ]
+    exports: [ {{ service: "{_OF_RUNS}" }}, {{ stream: "{_FOR_RUNNERS}" }} ]
     users: [
 {services}
       # cairn up, cairn dead-letters
       {{ nkey: {keys.public(SERVER)}, permissions: {{ {may} }} }}
     ]
   }}
-  {JOBS}: {{ imports: [ {{ service: {{ account: CAIRN, subject: "{_OF_RUNS}" }} }} ] }}
+  {JOBS}: {{ imports: [
+    {{ service: {{ account: CAIRN, subject: "{_OF_RUNS}" }} }}
+    {{ stream: {{ account: CAIRN, subject: "{_FOR_RUNNERS}" }} }}
+  ] }}
   SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}
 }}
 system_account: SYS

@@ -1,0 +1,135 @@
+"""One rank on one node of a cluster that SkyPilot made: what it knows from SkyPilot's variables, and how it
+tells the scheduler, which cannot see this folder."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import threading
+import time
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cairn._link import Listen
+from cairn._runner.attempt import Attempt
+from cairn._runner.folder import BadLaunch, End, Folder, Launch
+from cairn._runner.place import numbers, rendezvous
+from cairn._runner.signals import Signals
+from cairn._spool import Writer
+
+if TYPE_CHECKING:
+    from cairn.scheduler.v1.events_pb2 import SchedulerEvent
+
+_log = logging.getLogger("cairn")
+
+BEAT_SECONDS = 15.0
+_LONGEST_LINE = 2000
+# The runner's own, not the command's.
+_HIDDEN = frozenset({"CAIRN_NODE_TOKEN", "CAIRN_NODE_TOOL"})
+
+
+def run_node(path: Path) -> int:
+    """Runs this node's rank. 0: how it ended is known to the bus, or another runner has the folder."""
+    folder = Folder(path)
+    if not folder.lock() or folder.ended:
+        return 0
+    signals = Signals()
+    signals.install()
+    try:
+        launch = folder.read_launch()
+    except BadLaunch as error:
+        _log.error("%s", error)
+        return 1
+    folder.write_state("launching")
+    place = Node(launch, os.environ, stop=signals.ask)
+    with contextlib.closing(place):
+        attempt = Attempt(folder, launch, signals, place)
+        try:
+            attempt.run()
+        except Exception as error:
+            # Nobody sees this node's logs: without a word the scheduler would wait for one.
+            _log.exception("the runner failed")
+            attempt.give_up(f"The runner failed: {error!r}")
+    # SkyPilot kills all ranks at once when one fails; how the others end is the scheduler's to say.
+    if attempt.reported and launch.num_nodes > 1:
+        return 0
+    return 0 if attempt.end.exit_code == 0 and not attempt.end.stopped else attempt.end.exit_code or 1
+
+
+class Node:
+    """One rank is here, the others are on other nodes."""
+
+    ranks = 1
+    # The folder goes with the cluster: what is not shipped by then is lost.
+    patience = 600.0
+
+    def __init__(self, launch: Launch, environ: Mapping[str, str], *, stop: Callable[[], None]) -> None:
+        self.first = int(environ.get("SKYPILOT_NODE_RANK") or 0)
+        self.listen: Listen | None = Listen(
+            f"cairn.v1.scheduler.attempt.stopping.{launch.team}.{launch.run_uid}", self._hear
+        )
+        self._launch = launch
+        self._environ = environ
+        self._stop = stop
+        self._writer: Writer | None = None
+        self._over = threading.Event()
+
+    def basis(self) -> Mapping[str, str]:
+        """What SkyPilot and the node's image set up for the task."""
+        ips = self._environ.get("SKYPILOT_NODE_IPS", "").split()
+        kept = {name: value for name, value in self._environ.items() if name not in _HIDDEN}
+        # Beside others on one host, where a cluster's nodes are parts of it: a port by the attempt's uid.
+        port = 20000 + zlib.crc32(self._launch.attempt_uid.encode()) % 10000
+        return {**kept, **rendezvous(ips[0] if ips else "127.0.0.1", port)}
+
+    def of_rank(self, rank: int) -> Mapping[str, str]:
+        """The numbers; the rest is in the environment already."""
+        return numbers(self.first, self._launch.num_nodes)
+
+    def tell_with(self, writer: Writer) -> None:
+        """Begins to say every now and then that it lives."""
+        self._writer = writer
+        threading.Thread(target=self._beat, name="cairn-beat", daemon=True).start()
+
+    def started(self, time: float, pids: Sequence[int]) -> None:
+        """Tells that the command runs."""
+        self._tell("attempt_started", {"start_time": time, "pid": pids[0], "host": os.uname().nodename})
+
+    def ended(self, end: End) -> None:
+        """Tells how it ended: all that end.json says."""
+        self._over.set()
+        said = {name: value for name, value in asdict(end).items() if value is not None}
+        said["last_lines"] = [line[:_LONGEST_LINE] for line in end.last_lines]
+        self._tell("attempt_ended", said)
+
+    def close(self) -> None:
+        """Beats no more."""
+        self._over.set()
+
+    def _beat(self) -> None:
+        while True:
+            self._tell("attempt_beat", {"time": time.time()})
+            if self._over.wait(BEAT_SECONDS):
+                return
+
+    def _tell(self, arm: str, value: Mapping[str, object]) -> None:
+        if self._writer is not None:
+            self._writer.json(arm, {**value, "rank": self.first})
+
+    def _hear(self, data: bytes) -> None:
+        """A fact of the scheduler's: this attempt is to end. In the shipper's thread."""
+        from google.protobuf.message import DecodeError
+
+        from cairn.scheduler.v1 import events_pb2
+
+        event: SchedulerEvent = events_pb2.SchedulerEvent()
+        try:
+            event.ParseFromString(data)
+        except DecodeError:
+            return
+        if event.attempt_stopping.attempt_uid == self._launch.attempt_uid:
+            self._stop()

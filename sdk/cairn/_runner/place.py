@@ -1,0 +1,112 @@
+"""Where an attempt's ranks run: which of them are here, what they are told of each other, and who is told."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from cairn._link import Listen
+    from cairn._runner.folder import End, Launch
+    from cairn._spool import Writer
+
+
+class Place(Protocol):
+    """What the steps of an attempt ask of the place where they run."""
+
+    # The number of the first rank here, and how many are here.
+    first: int
+    ranks: int
+    # Seconds for what was logged to reach the bus, after the end.
+    patience: float
+    listen: Listen | None
+
+    def basis(self) -> Mapping[str, str]:
+        """The environment to start from, for all ranks."""
+        ...
+
+    def of_rank(self, rank: int) -> Mapping[str, str]:
+        """What only the `rank`th one here is told."""
+        ...
+
+    def tell_with(self, writer: Writer) -> None:
+        """The spool for words about the attempt, before the first of them."""
+        ...
+
+    def started(self, time: float, pids: Sequence[int]) -> None:
+        """The command runs."""
+        ...
+
+    def ended(self, end: End) -> None:
+        """Nothing of it runs any more."""
+        ...
+
+
+class ThisMachine:
+    """All ranks are processes here; the scheduler reads the folder."""
+
+    first = 0
+    patience = 60.0
+    listen = None
+
+    def __init__(self, launch: Launch) -> None:
+        self.ranks = launch.num_nodes
+        self._launch = launch
+        self._port = _free_port() if launch.num_nodes > 1 else 29500
+
+    def basis(self) -> Mapping[str, str]:
+        """Nothing of the runner's own environment."""
+        user = pwd.getpwuid(os.getuid())
+        return {
+            "PATH": self._launch.path,
+            "HOME": os.environ.get("HOME") or user.pw_dir,
+            "USER": os.environ.get("USER") or user.pw_name,
+            "LANG": os.environ.get("LANG") or "C.UTF-8",
+            "TMPDIR": tempfile.gettempdir(),
+            **rendezvous("127.0.0.1", self._port),
+        }
+
+    def of_rank(self, rank: int) -> Mapping[str, str]:
+        """Each rank has GPUs of its own."""
+        gpu_ids = self._launch.gpu_ids
+        gpus = [str(number) for number in gpu_ids[rank]] if rank < len(gpu_ids) else []
+        return {
+            "SKYPILOT_NODE_RANK": str(rank),
+            "SKYPILOT_NUM_NODES": str(self.ranks),
+            "SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * self.ranks),
+            "SKYPILOT_NUM_GPUS_PER_NODE": str(len(gpus)),
+            "CUDA_VISIBLE_DEVICES": ",".join(gpus),
+            **numbers(rank, self.ranks),
+        }
+
+    def tell_with(self, writer: Writer) -> None:
+        """The folder's files are enough."""
+
+    def started(self, time: float, pids: Sequence[int]) -> None:
+        """state.json says so."""
+
+    def ended(self, end: End) -> None:
+        """end.json says so."""
+
+
+def rendezvous(address: str, port: int) -> dict[str, str]:
+    """Where ranks find each other; a task's `envs` may say otherwise."""
+    return {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
+
+
+def numbers(rank: int, ranks: int) -> dict[str, str]:
+    """Who a rank is, as torch.distributed and its kin ask for it: one process per rank."""
+    return {
+        "NODE_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(ranks), "CAIRN_RANK": str(rank),
+    }  # fmt: skip
+
+
+def _free_port() -> int:
+    """One that nobody had a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

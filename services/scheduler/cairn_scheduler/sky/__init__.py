@@ -1,0 +1,1 @@
+"""SkyPilot as a place to run: driven over its API server's HTTP, never imported."""

@@ -1,0 +1,142 @@
+"""SkyPilot's API server over HTTP: the few calls that are needed, with the JSON that SkyPilot's own client
+sends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from cairn_scheduler.sky.errors import Away, Kind, SkyError, clean, told
+
+# What the server is told about the version of its protocol that we speak.
+API_VERSION = "62"
+MOST_LAUNCHES = 4
+_MOST_OTHERS = 8
+_TIMEOUT = httpx.Timeout(30.0, connect=5.0)
+# One look at a request waits at most this long, so that a lost connection is noticed.
+_LOOK = httpx.Timeout(60.0, connect=5.0)
+_OK = 200
+_NOT_FOUND = 404
+_REFUSED = (400, 403, 422)
+# SkyPilot's own words around a job's.
+_NOISE = ("Job ID not provided", "├──", "└──", "Tailing logs")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Who asks, in SkyPilot's books. `uid`: 8 of [0-9a-f]."""
+
+    uid: str
+    name: str
+
+
+@asynccontextmanager
+async def open_api(url: str, *, user: User) -> AsyncIterator[Api]:
+    """The server at `url` for the block; nothing is sent yet."""
+    headers = {"X-SkyPilot-API-Version": API_VERSION}
+    limits = httpx.Limits(max_connections=MOST_LAUNCHES + _MOST_OTHERS + 4)
+    # The server's address is the operator's; a proxy of the environment is not for it.
+    async with httpx.AsyncClient(
+        base_url=url.rstrip("/"), headers=headers, limits=limits, timeout=_TIMEOUT, trust_env=False
+    ) as http:
+        yield Api(http, user)
+
+
+class Api:
+    """See `open_api`. All raise SkyError for the server's refusals and Away where it cannot be reached."""
+
+    def __init__(self, http: httpx.AsyncClient, user: User) -> None:
+        self._http = http
+        self._user = user
+        self._others = asyncio.Semaphore(_MOST_OTHERS)
+
+    async def launch(self, name: str, task: str, *, config: Mapping[str, object]) -> str:
+        """Begins to bring a cluster up and to run the task there; the id of that request."""
+        body = {"task": task, "cluster_name": name, "override_skypilot_config": config}
+        return await self._post("/launch", body)
+
+    async def down(self, name: str) -> None:
+        """Takes a cluster away. Raises SkyError GONE where there is none."""
+        async with self._others:
+            await self.wait(await self._post("/down", {"cluster_name": name}))
+
+    async def cancel(self, request: str) -> None:
+        """Stops work on a request; what it made stays."""
+        async with self._others:
+            await self.wait(await self._post("/api/cancel", {"request_ids": [request]}))
+
+    async def clusters(self) -> dict[str, str]:
+        """All clusters and their status, as the server remembers them; one call, however many."""
+        body = {
+            "all_users": True, "include_credentials": False, "include_handle": False, "summary_response": True
+        }  # fmt: skip
+        found = await self.wait(await self._post("/status", body))
+        if not isinstance(found, list):
+            raise Away("an answer to /status that is no list")
+        return {str(one["name"]): str(one["status"]) for one in found}
+
+    async def job_states(self, name: str) -> list[str]:
+        """How SkyPilot sees the cluster's jobs, the newest first: more than one where a launch was made
+        again. Takes seconds."""
+        async with self._others:
+            found = await self.wait(await self._post("/queue", {"cluster_name": name, "all_users": True}))
+        return [str(one.get("status", "")) for one in found or [] if isinstance(one, dict)]
+
+    async def last_words(self, name: str) -> list[str]:
+        """The last lines of the cluster's job; empty where they cannot be had."""
+        body = {**self._base(), "cluster_name": name, "job_id": None, "follow": False, "tail": 30}
+        try:
+            answer = await self._http.post("/logs", json=body)
+        except httpx.HTTPError:
+            return []
+        lines = [clean(line) for line in answer.text.splitlines() if line.strip()]
+        return [line for line in lines if not line.startswith(_NOISE)][-20:]
+
+    async def wait(self, request: str) -> Any:
+        """The result of a request, as soon as there is one."""
+        while True:
+            try:
+                answer = await self._http.get("/api/get", params={"request_id": request}, timeout=_LOOK)
+            except httpx.ReadTimeout:
+                continue
+            except httpx.HTTPError as error:
+                raise Away(repr(error)) from error
+            if answer.status_code == _NOT_FOUND:
+                raise SkyError(Kind.FORGOTTEN, "the API server does not know the request any more")
+            return _result(answer)
+
+    async def _post(self, path: str, body: Mapping[str, object]) -> str:
+        try:
+            answer = await self._http.post(path, json={**self._base(), **body})
+        except httpx.HTTPError as error:
+            raise Away(repr(error)) from error
+        if answer.status_code in _REFUSED:
+            raise SkyError(Kind.REFUSED, clean(answer.text))
+        request = answer.headers.get("X-SkyPilot-Request-ID")
+        if answer.status_code != _OK or not request:
+            raise Away(f"{path}: {answer.status_code} {clean(answer.text)}")
+        return str(request)
+
+    def _base(self) -> dict[str, object]:
+        who = {"SKYPILOT_USER_ID": self._user.uid, "SKYPILOT_USER": self._user.name}
+        return {"env_vars": who, "entrypoint": "cairn", "entrypoint_command": "cairn"}
+
+
+def _result(answer: httpx.Response) -> Any:
+    """Raises SkyError where the work failed, and Away for what is no answer."""
+    try:
+        content = answer.json()
+        if answer.status_code == _OK:
+            return json.loads(content["return_value"])
+        error = content["detail"]["error"]
+        error = json.loads(error) if isinstance(error, str) else error
+        failure = told(str(error["type"]), str(error["message"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise Away(f"{answer.status_code}: {clean(answer.text)}") from error
+    raise failure

@@ -1,0 +1,371 @@
+"""SkyPilot as a cluster: one SkyPilot cluster per attempt, named by the attempt's uid.
+
+The runners tell over the bus what happens; SkyPilot's own view is asked for only where they are silent. What
+must outlive this process is in one small file per attempt: a new scheduler reads the bus again from there,
+launches under the same name what was half launched, and takes away what belongs to nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import structlog
+
+from cairn.job.v1 import events_pb2
+from cairn_common.errors import Unavailable
+from cairn_scheduler.causes import Evidence
+from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.model import Resources
+from cairn_scheduler.sky import records
+from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
+from cairn_scheduler.sky.ears import Ears
+from cairn_scheduler.sky.errors import Away, Kind, SkyError
+from cairn_scheduler.sky.order import Surroundings, task_text
+from cairn_scheduler.sky.ranks import Ranks
+from cairn_scheduler.sky.records import Record, Records
+from cairn_scheduler.sky.tool import Tool
+
+log = structlog.get_logger(__name__)
+
+NAME = "skypilot"
+# Nobody knows how much there is; SkyPilot says it when it is asked for too much.
+_BOUNDLESS = 2**50
+# How long SkyPilot may look for a free machine before it gives up; then the queue is ours again. Seconds.
+_PROVISION_SECONDS = 120
+_STOP_MARGIN = 15.0
+_DRAIN_SECONDS = 30.0
+_MOST_EARLY = 1000
+_PAUSES = (1.0, 30.0)
+
+
+@dataclass(slots=True)
+class Watched:
+    """What this process knows of an attempt that is not tidied away."""
+
+    record: Record
+    ranks: Ranks
+    started: bool = False
+    # Nothing of it may run any more, and that is reported.
+    ended: bool = False
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+    killer: asyncio.TimerHandle | None = None
+    # Rounds in which SkyPilot did not list its cluster.
+    missing: int = 0
+    asked: float = 0.0
+
+
+class SkyCluster:
+    """See `open_sky`; everything runs on the event loop that opened it."""
+
+    def __init__(
+        self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str
+    ) -> None:
+        self._api = api
+        self._kept = kept
+        self._ears = ears
+        self._tool = tool
+        self._around = around
+        self._prefix = prefix
+        self.watched: dict[str, Watched] = {}
+        self._reports: asyncio.Queue[Report] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._launches = asyncio.Semaphore(MOST_LAUNCHES)
+        # Words about attempts that an earlier scheduler had begun to launch, until they are ordered again.
+        self._early: dict[str, list[events_pb2.JobEvent]] = {}
+
+    @property
+    def name(self) -> str:
+        """The pool's id."""
+        return NAME
+
+    def capacity(self) -> Resources:
+        """Without a bound: SkyPilot knows, and says so when asked."""
+        return Resources(_BOUNDLESS, _BOUNDLESS, "", _BOUNDLESS)
+
+    async def launch(self, order: Order) -> None:
+        """Begins to launch; what comes of it is reported. Raises LaunchFailed where it cannot even begin."""
+        if order.attempt_uid in self.watched:
+            return
+        record = Record(
+            uid=order.attempt_uid,
+            team=order.team,
+            run_uid=order.run_uid,
+            cluster=self._prefix + order.attempt_uid,
+            num_nodes=order.spec.num_nodes,
+            grace=order.spec.grace,
+            sequence=self._ears.sequence,
+        )
+        if order.attempt_uid in self._early:
+            earlier = self._kept.get(order.attempt_uid)
+            record = replace(record, sequence=earlier.sequence if earlier else record.sequence)
+        try:
+            record = self._kept.save(record)
+            task = await asyncio.to_thread(task_text, order, tool=self._tool, around=self._around)
+        except OSError as error:
+            raise LaunchFailed(f"The attempt could not be written down: {error.strerror}.") from error
+        if order.attempt_uid not in self.watched:
+            watched = self._watch(record)
+            again = record.uid in self._early
+            for event in self._early.pop(record.uid, ()):
+                self.hear(event)
+            self._spawn(self._bring_up(watched, task, anew=again), f"launch {record.uid}")
+
+    async def stop(self, attempt_uid: str) -> None:
+        """Tells the runners; takes the cluster away where they have not stopped in time."""
+        watched = self.watched.get(attempt_uid)
+        if watched is None or watched.ended:
+            return
+        if not watched.record.stopping:
+            watched.record = self._kept.save(watched.record, stopping=True)
+        watched.changed.set()
+        if watched.record.phase == records.LAUNCHING and not watched.ranks.heard:
+            # Nothing of it runs that could be asked. `_bring_up` ends one that SkyPilot works at.
+            if not watched.record.request:
+                self.end(watched, Evidence(stopped=True, end_time=time.time()))
+            return
+        await self._tell_stop(watched)
+        if watched.killer is None:
+            self._kill_later(watched)
+
+    async def list(self) -> set[str]:
+        """The attempts that are launched, or whose cluster is not gone yet."""
+        return set(self.watched)
+
+    async def reports(self) -> AsyncIterator[Report]:
+        """What happens."""
+        while True:
+            yield await self._reports.get()
+
+    async def remains(self, attempt_uid: str) -> Remains:
+        """Its runners ship what they have before the cluster goes; after that there is nothing."""
+        watched = self.watched.get(attempt_uid)
+        down = watched is None or watched.record.phase == records.DOWN
+        return Remains.SHIPPED if down else Remains.BUSY
+
+    async def ship(self, attempt_uid: str, *, token: str) -> None:
+        """Nothing is left here to be shipped."""
+
+    async def tidy(self, attempt_uid: str) -> None:
+        """Forgets an attempt whose cluster is gone."""
+        watched = self.watched.get(attempt_uid)
+        if watched is None or watched.record.phase == records.DOWN:
+            self._kept.remove(attempt_uid)
+            self.watched.pop(attempt_uid, None)
+
+    def adopt(self) -> None:
+        """Finds the attempts of earlier schedulers. Call it once, before anything else.
+
+        One of which it is not known that SkyPilot has it is not listed: it is ordered again, by the same name.
+        """
+        for record in self._kept.all():
+            if record.phase == records.LAUNCHING and not record.request:
+                self._early[record.uid] = []
+                continue
+            watched = self._watch(record)
+            log.info("attempt.adopted", attempt=record.uid, cluster=record.cluster, phase=record.phase)
+            if record.evidence is not None:
+                watched.ended = True
+                self._reports.put_nowait(Ended(record.uid, record.evidence))
+            if record.phase == records.LAUNCHING:
+                self._spawn(self._bring_up(watched, None), f"launch {record.uid}")
+            elif record.phase == records.ENDED:
+                self._spawn(self._take_down(watched), f"down {record.uid}")
+            elif record.phase == records.DOWN:
+                self._reports.put_nowait(Quiet(record.uid))
+            elif record.stopping:
+                self._kill_later(watched)
+
+    async def detach(self) -> None:
+        """Stops watching; what runs goes on."""
+        for watched in self.watched.values():
+            if watched.killer is not None:
+                watched.killer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def hear(self, event: events_pb2.JobEvent) -> None:
+        """A word of a runner."""
+        if len(early := self._early.get(event.attempt_uid, [event] * _MOST_EARLY)) < _MOST_EARLY:
+            early.append(event)
+        watched = self.watched.get(event.attempt_uid)
+        if watched is None or event.run_uid != watched.record.run_uid:
+            return
+        ranks = watched.ranks
+        ranks.take(event, now=time.monotonic())
+        watched.changed.set()
+        if watched.ended:
+            return
+        if ranks.start_time is not None and not watched.started:
+            watched.started = True
+            start = datetime.fromtimestamp(ranks.start_time, UTC)
+            self._reports.put_nowait(Started(watched.record.uid, start, tuple(ranks.pids.values())))
+        if ranks.over and ranks.evidence is not None:
+            self.end(watched, ranks.evidence)
+        elif ranks.failed is not None and watched.killer is None:
+            log.info("attempt.rank_failed", attempt=watched.record.uid, rank=ranks.failed.rank)
+            self._spawn(self._tell_stop(watched), f"stop {watched.record.uid}")
+            self._kill_later(watched)
+
+    def end(self, watched: Watched, evidence: Evidence) -> None:
+        """Reports an end, once, and takes the cluster away."""
+        if watched.ended:
+            return
+        watched.ended = True
+        if watched.killer is not None:
+            watched.killer.cancel()
+        watched.record = self._kept.save(watched.record, phase=records.ENDED, evidence=evidence)
+        watched.changed.set()
+        self._reports.put_nowait(Ended(watched.record.uid, evidence))
+        self._spawn(self._take_down(watched), f"down {watched.record.uid}")
+
+    def _watch(self, record: Record) -> Watched:
+        watched = Watched(record, Ranks(record.num_nodes))
+        self.watched[record.uid] = watched
+        return watched
+
+    async def _bring_up(self, watched: Watched, task: str | None, *, anew: bool = False) -> None:
+        """Launches, waiting for a server that is away; ends the attempt where that cannot succeed.
+
+        `task` None: the launch is under way since an earlier scheduler; where the server has forgotten it, the
+        attempt is to be ordered again. `anew`: something of an earlier launch may be there still.
+        """
+        pause = _PAUSES[0]
+        async with self._launches:
+            while not watched.ended and not watched.record.stopping:
+                try:
+                    if anew:
+                        # Its runner's token is no good any more, and behind its job another would wait.
+                        await self.remove(watched.record.cluster)
+                        anew = False
+                    if not watched.record.request and task is not None:
+                        await self._ask_for(watched, task)
+                    await self._follow(watched, watched.record.request)
+                    return
+                except Away as error:
+                    log.warning("sky.waiting", attempt=watched.record.uid, error=str(error))
+                except SkyError as error:
+                    if watched.ranks.heard:
+                        # Whatever became of the request: what it was for runs.
+                        self._up(watched)
+                        return
+                    if error.kind is not Kind.FORGOTTEN:
+                        self.end(watched, _not_launched(error))
+                        return
+                    log.info("sky.launch_forgotten", attempt=watched.record.uid)
+                    watched.record = self._kept.save(watched.record, request="")
+                    if task is None:
+                        self._leave_to_the_loop(watched)
+                        return
+                    anew = True
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, _PAUSES[1])
+        if not watched.ended:
+            self.end(watched, Evidence(stopped=True, end_time=time.time()))
+
+    async def _ask_for(self, watched: Watched, task: str) -> None:
+        record = watched.record
+        config = {"slurm": {"provision_timeout": _PROVISION_SECONDS}}
+        request = await self._api.launch(record.cluster, task, config=config)
+        watched.record = self._kept.save(watched.record, request=request)
+        log.info("sky.launching", attempt=record.uid, cluster=record.cluster, request=request)
+
+    async def _follow(self, watched: Watched, request: str) -> None:
+        """Waits for a launch, or for a reason not to wait any longer."""
+        done = asyncio.ensure_future(self._api.wait(request))
+        try:
+            while not done.done() and not watched.ended and not watched.record.stopping:
+                watched.changed.clear()
+                news = asyncio.ensure_future(watched.changed.wait())
+                await asyncio.wait({done, news}, return_when=asyncio.FIRST_COMPLETED)
+                news.cancel()
+            if not done.done():
+                if watched.record.stopping and not watched.ended and not watched.ranks.heard:
+                    await self._api.cancel(request)
+                    self.end(watched, Evidence(stopped=True, end_time=time.time()))
+                return
+            done.result()
+        finally:
+            done.cancel()
+        self._up(watched)
+
+    def _leave_to_the_loop(self, watched: Watched) -> None:
+        """Does as if it had never been launched: with its next round the loop orders it again."""
+        self.watched.pop(watched.record.uid, None)
+        self._early[watched.record.uid] = []
+
+    def _up(self, watched: Watched) -> None:
+        if not watched.ended:
+            watched.record = self._kept.save(watched.record, phase=records.UP)
+            watched.asked = time.monotonic()
+            log.info("sky.launched", attempt=watched.record.uid, cluster=watched.record.cluster)
+
+    async def _take_down(self, watched: Watched) -> None:
+        """Waits for the last words, then takes the cluster away, however long that takes."""
+        evidence = watched.record.evidence
+        try:
+            async with asyncio.timeout(_DRAIN_SECONDS):
+                while watched.ranks.ends and not watched.ranks.silent and not (evidence and evidence.lost):
+                    watched.changed.clear()
+                    await watched.changed.wait()
+        except TimeoutError:
+            log.warning("attempt.not_drained", attempt=watched.record.uid)
+        await self.remove(watched.record.cluster)
+        watched.record = self._kept.save(watched.record, phase=records.DOWN)
+        self._reports.put_nowait(Quiet(watched.record.uid))
+
+    async def remove(self, cluster: str) -> None:
+        """Takes a cluster away; returns when it is gone."""
+        pause = _PAUSES[0]
+        while True:
+            try:
+                await self._api.down(cluster)
+                log.info("sky.down", cluster=cluster)
+                return
+            except SkyError as error:
+                if error.kind is Kind.GONE:
+                    return
+                log.warning("sky.not_down", cluster=cluster, error=str(error))
+            except Away as error:
+                log.warning("sky.not_down", cluster=cluster, error=str(error))
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, _PAUSES[1])
+
+    async def _tell_stop(self, watched: Watched) -> None:
+        record = watched.record
+        try:
+            await self._ears.tell_stop(team=record.team, run_uid=record.run_uid, attempt_uid=record.uid)
+        except Unavailable as error:
+            log.warning("sky.stop_untold", attempt=record.uid, error=error.message)
+
+    def _kill_later(self, watched: Watched) -> None:
+        delay = watched.record.grace + _STOP_MARGIN
+        watched.killer = asyncio.get_running_loop().call_later(delay, self._kill, watched)
+
+    def _kill(self, watched: Watched) -> None:
+        """The runners did not end in time: their cluster goes, and they with it."""
+        evidence = watched.ranks.failed or Evidence(
+            stopped=True, end_time=time.time(), start_time=watched.ranks.start_time
+        )
+        log.warning("attempt.killed", attempt=watched.record.uid, cluster=watched.record.cluster)
+        self.end(watched, evidence)
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("sky.failed", work=task.get_name(), exc_info=error)
+
+
+def _not_launched(error: SkyError) -> Evidence:
+    refused, full = error.kind is Kind.REFUSED, error.kind is Kind.FULL
+    return Evidence(message=str(error), refused=refused, full=full, end_time=time.time())

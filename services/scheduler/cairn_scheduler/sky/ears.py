@@ -1,0 +1,86 @@
+"""The scheduler's side of what runners say and hear: one tail on the stream of job events."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import aclosing
+from datetime import UTC, datetime
+from typing import NoReturn
+
+import structlog
+from google.protobuf.message import DecodeError
+from google.protobuf.timestamp_pb2 import Timestamp
+from pydantic import SecretStr
+
+from cairn.job.v1 import events_pb2
+from cairn.scheduler.v1 import events_pb2 as scheduler_events
+from cairn_common import subjects
+from cairn_common.bus import Bus, Message, connect
+from cairn_common.errors import Unavailable
+from cairn_common.ids import new_uid
+from cairn_scheduler.facts import SELF
+
+log = structlog.get_logger(__name__)
+
+_WORDS = ("attempt-started", "attempt-ended", "attempt-beat", "attempt-drained")
+STREAM = "JOB"
+
+
+class Ears:
+    """Hears runners, from a place in the stream that is chosen once; tells them to stop."""
+
+    def __init__(self, url: str, seed: SecretStr | str | None) -> None:
+        self._url = url
+        self._seed = seed
+        self._bus: Bus | None = None
+        # What was heard last, or what the stream held at the beginning; None: not known yet.
+        self.sequence: int | None = None
+
+    async def run(self, hear: Callable[[events_pb2.JobEvent], None], *, since: int | None) -> NoReturn:
+        """Hears for ever, from after `since` on (None: new words only), whenever the bus is there."""
+        while True:
+            try:
+                async with connect(self._url, seed=self._seed, name="scheduler-sky") as bus:
+                    # The tracker's to make; whoever comes first makes the same.
+                    await bus.ensure_stream(STREAM, subjects.STREAMS[STREAM])
+                    if self.sequence is None:
+                        self.sequence = await bus.last_sequence(STREAM) if since is None else since
+                    self._bus = bus
+                    await self._listen(bus, hear)
+            except* Unavailable:
+                log.warning("sky.bus_waiting")
+            finally:
+                self._bus = None
+
+    async def tell_stop(self, *, team: str, run_uid: str, attempt_uid: str) -> None:
+        """Tells an attempt's runners that it is to end. Raises Unavailable."""
+        if self._bus is None:
+            raise Unavailable("the bus is away")
+        time = Timestamp()
+        time.FromDatetime(datetime.now(UTC))
+        fact = scheduler_events.SchedulerEvent(id=new_uid(), time=time, actor=SELF)
+        fact.attempt_stopping.job_uid = run_uid
+        fact.attempt_stopping.attempt_uid = attempt_uid
+        to = subjects.subject("scheduler", "attempt", "stopping", team, run_uid)
+        await self._bus.publish(to, fact.SerializeToString(), msg_id=fact.id)
+
+    async def _listen(self, bus: Bus, hear: Callable[[events_pb2.JobEvent], None]) -> None:
+        wanted = [f"cairn.v1.job.run.{word}.>" for word in _WORDS]
+        start = (self.sequence or 0) + 1
+        async with aclosing(bus.tail(stream=STREAM, subjects=wanted, start_sequence=start)) as messages:
+            async for message in messages:
+                self.sequence = message.sequence
+                event = _event(message)
+                if event is not None:
+                    hear(event)
+
+
+def _event(message: Message) -> events_pb2.JobEvent | None:
+    """None for what is no event of the run in its subject: only that run's own token may publish there."""
+    try:
+        subject = subjects.parse(message.subject)
+        event = events_pb2.JobEvent.FromString(message.data)
+    except (ValueError, DecodeError):
+        log.warning("sky.unreadable", subject=message.subject)
+        return None
+    return event if (event.team, event.run_uid) == (subject.team, subject.uid) else None

@@ -1,0 +1,85 @@
+"""From an order to the task that SkyPilot gets: its resources as they are, and our runner as its command."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from cairn_scheduler import document
+from cairn_scheduler.cluster import Order
+from cairn_scheduler.sky.tool import Tool
+
+# A belt: SkyPilot itself takes away a cluster whose job has ended, should nobody here do so. Minutes.
+_IDLE_MINUTES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """How jobs reach the platform."""
+
+    url: str
+    bus_url: str
+
+
+def task_text(order: Order, *, tool: Tool, around: Surroundings) -> str:
+    """The task, as JSON (which is YAML)."""
+    given = document.read(order.spec.task) if order.spec.task.strip() else {}
+    given = given if isinstance(given, dict) else {}
+    resources: dict[str, Any] = dict(given.get("resources") or {})
+    resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
+    task: dict[str, Any] = {
+        "name": f"cairn-{order.run_uid[-8:]}",
+        "num_nodes": order.spec.num_nodes,
+        "resources": resources,
+        "envs": dict(order.spec.envs),
+        "secrets": {"CAIRN_NODE_TOKEN": order.token},
+        "run": script(order, tool=tool, around=around),
+    }
+    if given.get("file_mounts"):
+        task["file_mounts"] = given["file_mounts"]
+    return json.dumps(task)
+
+
+def script(order: Order, *, tool: Tool, around: Surroundings) -> str:
+    """What each node runs: it installs the runner once, and becomes it."""
+    values = {
+        "ATTEMPT": order.attempt_uid,
+        "TOOL": tool.digest,
+        "NEEDS": " ".join(shlex.quote(need) for need in tool.needs),
+    }
+    head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+    launch = gzip.compress(json.dumps(_launch(order, around)).encode(), mtime=0)
+    text = (files("cairn_scheduler.sky") / "node.sh").read_text()
+    return head + text.replace("@TOOL@", _lines(tool.archive)).replace("@LAUNCH@", _lines(launch))
+
+
+def _lines(data: bytes) -> str:
+    return base64.encodebytes(data).decode().strip()
+
+
+def _launch(order: Order, around: Surroundings) -> Mapping[str, object]:
+    spec, code = order.spec, order.code
+    return {
+        "team": order.team,
+        "run_uid": order.run_uid,
+        "attempt_uid": order.attempt_uid,
+        "attempt": order.attempt,
+        "display_name": order.display_name,
+        "setup": spec.setup,
+        "run": spec.run,
+        "envs": spec.envs,
+        "params": spec.params,
+        "num_nodes": spec.num_nodes,
+        "cpu_milli": spec.resources.cpu_milli,
+        "max_runtime": spec.max_runtime,
+        "grace": spec.grace,
+        "code": {"digest": code.digest, "size": code.size} if code.digest else None,
+        "url": around.url,
+        "bus_url": around.bus_url,
+    }
