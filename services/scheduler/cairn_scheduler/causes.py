@@ -32,6 +32,22 @@ class Evidence:
 
 # Raised by a program's own fault (or its own choice); all other signals come from outside.
 OWN_SIGNALS = frozenset(
+    # How many ranks there were, and how the others ended that ended badly, in their order of ending.
+    ranks: int = 1
+    others: tuple[Evidence, ...] = ()
+    # It ended after the runner had begun to end all ranks, so perhaps because of that.
+    asked: bool = False
+    # Kills by the kernel's out-of-memory killer where it ran, while it ran (also of its children).
+    oom_kills: int = 0
+    # The most memory that its processes held together, and what there was for them. Bytes; 0: not known.
+    memory_peak: int = 0
+    memory_limit: int = 0
+    # Who took its place away, as the cluster tells: SPOT or PREEMPTED.
+    taken: Cause | None = None
+    # Of one that is lost: when it was last heard from.
+    last_seen: float | None = None
+    # Another try would meet the same.
+    hopeless: bool = False
     {
         signal.SIGSEGV,
         signal.SIGABRT,
@@ -53,7 +69,8 @@ _LINES = 10
 
 def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
     """Reads how an attempt ended. `asked` is why the scheduler itself had told it to stop, if it had."""
-    cause, sentence = _cause(evidence, asked)
+    evidence = first(evidence)
+    cause, sentence, hopeless = _cause(evidence, asked)
     return Ending(
         cause=cause,
         message=_with_lines(sentence, evidence) if cause in (Cause.USER_ERROR, Cause.OOM) else sentence,
@@ -64,12 +81,35 @@ def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
     )
 
 
-def backoff(cause: Cause | None, *, failures: int, max_retries: int) -> timedelta | None:
+def first(evidence: Evidence) -> Evidence:
+    """The rank whose end began it all, as the evidence of the attempt.
+
+    That is the first that ended badly; but one that only missed its peers gives way to one with a reason of
+    its own, even if that took longer to end.
+    """
+    if not evidence.others or evidence.timed_out or evidence.stopped or evidence.lost:
+        return evidence
+    found = [evidence, *evidence.others]
+    own = [one for one in found if not _echoes(one, evidence.ranks)]
+    chosen = next((one for one in own if not one.asked or _symptom(one, evidence.ranks)), evidence)
+    if chosen is evidence:
+        return evidence
+    return replace(
+        chosen, phase=evidence.phase, ranks=evidence.ranks, others=(), start_time=evidence.start_time,
+        end_time=evidence.end_time, oom_kills=evidence.oom_kills, memory_peak=evidence.memory_peak,
+        memory_limit=evidence.memory_limit,
+    )  # fmt: skip
+
+
+def retry_after(ending: Ending, *, spec: Spec, attempts: Sequence[Attempt]) -> timedelta | None:
     """How long to wait before the next attempt; None: no other attempt.
 
-    `failures` counts the attempts that ended so far: 1 s after the first, then twice as long each time.
+    `attempts` are those before the one that ended now. `spec.retries` gives a cause an allowance of its own;
+    all other causes that a retry can help share `spec.max_retries`.
     """
-    if cause not in RETRIED or failures > max_retries:
+    cause = ending.cause
+    if cause is None or ending.hopeless:
+        hopeless=hopeless,
         return None
     return min(timedelta(seconds=2 ** min(failures - 1, 20)), LONGEST_BACKOFF)
 
@@ -80,7 +120,36 @@ def killed_by(evidence: Evidence) -> int | None:
         return evidence.signal
     if evidence.exit_code is not None and 128 < evidence.exit_code <= 128 + signal.SIGRTMAX:
         return evidence.exit_code - 128
+    if cause in spec.retries:
+        used, most = sum(attempt.cause is cause for attempt in attempts), spec.retries[cause]
+    elif cause in RETRIED:
+        used = sum(attempt.cause not in spec.retries for attempt in attempts)
+        most = spec.max_retries
+    else:
+        return None
+    return None if used >= most else pause(1 + _short_ones(ending, attempts))
+
+
+def backoff(cause: Cause | None, *, failures: int, max_retries: int) -> timedelta | None:
+    """As `retry_after`, where there is one allowance for all causes and no attempt lived long."""
+    return None if cause not in RETRIED or failures > max_retries else pause(failures)
+
+
+def pause(failures: int) -> timedelta:
+    """1 s after the first failure, then twice as long each time, to five minutes."""
     return None
+
+
+def _short_ones(ending: Ending, attempts: Sequence[Attempt]) -> int:
+    """How many attempts just before failed early, this one included: after a long one it starts anew."""
+    if ending.start_time is not None and ending.end_time - ending.start_time >= LONG_ATTEMPT:
+        return 0
+    count = 0
+    for attempt in reversed(attempts):
+        if attempt.start_time and attempt.end_time and attempt.end_time - attempt.start_time >= LONG_ATTEMPT:
+            break
+        count += 1
+    return count
 
 
 def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str]:
@@ -99,8 +168,29 @@ def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str]:
             "Ask for more memory, or use smaller batches."
         )
     if evidence.phase == "code":
-        return Cause.INFRA, f"The code could not be fetched: {evidence.message or 'no reason given'}"
-    return _failed(evidence)
+        told = f"The code could not be fetched: {evidence.message or 'no reason given'}"
+        return Cause.INFRA, told, evidence.hopeless
+    symptom = _symptom(evidence, evidence.ranks)
+    if evidence.oom or _killed_child(evidence, symptom):
+        return Cause.OOM, _out_of_memory(evidence), False
+    if symptom is not None and killed_by(evidence) not in _FROM_OUTSIDE:
+        return symptom.cause, f"{_where(evidence)}: {_told(symptom)}", symptom.hopeless or evidence.hopeless
+    return *_failed(evidence), evidence.hopeless
+
+
+def _gone(evidence: Evidence) -> tuple[Cause, str]:
+    if evidence.taken is not None:
+        return _taken(evidence.taken)
+    told = "The runner is gone without a report; what it had started was ended."
+    if evidence.last_seen is not None:
+        told += f" It was last heard from at {datetime.fromtimestamp(evidence.last_seen, UTC):%H:%M:%S} UTC."
+    return Cause.LOST, f"{told} Its last words: {evidence.message}" if evidence.message else told
+
+
+def _taken(cause: Cause) -> tuple[Cause, str]:
+    if cause is Cause.SPOT:
+        return cause, "The provider took its spot machine back."
+    return cause, "Its place was taken for another job."
 
 
 def _stopped(evidence: Evidence, asked: Cause | None) -> tuple[Cause, str]:

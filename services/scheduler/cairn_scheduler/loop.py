@@ -22,7 +22,7 @@ from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
 from cairn_scheduler import model, store
-from cairn_scheduler.causes import Evidence, backoff, classify
+from cairn_scheduler.causes import Evidence, classify, retry_after
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
@@ -294,7 +294,7 @@ class Loop:
     def _after(self, job: Job, ending: Ending) -> tuple[Job, Event]:
         """The job's next version: another attempt by its cause, or the end."""
         now = self._out.clock.now()
-        wait = backoff(ending.cause, failures=len(job.attempts), max_retries=job.spec.max_retries)
+        wait = retry_after(ending, spec=job.spec, attempts=[a for a in job.attempts if not a.state.active])
         if job.cancel_time is not None or wait is None:
             return model.finish(job, now, ending), Event.FINISHED
         if wait <= model.LONGEST_HOLD:

@@ -141,6 +141,8 @@ class Spec:
 class Code:
     """The content-addressed archive of the working directory; an empty digest means none."""
 
+    # Of causes that have an allowance of their own: how many more attempts.
+    retries: dict[Cause, int] = field(default_factory=dict)
     digest: str = ""
     size: int = 0
     git_commit: str = ""
@@ -208,7 +210,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended, decided from its evidence. `cause` is None where it ended well."""
+    """How an attempt ended, decided from its evidence. `cause` is None where it ended well.
+
+    `hopeless`: another attempt would meet the same.
+    """
 
     cause: Cause | None
     message: str
@@ -231,6 +236,7 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         state=AttemptState.LAUNCHING,
         cluster=job.pool,
         create_time=now,
+    hopeless: bool = False
     )
     return _step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 

@@ -28,8 +28,8 @@ _SELECT = """
     j.revision,
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
-    j.git_commit, j.git_branch, j.git_diff, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
-    j.start_time, j.end_time, j.retry_time,
+    j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
+    j.start_time, j.end_time, j.retry_time, j.retries,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -91,7 +91,8 @@ async def insert_job(
         INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
             num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
-            code_digest, code_size, git_commit, git_branch, git_diff, create_time, update_time)
+            code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
+            retries)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
             $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
@@ -102,7 +103,8 @@ async def insert_job(
         job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
         job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
         job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
-        job.code.git_branch, job.code.git_diff, job.create_time,
+        job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
+        json.dumps(job.spec.retries),
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False
@@ -426,6 +428,7 @@ def _spec(row: Row) -> Spec:
         max_retries=row["max_retries"],
         max_runtime=row["max_runtime"],
         grace=row["grace"],
+        retries={Cause(name): count for name, count in json.loads(row["retries"]).items()},
         params=json.loads(row["params"]),
     )
 

@@ -137,6 +137,7 @@ def _spec(spec: Spec) -> job_pb2.JobSpec:
         num_nodes=spec.num_nodes,
         resources=resources_message(spec.resources),
         max_retries=spec.max_retries,
+        retries={cause.value.lower(): count for cause, count in spec.retries.items()},
         max_runtime=_duration(spec.max_runtime),
         grace=_duration(spec.grace),
         params=spec.params,
