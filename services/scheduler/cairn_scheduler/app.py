@@ -72,6 +72,7 @@ async def run(
             capacity=capacity,
             url=settings.public_url,
             bus_url=settings.public_nats_url or settings.nats_url,
+            environments_bytes=settings.local_environments_gib * 2**30,
         ) as local,
         asyncio.TaskGroup() as tasks,
     ):

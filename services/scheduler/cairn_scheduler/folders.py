@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ class Surroundings:
     bus_url: str
     notify: str
     path: str
+    # Where environments are kept for the attempts of this machine, and how much of them, in bytes.
+    environments: str = ""
+    environments_bytes: int = 0
 
 
 class Folder:
@@ -200,6 +203,9 @@ def _launch(order: Order, around: Surroundings, gpu_ids: Sequence[Sequence[int]]
         "gpu_ids": [list(rank) for rank in gpu_ids],
         "max_runtime": spec.max_runtime,
         "grace": spec.grace,
+        "environment": asdict(spec.environment) if spec.environment else None,
+        "environments": around.environments,
+        "environments_bytes": around.environments_bytes,
         "code": {"digest": code.digest, "size": code.size} if code.digest else None,
         "url": around.url,
         "bus_url": around.bus_url,

@@ -117,6 +117,20 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """The Python environment to run in. Of requirements, lock and conda at most one is given.
+
+    Files are paths in the working directory. Empty `python`: the one of the place.
+    """
+
+    python: str = ""
+    requirements: tuple[str, ...] = ()
+    requirements_file: str = ""
+    lock: str = ""
+    conda: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What to run, resolved from a task file. Durations in seconds."""
 
@@ -127,9 +141,12 @@ class Spec:
     num_nodes: int = 1
     resources: Resources = Resources()
     max_retries: int = 3
+    # Of causes that have an allowance of their own: how many more attempts.
+    retries: dict[Cause, int] = field(default_factory=dict)
     max_runtime: float | None = None
     grace: float = 10.0
     params: dict[str, str] = field(default_factory=dict)
+    environment: Environment | None = None
 
     @property
     def need(self) -> Resources:
@@ -141,8 +158,6 @@ class Spec:
 class Code:
     """The content-addressed archive of the working directory; an empty digest means none."""
 
-    # Of causes that have an allowance of their own: how many more attempts.
-    retries: dict[Cause, int] = field(default_factory=dict)
     digest: str = ""
     size: int = 0
     git_commit: str = ""
@@ -221,6 +236,7 @@ class Ending:
     signal: int
     start_time: datetime | None
     end_time: datetime
+    hopeless: bool = False
 
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
@@ -236,7 +252,6 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         state=AttemptState.LAUNCHING,
         cluster=job.pool,
         create_time=now,
-    hopeless: bool = False
     )
     return _step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 

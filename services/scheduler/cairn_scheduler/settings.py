@@ -13,3 +13,5 @@ class SchedulerSettings(ServiceSettings):
     # What this machine offers to jobs: cores (0.5 is allowed) and whole GPUs. Absent: what it has.
     local_cpus: float | None = Field(default=None, gt=0, le=100_000)
     local_gpus: int | None = Field(default=None, ge=0, le=1024)
+    # Python environments of jobs are kept up to this size, those in use besides.
+    local_environments_gib: int = Field(default=50, ge=1, le=100_000)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Aborted, Reason
@@ -16,6 +17,7 @@ from cairn_scheduler.model import (
     AttemptState,
     Cause,
     Code,
+    Environment,
     Job,
     Resources,
     Spec,
@@ -28,8 +30,8 @@ _SELECT = """
     j.revision,
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
-    j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
-    j.start_time, j.end_time, j.retry_time, j.retries,
+    j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
+    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -94,7 +96,7 @@ async def insert_job(
             code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
             retries)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32)
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
         """,
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
@@ -426,11 +428,22 @@ def _spec(row: Row) -> Spec:
         num_nodes=row["num_nodes"],
         resources=_resources(row),
         max_retries=row["max_retries"],
+        retries={Cause(name): count for name, count in json.loads(row["retries"]).items()},
         max_runtime=row["max_runtime"],
         grace=row["grace"],
-        retries={Cause(name): count for name, count in json.loads(row["retries"]).items()},
         params=json.loads(row["params"]),
+        environment=_environment(json.loads(row["environment"])),
     )
+
+
+def _environment(value: dict[str, Any]) -> Environment | None:
+    if not value:
+        return None
+    return Environment(**{**value, "requirements": tuple(value["requirements"])})
+
+
+def _environment_json(spec: Spec) -> str:
+    return json.dumps(asdict(spec.environment) if spec.environment else {})
 
 
 def _attempt(row: Row) -> Attempt:

@@ -41,7 +41,9 @@ _RESOURCES_ELSEWHERE = frozenset(
         "ordered", "autostop", "priority", "priority_class", "volumes", "local_disk",
     }
 )  # fmt: skip
-_CAIRN = frozenset({"experiment", "priority", "max_retries", "retries", "max_runtime", "grace", "sweep", "env"})
+_CAIRN = frozenset(
+    {"experiment", "priority", "max_retries", "retries", "max_runtime", "grace", "sweep", "env"}
+)
 # What `cairn.retries` may name. An error of one's own too: some programs fail now and then.
 _RETRIED = {
     cause.value.lower(): cause
@@ -111,6 +113,7 @@ def parse(text: str) -> Task:
         retries=_retries(block),
         max_runtime=_duration(block, "max_runtime", least=1.0, most=LONGEST_RUNTIME),
         grace=_duration(block, "grace", least=0.0, most=LONGEST_GRACE, default=10.0) or 0.0,
+        environment=environment.parse(block.get("env")),
     )
     if not spec.run.strip():
         raise invalid("run", "is empty: a task needs a command to run")
@@ -223,7 +226,6 @@ def _duration(
     return seconds
 
 
-def _workdir(root: Mapping[str, object]) -> None:
 def _retries(block: Mapping[str, object]) -> dict[Cause, int]:
     """`{infra: 5, oom: 0}`: an allowance for each cause that is named."""
     given = _mapping(block, "retries", "cairn")
@@ -238,6 +240,7 @@ def _retries(block: Mapping[str, object]) -> dict[Cause, int]:
     }
 
 
+def _workdir(root: Mapping[str, object]) -> None:
     value = root.get("workdir")
     if value is None:
         return
