@@ -34,7 +34,14 @@ def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime)
         return None
     expires = min(now + LONGEST, token.expire_time or now + LONGEST)
     inbox = f"_INBOX_{hashlib.sha256(secret.encode()).hexdigest()[:16]}.>"
-    return Grant(publish=publish, subscribe=(inbox,), expires=expires)
+    return Grant(publish=publish, subscribe=(inbox, *_hear(token)), expires=expires)
+
+
+def _hear(token: Token) -> tuple[str, ...]:
+    """A run hears that somebody wants to reach into it."""
+    if token.scope is not Scope.RUN:
+        return ()
+    return (f"cairn.v1.scheduler.session.opened.{token.team}.{token.run_uid}",)
 
 
 def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
