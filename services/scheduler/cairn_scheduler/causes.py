@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import signal
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
-from cairn_scheduler.model import Cause, Ending
+from cairn_scheduler import symptoms
+from cairn_scheduler.model import Attempt, Cause, Ending, Spec
+from cairn_scheduler.symptoms import Symptom
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """What the runner wrote at the end (end.json), or that it is gone without a word (`lost`).
 
-    Times in seconds since 1970; `exit_code` None: no process of the job ever ended by itself.
+    Times in seconds since 1970; `exit_code` None: no process of the job ever ended by itself. The fields
+    from `ranks` on are for attempts of several ranks and for clusters elsewhere; each may stay as it is.
     """
 
     exit_code: int | None = None
@@ -28,10 +32,6 @@ class Evidence:
     start_time: float | None = None
     end_time: float = 0.0
     last_lines: tuple[str, ...] = ()
-
-
-# Raised by a program's own fault (or its own choice); all other signals come from outside.
-OWN_SIGNALS = frozenset(
     # How many ranks there were, and how the others ended that ended badly, in their order of ending.
     ranks: int = 1
     others: tuple[Evidence, ...] = ()
@@ -48,6 +48,10 @@ OWN_SIGNALS = frozenset(
     last_seen: float | None = None
     # Another try would meet the same.
     hopeless: bool = False
+
+
+# Raised by a program's own fault (or its own choice); all other signals come from outside.
+OWN_SIGNALS = frozenset(
     {
         signal.SIGSEGV,
         signal.SIGABRT,
@@ -63,6 +67,11 @@ OWN_SIGNALS = frozenset(
 )
 RETRIED = frozenset({Cause.INFRA, Cause.SPOT, Cause.PREEMPTED, Cause.LOST})
 LONGEST_BACKOFF = timedelta(minutes=5)
+# After an attempt that ran for this long the back-off begins anew.
+LONG_ATTEMPT = timedelta(minutes=10)
+_WITH_LINES = frozenset({Cause.USER_ERROR, Cause.OOM, Cause.INFRA})
+# Nobody sends these to himself: what was printed before does not explain them.
+_FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 _MESSAGE_BYTES = 4096
 _LINES = 10
 
@@ -73,11 +82,12 @@ def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
     cause, sentence, hopeless = _cause(evidence, asked)
     return Ending(
         cause=cause,
-        message=_with_lines(sentence, evidence) if cause in (Cause.USER_ERROR, Cause.OOM) else sentence,
+        message=_with_lines(sentence, evidence) if cause in _WITH_LINES else sentence,
         exit_code=evidence.exit_code,
         signal=killed_by(evidence) or 0,
         start_time=_moment(evidence.start_time),
         end_time=_moment(evidence.end_time) or datetime.fromtimestamp(0, UTC),
+        hopeless=hopeless,
     )
 
 
@@ -109,17 +119,7 @@ def retry_after(ending: Ending, *, spec: Spec, attempts: Sequence[Attempt]) -> t
     """
     cause = ending.cause
     if cause is None or ending.hopeless:
-        hopeless=hopeless,
         return None
-    return min(timedelta(seconds=2 ** min(failures - 1, 20)), LONGEST_BACKOFF)
-
-
-def killed_by(evidence: Evidence) -> int | None:
-    """The signal that ended the first failing rank; bash tells of its child's as 128 + n."""
-    if evidence.signal:
-        return evidence.signal
-    if evidence.exit_code is not None and 128 < evidence.exit_code <= 128 + signal.SIGRTMAX:
-        return evidence.exit_code - 128
     if cause in spec.retries:
         used, most = sum(attempt.cause is cause for attempt in attempts), spec.retries[cause]
     elif cause in RETRIED:
@@ -137,7 +137,7 @@ def backoff(cause: Cause | None, *, failures: int, max_retries: int) -> timedelt
 
 def pause(failures: int) -> timedelta:
     """1 s after the first failure, then twice as long each time, to five minutes."""
-    return None
+    return min(timedelta(seconds=2 ** min(failures - 1, 20)), LONGEST_BACKOFF)
 
 
 def _short_ones(ending: Ending, attempts: Sequence[Attempt]) -> int:
@@ -152,21 +152,27 @@ def _short_ones(ending: Ending, attempts: Sequence[Attempt]) -> int:
     return count
 
 
-def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str]:
+def killed_by(evidence: Evidence) -> int | None:
+    """The signal that ended the first failing rank; bash tells of its child's as 128 + n."""
+    if evidence.signal:
+        return evidence.signal
+    if evidence.exit_code is not None and 128 < evidence.exit_code <= 128 + signal.SIGRTMAX:
+        return evidence.exit_code - 128
+    return None
+
+
+def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str, bool]:
+    """The cause, a sentence for people, and whether another try would meet the same."""
     if evidence.lost and asked is None:
-        told = "The runner is gone without a report; what it had started was ended."
-        return Cause.LOST, f"{told} Its last words: {evidence.message}" if evidence.message else told
+        return *_gone(evidence), False
     if evidence.timed_out:
-        return Cause.TIMEOUT, evidence.message or "It ran for longer than its max_runtime."
+        return Cause.TIMEOUT, evidence.message or "It ran for longer than its max_runtime.", False
     if evidence.exit_code == 0 and not evidence.stopped and evidence.phase == "run":
-        return None, ""
+        return None, "", False
+    if asked is None and evidence.taken is not None:
+        return *_taken(evidence.taken), False
     if evidence.stopped or asked is not None:
-        return _stopped(evidence, asked)
-    if evidence.oom:
-        return Cause.OOM, (
-            f"Rank {evidence.rank} was ended by the kernel's out-of-memory killer. "
-            "Ask for more memory, or use smaller batches."
-        )
+        return *_stopped(evidence, asked), False
     if evidence.phase == "code":
         told = f"The code could not be fetched: {evidence.message or 'no reason given'}"
         return Cause.INFRA, told, evidence.hopeless
@@ -201,6 +207,42 @@ def _stopped(evidence: Evidence, asked: Cause | None) -> tuple[Cause, str]:
     return Cause.INFRA, "The runner was told to stop, but not by Cairn."
 
 
+def _out_of_memory(evidence: Evidence) -> str:
+    who = f"Rank {evidence.rank}" if evidence.oom else f"A process of rank {evidence.rank}"
+    told = f"{who} was ended by the kernel's out-of-memory killer"
+    if evidence.memory_peak and evidence.memory_limit:
+        told += f"; the job held {_gib(evidence.memory_peak)} of {_gib(evidence.memory_limit)}"
+    return f"{told}. Ask for more memory (`resources.memory`), or use smaller batches or fewer workers."
+
+
+def _killed_child(evidence: Evidence, symptom: Symptom | None) -> bool:
+    """The killer took a child of the rank, which then ended by itself, saying so."""
+    return evidence.oom_kills > 0 and symptom is not None and symptom.name == "worker_killed"
+
+
+def _symptom(evidence: Evidence, ranks: int) -> Symptom | None:
+    return symptoms.find(evidence.last_lines, ranks=ranks)
+
+
+def _echoes(evidence: Evidence, ranks: int) -> bool:
+    """It ended because of another rank, by what it printed."""
+    if evidence.oom or killed_by(evidence) in _FROM_OUTSIDE:
+        return False
+    symptom = _symptom(evidence, ranks)
+    return symptom is not None and symptom.echo
+
+
+def _told(symptom: Symptom) -> str:
+    return symptom.told[0].lower() + symptom.told[1:] if symptom.told[1:2].islower() else symptom.told
+
+
+def _where(evidence: Evidence) -> str:
+    number = killed_by(evidence)
+    if number is not None:
+        return f"`{evidence.phase}` ended by {_signal_name(number)} in rank {evidence.rank}"
+    return f"`{evidence.phase}` ended with exit code {evidence.exit_code} in rank {evidence.rank}"
+
+
 def _failed(evidence: Evidence) -> tuple[Cause, str]:
     number = killed_by(evidence)
     if number is not None:
@@ -210,7 +252,7 @@ def _failed(evidence: Evidence) -> tuple[Cause, str]:
         return Cause.INFRA, f"Rank {evidence.rank} was killed from outside in `{evidence.phase}`: {name}."
     if evidence.exit_code is None:
         return Cause.INFRA, evidence.message or "The runner could not start the command."
-    where = f"`{evidence.phase}` ended with exit code {evidence.exit_code} in rank {evidence.rank}"
+    where = _where(evidence)
     if evidence.exit_code == 127:
         return Cause.USER_ERROR, f"{where}: command not found. Check its spelling, PATH, and `setup`."
     if evidence.exit_code == 126:
@@ -235,6 +277,10 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _gib(size: int) -> str:
+    return f"{size / 2**30:.1f} GiB"
 
 
 def _moment(seconds: float | None) -> datetime | None:
