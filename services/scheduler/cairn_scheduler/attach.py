@@ -43,7 +43,7 @@ ACCESS = {
     f"/{NAME}/Carry": access(Role.MEMBER, run_token=True),
 }
 CHECK_SECONDS = 15.0
-MOST_DATA_BYTES = 256 * 1024
+MOST_DATA_BYTES = 64 * 1024
 _MOST_COMMAND_BYTES = 120 * 1024
 _TOLD_CHARACTERS = 1000
 # Of one caller's connections to one port, the first in this time is told.

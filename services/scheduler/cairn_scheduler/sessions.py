@@ -20,7 +20,7 @@ MOST_SESSIONS = 200
 MOST_SESSIONS_EACH = 64
 _KNOCK_SECONDS = 2.0
 # Messages that wait in a pipe; beyond that its writer waits.
-_ROOM = 4
+_ROOM = 8
 
 T = TypeVar("T")
 
