@@ -26,7 +26,14 @@ _REFUSED_TRIES = 3
 
 
 class CodeError(Exception):
-    """The code is not there, or is not what it should be. The message is for people."""
+    """The code is not there, or is not what it should be. The message is for people.
+
+    `hopeless`: no other attempt will find it otherwise.
+    """
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class Stopped(Exception):
@@ -52,7 +59,10 @@ def fetch(
             refused += error.code in _REFUSED_STATUS
             reason = f"the server answered {error.code}"
             if error.code in _FINAL_STATUS or refused >= _REFUSED_TRIES:
-                raise CodeError(f"The code {digest[:12]} cannot be fetched: {reason}.") from error
+                raise CodeError(
+                    f"The code {digest[:12]} cannot be fetched: {reason}.",
+                    hopeless=error.code in _FINAL_STATUS,
+                ) from error
         except (OSError, http.client.HTTPException, _Damaged) as error:
             reason = str(error) or type(error).__name__
         if time.monotonic() + delay > deadline:
@@ -71,11 +81,13 @@ def unpack(archive: Path, folder: Path) -> None:
                 entries, total = entries + 1, total + member.size
                 _check(member)
                 if entries > MAX_ENTRIES or total > MAX_BYTES:
-                    raise CodeError(f"The code is too large: {entries} files, {total} bytes so far.")
+                    raise CodeError(
+                        f"The code is too large: {entries:,} files, {total:,} bytes so far.", hopeless=True
+                    )
                 # The filter refuses links that lead out, also by way of other links.
                 tar.extract(member, folder, filter="data")
     except tarfile.FilterError as error:
-        raise CodeError(f"The code's archive is not safe to unpack: {error}.") from error
+        raise CodeError(f"The code's archive is not safe to unpack: {error}.", hopeless=True) from error
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise CodeError(f"The code's archive is damaged: {error}.") from error
     except OSError as error:
@@ -115,6 +127,6 @@ def _copy(
 def _check(member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\x00" in member.name:
-        raise CodeError(f"The code's archive is not safe to unpack: it holds {member.name!r}.")
+        raise CodeError(f"The code's archive is not safe to unpack: it holds {member.name!r}.", hopeless=True)
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         raise CodeError(f"The code's archive holds {member.name!r}, which is no file, folder or link.")

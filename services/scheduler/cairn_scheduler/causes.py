@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +74,8 @@ _WITH_LINES = frozenset({Cause.USER_ERROR, Cause.OOM, Cause.INFRA})
 # Nobody sends these to himself: what was printed before does not explain them.
 _FROM_OUTSIDE = frozenset({signal.SIGKILL, signal.SIGTERM})
 _MESSAGE_BYTES = 4096
+_ESCAPE = re.compile(r"\x1b\[[0-9;?]*[ -/]*[@-~]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 _LINES = 10
 
 
@@ -82,13 +85,20 @@ def classify(evidence: Evidence, *, asked: Cause | None) -> Ending:
     cause, sentence, hopeless = _cause(evidence, asked)
     return Ending(
         cause=cause,
-        message=_with_lines(sentence, evidence) if cause in _WITH_LINES else sentence,
+        message=_with_lines(clean(sentence), evidence) if cause in _WITH_LINES else clean(sentence),
         exit_code=evidence.exit_code,
         signal=killed_by(evidence) or 0,
         start_time=_moment(evidence.start_time),
         end_time=_moment(evidence.end_time) or datetime.fromtimestamp(0, UTC),
         hopeless=hopeless,
     )
+
+
+def within(ending: Ending, *, begun: datetime, now: datetime) -> Ending:
+    """The same with times that are possible: a node's clock may be wrong, and was never asked."""
+    end = min(max(ending.end_time, begun), now)
+    start = None if ending.start_time is None else min(max(ending.start_time, begun), end)
+    return replace(ending, start_time=start, end_time=end)
 
 
 def first(evidence: Evidence) -> Evidence:
@@ -261,7 +271,7 @@ def _failed(evidence: Evidence) -> tuple[Cause, str]:
 
 
 def _with_lines(sentence: str, evidence: Evidence) -> str:
-    lines = [line.rstrip() for line in evidence.last_lines if line.strip()][-_LINES:]
+    lines = [clean(line).rstrip() for line in evidence.last_lines if line.strip()][-_LINES:]
     if not lines:
         return sentence
     text = sentence + " Last lines:\n" + "\n".join(lines)
@@ -270,6 +280,11 @@ def _with_lines(sentence: str, evidence: Evidence) -> str:
         return text
     head = sentence.encode() + b" Last lines:\n..."
     return (head + raw[-(_MESSAGE_BYTES - len(head)) :]).decode(errors="replace")
+
+
+def clean(text: str) -> str:
+    """Without what no database and no terminal takes: programs print anything."""
+    return _CONTROL.sub("\ufffd", _ESCAPE.sub("", text))
 
 
 def _signal_name(number: int) -> str:
