@@ -231,6 +231,13 @@ def _evidence(raw: dict[str, Any]) -> Evidence:
         start_time=float(start) if isinstance(start, int | float) else None,
         end_time=float(raw.get("end_time") or 0.0),
         last_lines=tuple(str(line) for line in lines) if isinstance(lines, list) else (),
+        ranks=int(raw.get("ranks") or 1),
+        others=tuple(_evidence(one) for one in raw.get("others") or () if isinstance(one, dict)),
+        asked=bool(raw.get("asked")),
+        oom_kills=int(raw.get("oom_kills") or 0),
+        memory_peak=int(raw.get("memory_peak") or 0),
+        memory_limit=int(raw.get("memory_limit") or 0),
+        hopeless=bool(raw.get("hopeless")),
     )
 
 
