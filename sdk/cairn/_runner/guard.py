@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "CAIRN_ATTEMPT_UID"
+_SESSION = b"CAIRN_SESSION="
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50
@@ -71,11 +72,14 @@ class Guard:
         self._process.wait()
 
 
-def sweep(attempt_uid: str) -> int:
-    """Kills every process that carries an attempt's mark, but runners; returns how many were seen."""
+def sweep(attempt_uid: str, *, sessions: bool = True) -> int:
+    """Kills every process that carries an attempt's mark, but runners; returns how many were seen.
+
+    Without `sessions` what people started who reached in is spared.
+    """
     seen: set[int] = set()
     for _ in range(_ROUNDS):
-        left = _marked(attempt_uid)
+        left = _marked(attempt_uid, sessions=sessions)
         if not left:
             break
         for pid in left:
@@ -102,7 +106,7 @@ def children() -> list[int]:
     return found
 
 
-def _marked(attempt_uid: str) -> list[int]:
+def _marked(attempt_uid: str, *, sessions: bool) -> list[int]:
     mark = f"{MARK}={attempt_uid}".encode()
     found = []
     for name in os.listdir("/proc"):
@@ -110,7 +114,8 @@ def _marked(attempt_uid: str) -> list[int]:
             continue
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-            if mark in environment and b"cairn._runner" not in _words(name):
+            spared = not sessions and any(each.startswith(_SESSION) for each in environment)
+            if mark in environment and not spared and b"cairn._runner" not in _words(name):
                 found.append(int(name))
         except OSError:  # gone, or not ours
             continue

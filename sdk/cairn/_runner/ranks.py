@@ -16,7 +16,7 @@ from pathlib import Path
 from cairn._runner import guard
 from cairn._runner.console import STDERR, STDOUT, Console
 from cairn._runner.signals import Signals
-from cairn._runner.visits import Visits
+from cairn._runner.visits import NoVisits, Visits
 
 _READ_BYTES = 256 * 1024
 # How long what was printed before the end may take to be read, when something keeps the pipe open.
@@ -67,7 +67,7 @@ class Gang:
 
     def __init__(
         self, *, console: Console, signals: Signals, grace: float, deadline: float | None,
-        mark: str, spare: int, visits: Visits, last: bool,
+        mark: str, spare: int, visits: Visits | None = None, last: bool = False,
     ) -> None:  # fmt: skip
         self._console = console
         self._signals = signals
@@ -75,7 +75,7 @@ class Gang:
         self._deadline = deadline
         self._mark = mark
         self._spare = spare
-        self._visits = visits
+        self._visits = visits or NoVisits()
         self._last = last
         self._running: dict[int, int] = {}
         self._groups: list[int] = []

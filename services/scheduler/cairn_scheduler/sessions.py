@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Generic, TypeVar
 
+from google.protobuf.message import Message
+
 from cairn.scheduler.v1 import attach_pb2
 from cairn_common.errors import DomainError, NotFound, Reason, ResourceExhausted, Unavailable
 
@@ -19,26 +21,29 @@ RUNNER_SECONDS = 20.0
 MOST_SESSIONS = 200
 MOST_SESSIONS_EACH = 64
 _KNOCK_SECONDS = 2.0
-# Messages that wait in a pipe; beyond that its writer waits.
-_ROOM = 8
+# Both ends keep windows of 512 KiB, so a pipe fills only where one of them does not.
+_ROOM_BYTES = 1024 * 1024
+_MESSAGE_BYTES = 64
 
-T = TypeVar("T")
+M = TypeVar("M", bound=Message)
 
 
-class Pipe(Generic[T]):
+class Pipe(Generic[M]):
     """One way, bounded; what was put before it was closed is still read."""
 
-    def __init__(self, room: int = _ROOM) -> None:
-        self._items: asyncio.Queue[tuple[T] | None] = asyncio.Queue()
-        self._room = asyncio.Semaphore(room)
+    def __init__(self) -> None:
+        self._items: asyncio.Queue[tuple[M] | None] = asyncio.Queue()
+        self._held = 0
+        self._moved = asyncio.Event()
         self._closed = False
 
-    async def put(self, item: T) -> None:
+    async def put(self, item: M) -> None:
         """Waits for room. Into a closed pipe it goes nowhere."""
-        await self._room.acquire()
-        if self._closed:
-            self._room.release()
-        else:
+        while self._held >= _ROOM_BYTES and not self._closed:
+            self._moved.clear()
+            await self._moved.wait()
+        if not self._closed:
+            self._held += item.ByteSize() + _MESSAGE_BYTES
             self._items.put_nowait((item,))
 
     def close(self) -> None:
@@ -46,12 +51,13 @@ class Pipe(Generic[T]):
         if not self._closed:
             self._closed = True
             self._items.put_nowait(None)
-            self._room.release()
+            self._moved.set()
 
-    async def items(self) -> AsyncGenerator[T, None]:
+    async def items(self) -> AsyncGenerator[M, None]:
         """For one reader, once."""
         while (item := await self._items.get()) is not None:
-            self._room.release()
+            self._held -= item[0].ByteSize() + _MESSAGE_BYTES
+            self._moved.set()
             yield item[0]
 
 
