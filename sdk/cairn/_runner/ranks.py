@@ -16,6 +16,7 @@ from pathlib import Path
 from cairn._runner import guard
 from cairn._runner.console import STDERR, STDOUT, Console
 from cairn._runner.signals import Signals
+from cairn._runner.terminate import terminate
 from cairn._runner.visits import NoVisits, Visits
 
 _READ_BYTES = 256 * 1024
@@ -82,6 +83,7 @@ class Gang:
         self._processes: list[subprocess.Popen[bytes]] = []
         self._selector = selectors.DefaultSelector()
         self._kill_at: float | None = None
+        self._told: set[int] = set()
         self._failed: list[RankEnd] = []
         self._ending = self._stopped = self._timed_out = False
 
@@ -128,7 +130,11 @@ class Gang:
     def _finishing(self) -> bool:
         """Whether the gang was told to end and something of it still uses its grace: bash dies at once of the
         SIGTERM that lets its child save a last checkpoint."""
-        return self._kill_at is not None and any(_session(pid) in self._groups for pid in self._left())
+        if self._kill_at is None:
+            return False
+        left = [pid for pid in self._left() if _session(pid) in self._groups]
+        self._told |= terminate([pid for pid in left if pid not in self._told])
+        return bool(left)
 
     def _turn(self) -> None:
         for key, _ in self._selector.select(self._patience()):
@@ -147,7 +153,7 @@ class Gang:
             self._ask_to_end(now)
         if self._kill_at is not None and now >= self._kill_at:
             self._kill_at = None
-            self._signal_groups(signal.SIGKILL)
+            self._kill_groups()
 
     def _patience(self) -> float | None:
         ends = [self._kill_at]
@@ -184,14 +190,14 @@ class Gang:
 
     def _ask_to_end(self, now: float) -> None:
         self._ending = True
-        self._signal_groups(signal.SIGTERM)
+        self._told |= terminate(self._running)
         self._kill_at = now + self._grace
 
-    def _signal_groups(self, number: signal.Signals) -> None:
-        """To the groups of ranks that are still there: their pids cannot have been reused."""
+    def _kill_groups(self) -> None:
+        """The groups of ranks that are still there: their pids cannot have been reused."""
         for pid in list(self._running):
             try:
-                os.killpg(pid, number)
+                os.killpg(pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 continue
 
@@ -201,7 +207,7 @@ class Gang:
 
     def _end_all(self) -> None:
         """Ends whatever the ranks started and left, and says so."""
-        self._signal_groups(signal.SIGKILL)
+        self._kill_groups()
         names: list[str] = []
         for _ in range(50):
             left = self._left()
