@@ -92,8 +92,9 @@ def sweep(attempt_uid: str, *, sessions: bool = True) -> int:
     return len(seen)
 
 
-def children() -> list[int]:
-    """This process's children, orphans that it adopted included."""
+def children(parent: int | None = None) -> list[int]:
+    """A process's children, orphans that it adopted included; without `parent` this one's."""
+    parent = os.getpid() if parent is None else parent
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -101,7 +102,7 @@ def children() -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[1]) == os.getpid() and fields[0] not in "ZX":
+            if int(fields[1]) == parent and fields[0] not in "ZX":
                 found.append(int(entry.name))
     return found
 
