@@ -68,7 +68,7 @@ class Attempt:
         self._deadline: float | None = None
         self._drain: Drain | None = None
         self._visits = Visits(
-            folder.path, environments=lambda: {n: self._environment(n) for n in range(launch.num_nodes)},
+            folder.path, environments=lambda: {n: self._inside(n) for n in range(launch.num_nodes)},
             wake=signals.wake,
         )  # fmt: skip
         self._room: Room | None = None
@@ -126,7 +126,7 @@ class Attempt:
         self._end.phase = "environment"
         self._room = prepare(
             self._folder, self._launch, self._end, console=self._console, signals=self._signals,
-            variables=self._environment(0), spare=self._guard.pid, begun=self._ship,
+            variables=self._environment(0), spare=self._guard.pid, visits=self._visits, begun=self._ship,
         )  # fmt: skip
         if self._room is not None:
             self._writer.json("run_updated", {"environment": {"environment": self._room.told}})

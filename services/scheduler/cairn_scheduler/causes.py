@@ -186,6 +186,10 @@ def _cause(evidence: Evidence, asked: Cause | None) -> tuple[Cause | None, str, 
     if evidence.phase == "code":
         told = f"The code could not be fetched: {evidence.message or 'no reason given'}"
         return Cause.INFRA, told, evidence.hopeless
+    if evidence.phase == "environment" and not evidence.signal:
+        # The runner knows what went wrong; no exit code: it was not the task's fault.
+        told = evidence.message or "The environment could not be built."
+        return Cause.INFRA if evidence.exit_code is None else Cause.USER_ERROR, told, evidence.hopeless
     symptom = _symptom(evidence, evidence.ranks)
     if evidence.oom or _killed_child(evidence, symptom):
         return Cause.OOM, _out_of_memory(evidence), False

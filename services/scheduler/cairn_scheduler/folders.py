@@ -151,7 +151,7 @@ class Folder:
 
     def tidy(self) -> None:
         """Removes all that is large or secret, and marks the folder. Raises OSError where it cannot."""
-        for name in ("work", "spool", "tmp"):
+        for name in ("work", "env", "spool", "tmp"):
             _remove_tree(self.path / name)
         (self.path / "token").unlink(missing_ok=True)
         if self.path.exists():

@@ -180,7 +180,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "missing_module",
         r"^ModuleNotFoundError: No module named",
         Cause.USER_ERROR,
-        "A module is not installed: add it in `setup` (for example `pip install -r requirements.txt`).",
+        "A module is not installed: name it in `cairn.env.requirements` (`cairn run --requirements FILE`), "
+        "or install it in `setup`.",
         hopeless=True,
     ),
     _symptom(

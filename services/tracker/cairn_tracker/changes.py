@@ -105,6 +105,7 @@ def _apply(change: RunChange, event: Event) -> None:
         case "run_updated":
             change.params |= plain(message.run_updated.params)
             change.tags += [clean(tag) for tag in message.run_updated.tags]
+            change.environment |= clean_texts(message.run_updated.environment)
         case "run_resumed":
             change.resumed.append(Resumed(message.attempt, message.attempt_uid, message.run_resumed.step))
         case "run_finished":
