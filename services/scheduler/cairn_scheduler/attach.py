@@ -209,18 +209,15 @@ async def _feed(requests: AsyncIterator[attach_pb2.AttachRequest], session: Sess
 
 async def _take(requests: AsyncIterator[attach_pb2.CarryRequest], session: Session) -> None:
     """What the runner says, until it has said all."""
-    last = False
     try:
         async for request in requests:
-            if request.HasField("output"):
-                await session.outputs.put(request.output)
-                last = request.output.WhichOneof("output") in ("exit", "failure")
-        if last:
-            session.end()
-    except DomainError as error:
-        log.warning("session.unreadable", session=session.uid, error=error.message)
+            if not request.HasField("output"):
+                continue
+            await session.outputs.put(request.output)
+            if request.output.WhichOneof("output") in ("exit", "failure"):
+                session.end()
+                return
     finally:
-        # Whatever ended the runner's words: there are no more.
         session.end(_lost())
 
 
