@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from cairn._runner import compatibility
+from cairn._runner.compatibility import Need
 from cairn._runner.console import Console
 from cairn._runner.environment import BuildFailed, Preparation, Room, Tools
 from cairn._runner.folder import End, Folder, Launch
+from cairn._runner.machine import look
 from cairn._runner.plans import Wanted
 from cairn._runner.ranks import CannotStart, Gang, GangEnd
 from cairn._runner.shelf import Shelf, Stopped
@@ -46,9 +49,12 @@ def prepare(
         shelf=shelf,
         tools=Tools(say=console.say, pause=signals.pause, run=run),
         variables=_variables(variables),
+        check=lambda lines: _judge(compatibility.asked(lines), variables, console),
     )
     try:
-        return preparation.run()
+        room = preparation.run()
+        _judge(compatibility.installed(room.packages), variables, console)
+        return room
     except Stopped:
         end.message = "Stopped while its environment was prepared."
     except (CannotStart, OSError) as error:
@@ -62,6 +68,17 @@ def prepare(
     if end.message:
         console.say(end.message)
     return None
+
+
+def _judge(needs: Sequence[Need], variables: Mapping[str, str], console: Console) -> None:
+    """Says what cannot work with this machine's GPUs. Raises BuildFailed for what is certain."""
+    gpus = variables.get("SKYPILOT_NUM_GPUS_PER_NODE", "")
+    if not needs or not gpus.isdigit() or not int(gpus):
+        return
+    for finding in compatibility.judge(needs, look(variables), gpus=int(gpus)):
+        if finding.refuse:
+            raise BuildFailed(finding.told)
+        console.say(f"warning: {finding.told}")
 
 
 def place_of(launch: Launch) -> Path:
