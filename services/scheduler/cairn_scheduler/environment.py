@@ -89,7 +89,7 @@ def _requirements(fields: Mapping[str, object]) -> tuple[tuple[str, ...], str]:
             or not line.isprintable()
         ):
             raise _invalid(f"{path}[{place}]", "is one line of text, such as numpy>=2")
-        if re.match(r"\s*(-r|-c|--requirement|--constraint)\b", line):
+        if re.match(r"\s*(-[rc]|--(requirement|constraint)\b)", line):
             raise _invalid(f"{path}[{place}]", "cannot include a file; give `requirements` that file's path")
     return tuple(line.strip() for line in value), ""
 
