@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import servers, slurm
+from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
 
 
 def _folder() -> Iterator[Path]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cairn._run import Config, Run, current_run, finish, init, log
+from cairn._stopping import on_stop, stopping
 
 if TYPE_CHECKING:
     from cairn._local import LocalRun, local_runs
@@ -39,8 +40,10 @@ __all__ = [
     "latest_checkpoint",
     "local_runs",
     "log",
+    "on_stop",
     "save_artifact",
     "save_checkpoint",
+    "stopping",
     "sync",
     "use_artifact",
 ]

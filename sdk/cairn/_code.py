@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import itertools
 import os
 import stat
 import tarfile
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
 from cairn._git import GitState, git_files, git_state
 from cairn._http import Json
+from cairn._weigh import heaviest
 
 SKIPPED = frozenset({".git", ".venv", "__pycache__", ".cairn"})
 LARGEST = 2 * 2**30
+MOST_FILES = 50_000
+# Where there are more, the rest is not even looked at.
+_MOST_LISTED = 1_000_000
 SHOWN = 5
 IGNORE = "or name it in .gitignore"
 
@@ -78,7 +83,8 @@ def pack(folder: Path, *, progress: Callable[[int, int], None] | None = None) ->
 def list_files(root: Path) -> list[str]:
     """The paths to pack below ``root``, sorted, with ``/`` between parts."""
     found = None if (root / ".skyignore").is_file() else git_files(root)
-    names = set(_walk(root, root)) if found is None else set(_inside(root, found))
+    every = _walk(root, root) if found is None else _inside(root, found)
+    names = set(itertools.islice(every, _MOST_LISTED))
     foreign = tuple(name.removesuffix("pyvenv.cfg") for name in names if name.endswith("/pyvenv.cfg"))
     return sorted(
         name for name in names if not SKIPPED.intersection(name.split("/")) and not name.startswith(foreign)
@@ -146,19 +152,34 @@ def _is_virtualenv(folder: Path) -> bool:
 
 
 def _check(root: Path, names: Sequence[str]) -> None:
+    sizes = {name: (root / name).lstat().st_size for name in names}
+    total = sum(sizes.values())
+    if len(names) > MOST_FILES or total > LARGEST:
+        raise CodeError(_too_large(root, sizes))
     problems = [problem for name in names if (problem := _problem(root, name))]
     if problems:
         more = f"\n  and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
         listed = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
         raise CodeError(f"{root} cannot be packed:{listed}{more}")
-    sizes = {name: (root / name).lstat().st_size for name in names}
-    if (total := sum(sizes.values())) > LARGEST:
-        largest = sorted(sizes, key=lambda name: -sizes[name])[:SHOWN]
-        listed = "".join(f"\n  {sizes[name] / 2**20:10,.0f} MiB  {name}" for name in largest)
-        raise CodeError(
-            f"{root} holds {total / 2**30:.1f} GiB, and at most 2 GiB can go with a job. Name large files in "
-            f".gitignore, and bring data in with cairn.use_artifact. The largest:{listed}"
-        )
+
+
+def _too_large(root: Path, sizes: Mapping[str, int]) -> str:
+    """What is too much, where it lies, and what to write into which file."""
+    count, total = len(sizes), sum(sizes.values())
+    many = f"{count:,} files" if count < _MOST_LISTED else f"more than {count:,} files"
+    found = heaviest(sizes, most_files=MOST_FILES, most_bytes=LARGEST, shown=SHOWN)
+    listed = "".join(f"\n  {one.size / 2**20:10,.0f} MiB {one.files:9,} files  {one.path}" for one in found)
+    lines = "".join(f"\n  /{one.path}" for one in found if one.chosen)
+    own = (root / ".skyignore").is_file()
+    tracked = "" if own else (
+        "\nWhat git tracks is left out by a .skyignore alone; it is used instead of all .gitignore files."
+    )  # fmt: skip
+    return (
+        f"{root} holds {many} of {total / 2**30:.1f} GiB together; at most {MOST_FILES:,} files and "
+        f"{LARGEST / 2**30:.0f} GiB can go with a job. The most lies in:{listed}\n"
+        f"Lines for {'.skyignore' if own else '.gitignore'} that make it small enough:{lines}{tracked}\n"
+        "Bring data in with cairn.use_artifact, or read it from where it is."
+    )
 
 
 def _problem(root: Path, name: str) -> str:

@@ -180,12 +180,16 @@ class Api:
     def headers(self, *, json_body: bool = False) -> dict[str, str]:
         """What each request carries."""
         headers = {"Accept": "application/json", "User-Agent": "cairn-sdk/0.1"}
-        token = self._token() if callable(self._token) else self._token
+        token = self.token()
         if token:
             headers["Authorization"] = f"Bearer {token}"
         if json_body:
             headers["Content-Type"] = "application/json"
         return headers
+
+    def token(self) -> str:
+        """The bearer's token as it is now."""
+        return self._token() if callable(self._token) else self._token
 
     def connect(self, *, timeout: float) -> http.client.HTTPConnection:
         """A connection of the caller's own."""

@@ -111,6 +111,18 @@ class Link:
         finally:
             sent.cancel()
 
+    async def hear(self, subject: str, told: Callable[[], None]) -> None:
+        """Calls `told` for each message there, for as long as this connection lasts. Raises Trouble."""
+        from nats.errors import Error
+
+        async def heard(_: object) -> None:
+            told()
+
+        try:
+            await self._client.subscribe(subject, cb=heard)
+        except (Error, OSError) as error:
+            raise Trouble(f"{type(error).__name__} {error}", fatal=True) from error
+
     async def close(self) -> None:
         from nats.errors import Error
 
@@ -120,7 +132,7 @@ class Link:
 
     async def _on_error(self, error: Exception) -> None:
         # A publish that is not allowed gets no answer but this: perhaps the token was renewed.
-        if "permissions violation" in str(error).lower():
+        if "permissions violation for publish" in str(error).lower():
             self._break(str(error))
 
     async def _on_closed(self) -> None:

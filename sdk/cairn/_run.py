@@ -24,8 +24,6 @@ from cairn._ids import new_uid
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
-    from google.protobuf.message import Message
-
     from cairn._http import Api
     from cairn._ship import Shipper
 
@@ -106,17 +104,14 @@ class Run:
         except Exception as error:
             self._problem("log", str(error), error)
 
-    def event(self, arm: Message) -> None:
-        """Appends a RunResumed, RunUpdated ... of cairn.job.v1. Never raises, unless the run is `strict`."""
-        from cairn.job.v1 import events_pb2
+    def event(self, arm: str, value: Mapping[str, Any]) -> None:
+        """Appends an event of cairn.job.v1, such as `run_resumed`. Never raises, unless the run is `strict`.
 
+        As JSON: the environment of a job may be without protobuf.
+        """
         try:
-            event = events_pb2.JobEvent()
-            arms = event.DESCRIPTOR.oneofs_by_name["event"].fields
-            name = next(field.name for field in arms if field.message_type is arm.DESCRIPTOR)
-            getattr(event, name).CopyFrom(arm)
-            self._writer.event(event.SerializeToString())
-        except (StopIteration, TypeError, ValueError) as error:
+            self._writer.json(arm, value)
+        except (TypeError, ValueError) as error:
             self._problem("event", f"an event cannot be recorded: {error}", error)
 
     def update(self, *, params: Mapping[str, Any] | None = None, tags: Sequence[str] = ()) -> None:

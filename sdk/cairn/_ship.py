@@ -36,18 +36,21 @@ class Shipper:
     """A thread that tails a spool and publishes what it holds.
 
     `bus_url` and `token` are asked before each connection: tokens rotate, and the address may have to be
-    asked for. Both may block; both raise OSError or ValueError for "not now".
+    asked for. Both may block; both raise OSError or ValueError for "not now". `hear` is a subject to listen
+    to on the same connection, and what to call (in the shipper's thread) when something is told there.
     """
 
     def __init__(
         self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str],
         listen: Listen | None = None,
+        hear: tuple[str, Callable[[], None]] | None = None,
     ) -> None:  # fmt: skip
         self.spool = spool
         self._identity = identity
         self._bus_url = bus_url
         self._token = token
         self._listen = listen
+        self._hear = hear
         self._tails: dict[str, Tail] = {}
         self._link: Link | None = None
         self._changed = threading.Condition()
@@ -152,6 +155,8 @@ class Shipper:
                 self._changed.notify_all()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), delay)
+            if self._hear is not None:
+                await self._connected()  # with nothing to send there is still something to hear
             delay = min(delay * 1.2, IDLE_POLL_SECONDS)
 
     async def _ship_all(self) -> bool:
@@ -202,6 +207,8 @@ class Shipper:
                     return self._link
                 try:
                     self._link = await Link.open(self._bus_url(), self._token(), listen=self._listen)
+                    if self._hear is not None:
+                        await self._link.hear(*self._hear)
                     self._answer(True)
                     return self._link
                 except (OSError, ValueError, Trouble) as error:

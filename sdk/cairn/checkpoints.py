@@ -162,14 +162,12 @@ def _numbers(metrics: Mapping[str, float] | None) -> dict[str, float]:
 
 def _tell_resumed(run: Run, checkpoint: Checkpoint) -> None:
     """Once a process: this attempt goes on from there."""
-    from cairn.job.v1.events_pb2 import RunResumed
-
     with _lock:
         if (run.uid, checkpoint.step) in _told:
             return
         _told.add((run.uid, checkpoint.step))
     run.resumed_from(checkpoint.step)
-    run.event(RunResumed(step=checkpoint.step, checkpoint=checkpoint.name))
+    run.event("run_resumed", {"step": checkpoint.step, "checkpoint": checkpoint.name})
 
 
 def _local_latest(run: Run) -> Checkpoint | None:

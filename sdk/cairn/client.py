@@ -60,6 +60,10 @@ class Client:
         """The server's address."""
         return self.api.url
 
+    def token(self) -> str:
+        """The bearer's token, for what is no HTTP request."""
+        return self.api.token()
+
     def platform(self) -> Json:
         """Version, addresses and services."""
         return self.api.get(f"{BASE}/platform")

@@ -31,7 +31,11 @@ def test_a_runs_token_opens_its_own_run_alone() -> None:
     allowed = grant(run, roles={"main": Role.MEMBER}, secret=SECRET, now=NOW)
     assert allowed is not None
     assert allowed.publish == ("cairn.v1.job.run.*.main.r1",)
-    assert allowed.subscribe == (INBOX, "cairn.v1.scheduler.attempt.stopping.main.r1")
+    assert allowed.subscribe == (
+        INBOX,
+        "cairn.v1.scheduler.attempt.stopping.main.r1",
+        "cairn.v1.scheduler.session.opened.main.r1",
+    )
     assert allowed.expires == NOW + LONGEST
 
 

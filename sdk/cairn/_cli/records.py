@@ -25,6 +25,10 @@ STATES = (
     "CANCELLED",
     "TIMED_OUT",
 )
+# What a job used of its machine: not what it measured, and shown apart.
+SYSTEM = "system/"
+# A runner tells something every five seconds.
+SILENT_SECONDS = 30.0
 RUN_STATES = frozenset(STATES) - {"ADMITTED", "LAUNCHING"}
 
 
@@ -40,6 +44,8 @@ class Record:
     created: float | None = None
     started: float | None = None
     ended: float | None = None
+    # When something of it last arrived.
+    seen: float | None = None
     metrics: dict[str, float] = field(default_factory=dict)
     params: dict[str, Any] = field(default_factory=dict)
     # Why it waits, or how it ended.
@@ -51,6 +57,14 @@ class Record:
     @property
     def final(self) -> bool:
         return self.state in FINAL
+
+    @property
+    def silent(self) -> float | None:
+        """Seconds since a running job was last heard from, where that is too long ago; else None."""
+        if self.state != "RUNNING" or self.seen is None or not self.attempts:
+            return None
+        since = time.time() - max(self.seen, self.started or 0.0)
+        return since if since > SILENT_SECONDS else None
 
     @property
     def duration(self) -> float | None:
@@ -70,6 +84,7 @@ class Record:
             "start_time": self.started,
             "end_time": self.ended,
             "duration": self.duration,
+            "last_seen_time": self.seen,
             "metrics": self.metrics,
             "params": self.params,
             "note": self.note,
@@ -82,7 +97,8 @@ def merge(job: Json | None, run: Json | None) -> Record:
     job, run = job or {}, run or {}
     first = job or run
     params = {**_spec(job).get("params", {}), **run.get("params", {})}
-    metrics = {clean(key): found for key, value in run.get("summary", {}).items()
+    summary = {key: value for key, value in run.get("summary", {}).items() if not key.startswith(SYSTEM)}
+    metrics = {clean(key): found for key, value in summary.items()
                if (found := number(value.get("last", 0))) is not None}  # fmt: skip
     state = str(first.get("state", "")) or "PENDING"
     return Record(
@@ -93,6 +109,7 @@ def merge(job: Json | None, run: Json | None) -> Record:
         attempts=len(job.get("attempts", []) or run.get("attempts", [])),
         created=moment(first.get("create_time")),
         started=moment(first.get("start_time")) or moment(run.get("start_time")),
+        seen=moment(run.get("last_seen_time")),
         ended=moment(first.get("end_time")),
         metrics=metrics,
         params={clean(key): value for key, value in params.items()},

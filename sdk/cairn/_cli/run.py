@@ -57,6 +57,9 @@ class RunCommand(click.Command):
 @click.option("--retries", type=click.IntRange(0, 100), default=None, help="Further attempts after a fault.")
 @click.option("--max-runtime", default="", metavar="TIME", help="Such as 2h or 1d 12h.")
 @click.option("--workdir", default=None, metavar="DIR", help="The folder to take along.")
+@click.option(
+    "-r", "--requirements", default="", metavar="FILE", help="Run with these packages, installed once."
+)
 @click.option("-f/-d", "--follow/--detach", "following", default=False, help="Show the output until it ends.")
 @click.option("--dry-run", is_flag=True, help="Check everything, queue nothing.")
 @common
@@ -77,6 +80,7 @@ def run(
     \b
     cairn run task.yaml --env lr=0.1
     cairn run --gpus 1 -f -- python train.py --lr 3e-4
+    cairn run -r requirements.txt -- python train.py
 
     The working directory goes along (the file's `workdir`; the current folder for a command), without what
     .gitignore names. With --follow the exit code is 1 where the job does not succeed.

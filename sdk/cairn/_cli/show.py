@@ -7,7 +7,7 @@ from rich.text import Text
 
 from cairn._cli.errors import NOT_FOUND, CliError
 from cairn._cli.find import ID, find, newest
-from cairn._cli.records import fetch, merge
+from cairn._cli.records import SYSTEM, fetch, merge
 from cairn._cli.session import Session, common
 from cairn._cli.summary import (
     checkpoints_table,
@@ -16,6 +16,7 @@ from cairn._cli.summary import (
     last_lines,
     metrics_table,
     params_text,
+    system_text,
     timeline,
 )
 from cairn._cli.text import clean, clean_line, short
@@ -61,9 +62,13 @@ def _print_page(
     if record.params:
         _section(session, "Params")
         out.print(params_text(record.params))
-    if summary := (run or {}).get("summary"):
+    summary = (run or {}).get("summary") or {}
+    if not all(key.startswith(SYSTEM) for key in summary):
         _section(session, "Metrics")
         out.print(metrics_table(series, summary))
+    if any(key.startswith(SYSTEM) for key in summary):
+        _section(session, "System (cores, GiB, MiB/s, %)")
+        out.print(system_text(summary))
     if checkpoints:
         _section(session, f"Checkpoints ({len(checkpoints)})")
         out.print(checkpoints_table(checkpoints[:CHECKPOINTS]))

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.looks import main_metrics, plain_table, state_text
-from cairn._cli.records import Record, headline
+from cairn._cli.records import SYSTEM, Record, headline
 from cairn._cli.text import (
     age,
     clean,
@@ -37,12 +37,17 @@ def heading(record: Record) -> RenderableType:
     facts = [("experiment", record.experiment), ("created", f"{age(record.created)} ago")]
     if record.duration is not None:
         facts.append(("took" if record.final else "running for", span(record.duration)))
+    if record.state == "RUNNING" and record.seen is not None and record.silent is None:
+        facts.append(("heard from", f"{age(record.seen)} ago"))
     if record.attempts > 1:
         facts.append(("attempts", str(record.attempts)))
     second = Text("  ")
     for label, value in facts:
         second.append(f"{label} ", style="dim").append(f"{value}   ")
     parts: list[RenderableType] = [first, second]
+    if (silent := record.silent) is not None:
+        told = f"no contact for {span(silent)}: it may still run; it is ended by evidence alone"
+        parts.append(Text(f"  {told}", "yellow"))
     if record.note:
         parts.append(Text(f"  {record.note}", style="yellow" if not record.final else "dim"))
     return Group(*parts)
@@ -93,6 +98,7 @@ def metrics_table(series: list[Json], summary: Json) -> Table:
     table.add_column("COURSE", no_wrap=True)
     for title in ("LAST", "MIN", "MAX", "STEP"):
         table.add_column(title, justify="right", no_wrap=True)
+    summary = {key: value for key, value in summary.items() if not key.startswith(SYSTEM)}
     courses = {str(each.get("key")): each.get("last", []) for each in series}
     for key in main_metrics(dict.fromkeys(summary, 0.0), MOST_METRICS):
         values = summary[key]
@@ -107,6 +113,17 @@ def metrics_table(series: list[Json], summary: Json) -> Table:
     if len(summary) > MOST_METRICS:
         table.add_row(Text(f"and {len(summary) - MOST_METRICS} more", "dim"))
     return table
+
+
+def system_text(summary: Json) -> Text:
+    """What it used of its machine: the last value and the greatest of each."""
+    text = Text("  ")
+    for key in sorted(key for key in summary if key.startswith(SYSTEM)):
+        last, most = (digits(summary[key].get(name)) for name in ("last", "max"))
+        name = clean(key.removeprefix(SYSTEM))
+        text.append(f"{name} ", style="dim").append(last, "bold")
+        text.append(f" (most {most})   " if most != last else "   ", style="dim")
+    return text
 
 
 def params_text(params: dict[str, Any]) -> Text:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from cairn._cli import environments
 from cairn._cli.errors import USAGE, CliError
 
 _NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9]+")
@@ -29,6 +30,8 @@ class Wishes:
     envs: dict[str, str] = field(default_factory=dict)
     workdir: str | None = None
     infra: str = ""
+    # A requirements file, as it was typed.
+    requirements: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,9 +53,11 @@ def from_file(path: Path, wishes: Wishes) -> Task:
     if isinstance(given, str) and given.strip():
         base = Path.cwd() if wishes.workdir is not None else path.parent
         workdir = _folder(base, given)
+    changed = _overlay(task, wishes, workdir)
+    environments.check(task, workdir)
     cairn = task.get("cairn")
     return Task(
-        text=_dump(task) if _overlay(task, wishes) else text,
+        text=_dump(task) if changed else text,
         workdir=workdir,
         sweep=isinstance(cairn, dict) and "sweep" in cairn,
         name=path.stem,
@@ -62,9 +67,10 @@ def from_file(path: Path, wishes: Wishes) -> Task:
 def from_command(command: Sequence[str], wishes: Wishes) -> Task:
     """A task that runs a command in the current folder. One argument alone is a line for the shell."""
     task: dict[str, Any] = {"name": name_of(command), "workdir": "."}
-    _overlay(task, wishes)
-    task["run"] = command[0] if len(command) == 1 else shlex.join(command)
     workdir = _folder(Path.cwd(), wishes.workdir or ".")
+    _overlay(task, wishes, workdir)
+    environments.check(task, workdir)
+    task["run"] = command[0] if len(command) == 1 else shlex.join(command)
     return Task(text=_dump(task), workdir=workdir, name=str(task["name"]))
 
 
@@ -119,9 +125,11 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
     return task
 
 
-def _overlay(task: dict[str, Any], wishes: Wishes) -> bool:
+def _overlay(task: dict[str, Any], wishes: Wishes, workdir: Path | None) -> bool:
     """Writes the options into the task; whether there were any."""
     before = repr(task)
+    if wishes.requirements:
+        _set_requirements(task, wishes.requirements, workdir)
     _set(
         task, "resources",
         {
@@ -147,6 +155,17 @@ def _set(task: dict[str, Any], block: str, values: dict[str, Any]) -> None:
     if not isinstance(task.get(block) or {}, dict):
         raise CliError(f"{block}: is to be a mapping of fields, so that options can change it", code=USAGE)
     task[block] = {**(task.get(block) or {}), **given}
+
+
+def _set_requirements(task: dict[str, Any], given: str, workdir: Path | None) -> None:
+    """In place of what else the file's environment is made from; its Python stays."""
+    if workdir is None:
+        raise CliError("--requirements needs a working directory: give --workdir, too", code=USAGE)
+    block = task.get("cairn")
+    env = block.get("env") if isinstance(block, dict) else None
+    python = env.get("python") if isinstance(env, dict) else None
+    requirements = environments.inside(given, workdir)
+    _set(task, "cairn", {"env": {**({"python": python} if python else {}), "requirements": requirements}})
 
 
 def _gpus(given: str) -> str:

@@ -13,6 +13,9 @@ def main() -> int:
     parser.add_argument("folder", type=Path, help="the attempt's folder, with its launch.json")
     parser.add_argument("--drain", action="store_true", help="only ship what an earlier runner left behind")
     parser.add_argument("--node", action="store_true", help="run the rank that SkyPilot says this node has")
+    parser.add_argument(
+        "--attach", action="store_true", help="only let people in, beside the attempt's runner"
+    )
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nats").setLevel(logging.CRITICAL)
@@ -25,6 +28,10 @@ def main() -> int:
         from cairn._runner.node import run_node
 
         return run_node(folder)
+    if options.attach:
+        from cairn._attach.agent import main as attach
+
+        return attach(folder)
     from cairn._runner.attempt import run_attempt
 
     run_attempt(folder)

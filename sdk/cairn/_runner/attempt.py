@@ -5,22 +5,31 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from cairn._runner import guard
+from cairn._runner import guard, rendezvous
 from cairn._runner.console import Console, Secrets
 from cairn._runner.folder import BadLaunch, End, Folder, Launch
 from cairn._runner.memory import oom_kills
 from cairn._runner.place import Place, ThisMachine
-from cairn._runner.ranks import CannotStart, Gang, GangEnd
+from cairn._runner.ranks import CannotStart, Gang, GangEnd, RankEnd
 from cairn._runner.signals import Signals
+from cairn._runner.system import System
+from cairn._runner.visits import Visits
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
     from cairn._runner.drain import Drain
+    from cairn._runner.environment import Room
 
 _log = logging.getLogger("cairn")
+
+# Of the ranks that ended after the first one, so many are told of, with so much of each line.
+_MOST_OTHERS = 15
+_MOST_TEXT = 500
 
 
 def run_attempt(path: Path) -> None:
@@ -55,22 +64,31 @@ class Attempt:
         self._writer = Writer(folder.spool)
         self._place.tell_with(self._writer)
         self._console = Console(self._writer, mask=Secrets(folder.token_file).mask, first=self._place.first)
-        self._end = End()
+        self._end = End(ranks=launch.num_nodes)
+        self._clock = Clock()
+        self._port: int | None = None
         self._deadline: float | None = None
         self._drain: Drain | None = None
+        self._visits = Visits(
+            folder.path, environments=lambda: {n: self._inside(n) for n in range(launch.num_nodes)},
+            wake=signals.wake,
+        )  # fmt: skip
+        self._room: Room | None = None
 
     def run(self) -> None:
+        self._folder.reserve()
         oom_before = oom_kills()
         began = time.monotonic()
         if self._place.listen is not None:
             self._ship()
         try:
-            if self._fetch_code() and self._set_up():
+            if self._fetch_code() and self._prepare() and self._set_up():
                 self._run_ranks()
         except OSError as error:
             self._end.message = f"The attempt could not go on: {error}."
             _log.exception("attempt failed")
-        self._end.oom = self._end.signal == 9 and oom_kills() > oom_before
+        self._end.oom_kills = max(0, oom_kills() - oom_before)
+        self._end.oom = self._end.signal == 9 and self._end.oom_kills > 0
         self._end.stopped = self._end.stopped or (self._signals.stop_asked and not self._end.timed_out
                                                   and self._end.exit_code != 0)  # fmt: skip
         self._console.say(f"{self._verdict()} after {time.monotonic() - began:.1f} s")
@@ -111,12 +129,27 @@ class Attempt:
             self._end.message = "Stopped while its code was fetched."
             return False
         except CodeError as error:
-            self._end.message = str(error)
+            self._end.message, self._end.hopeless = str(error), error.hopeless
             self._console.say(str(error))
             return False
         finally:
             archive.unlink(missing_ok=True)
         return True
+
+    def _prepare(self) -> bool:
+        """The environment that the task names, built or ready."""
+        if not self._launch.environment:
+            return True
+        from cairn._runner.prepare import prepare
+
+        self._end.phase = "environment"
+        self._room = prepare(
+            self._folder, self._launch, self._end, console=self._console, signals=self._signals,
+            variables=self._environment(0), spare=self._guard.pid, visits=self._visits, begun=self._ship,
+        )  # fmt: skip
+        if self._room is not None:
+            self._writer.json("run_updated", {"environment": {"environment": self._room.told}})
+        return self._room is not None
 
     def _set_up(self) -> bool:
         if self._launch.max_runtime:
@@ -140,41 +173,64 @@ class Attempt:
     def _gang(self, script: str, *, nodes: int) -> GangEnd | None:
         gang = Gang(
             console=self._console, signals=self._signals, grace=self._launch.grace, deadline=self._deadline,
-            mark=self._launch.attempt_uid, spare=self._guard.pid,
+            mark=self._launch.attempt_uid, spare=self._guard.pid, visits=self._visits,
+            last=self._end.phase == "run",
         )  # fmt: skip
         try:
-            gang.start(script, environments=[self._environment(rank) for rank in range(nodes)],
+            gang.start(script, environments=[self._inside(rank) for rank in range(nodes)],
                        folder=self._folder.work)  # fmt: skip
         except CannotStart as error:
             self._end.exit_code, self._end.message = None, str(error)
             self._console.say(str(error))
             return None
         if self._end.phase == "run":
-            self._end.start_time = time.time()
+            self._end.start_time = self._clock.now()
             self._folder.write_state("running", pids=gang.pids, start_time=self._end.start_time)
             self._place.started(self._end.start_time, gang.pids)
         self._ship()
+        system = self._watch(gang.pids)
         end = gang.wait()
+        system.stop()
+        self._end.memory_peak, self._end.memory_limit = system.memory_peak, system.memory_limit
         self._end.exit_code, self._end.signal = end.exit_code, end.signal
         self._end.rank = self._place.first + end.rank
         self._end.stopped, self._end.timed_out = end.stopped, end.timed_out
         self._end.last_lines = self._console.last_lines(end.rank)
+        self._end.others = [self._other(each) for each in end.others[:_MOST_OTHERS]]
         return end
+
+    def _watch(self, pids: Sequence[int]) -> System:
+        """Begins to sample what the ranks use."""
+        gpus = [
+            list(self._launch.gpu_ids[n]) if n < len(self._launch.gpu_ids) else [] for n in range(len(pids))
+        ]
+        system = System(
+            self._writer, pids=pids, gpus=gpus, folder=self._folder.path, ranks=self._launch.num_nodes
+        )
+        system.start()
+        return system
+
+    def _other(self, end: RankEnd) -> dict[str, Any]:
+        lines = [line[:_MOST_TEXT] for line in self._console.last_lines(end.rank)]
+        return {**asdict(end), "last_lines": lines}
 
     def _ship(self) -> Drain:
         """Begins to ship, once: what that needs is imported after the first process runs, not before."""
         from cairn._runner.drain import Drain
 
         if self._drain is None:
-            self._drain = Drain(self._folder, self._launch, self._writer,
-                                rank=self._place.first, listen=self._place.listen)  # fmt: skip
+            self._drain = Drain(
+                self._folder, self._launch, self._writer, rank=self._place.first, listen=self._place.listen,
+                knocked=self._visits.knock,
+            )  # fmt: skip
         return self._drain
 
     def _report(self) -> None:
         """end.json waits a moment for the last words, if the bus answers; then for nothing."""
         from cairn._runner.drain import BEFORE_END_SECONDS
 
-        self._end.end_time = time.time()
+        self._end.end_time = self._clock.now()
+        self._visits.end(self._launch.attempt_uid)
         self._place.ended(self._end)
         self._writer.flush()
         drain = self._ship()
@@ -201,10 +257,23 @@ class Attempt:
             return end.message or "ended"
         return f"{where}{end.phase} ended with exit code {end.exit_code}"
 
+    def _rendezvous(self, rank: int, gpus: int) -> Mapping[str, str]:
+        """Where the ranks meet, here on this machine. A task's `envs` may say otherwise."""
+        if self._port is None:
+            self._port = rendezvous.free_port(self._launch.attempt_uid)
+        return rendezvous.variables(
+            rank=rank, ranks=self._launch.num_nodes, address="127.0.0.1", port=self._port, gpus=gpus
+        )
+
+    def _inside(self, rank: int) -> dict[str, str]:
+        variables = self._environment(rank)
+        return self._room.enter(variables) if self._room else variables
+
     def _environment(self, rank: int) -> dict[str, str]:
         launch, folder = self._launch, self._folder
         return {
             **self._place.basis(),
+            **self._rendezvous(rank, len(gpus)),
             **{name: str(value) for name, value in launch.envs.items()},
             **self._place.of_rank(rank),
             "CAIRN_RUN": launch.run_uid,
@@ -218,3 +287,26 @@ class Attempt:
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
             "PYTHONUNBUFFERED": "1",
         }
+
+
+class Clock:
+    """The time in seconds since 1970, as this process found it: it does not jump when the clock is set."""
+
+    def __init__(self) -> None:
+        self._offset = time.time() - time.monotonic()
+
+    def now(self) -> float:
+        """Never less than what it said before."""
+        return self._offset + time.monotonic()
+
+
+def _basic_environment(path: str) -> Mapping[str, str]:
+    """What a command may count on; nothing of the runner's own environment besides."""
+    user = pwd.getpwuid(os.getuid())
+    return {
+        "PATH": path,
+        "HOME": os.environ.get("HOME") or user.pw_dir,
+        "USER": os.environ.get("USER") or user.pw_name,
+        "LANG": os.environ.get("LANG") or "C.UTF-8",
+        "TMPDIR": tempfile.gettempdir(),
+    }

@@ -28,7 +28,14 @@ _REFUSED_TRIES = 3
 
 
 class CodeError(Exception):
-    """The code is not there, or is not what it should be. The message is for people."""
+    """The code is not there, or is not what it should be. The message is for people.
+
+    `hopeless`: no other attempt will find it otherwise.
+    """
+
+    def __init__(self, message: str, *, hopeless: bool = False) -> None:
+        super().__init__(message)
+        self.hopeless = hopeless
 
 
 class Stopped(Exception):
@@ -54,7 +61,10 @@ def fetch(
             refused += error.code in _REFUSED_STATUS
             reason = f"the server answered {error.code}"
             if error.code in _FINAL_STATUS or refused >= _REFUSED_TRIES:
-                raise CodeError(f"The code {digest[:12]} cannot be fetched: {reason}.") from error
+                raise CodeError(
+                    f"The code {digest[:12]} cannot be fetched: {reason}.",
+                    hopeless=error.code in _FINAL_STATUS,
+                ) from error
         except (OSError, http.client.HTTPException, _Damaged) as error:
             reason = str(error) or type(error).__name__
         if time.monotonic() + delay > deadline:
@@ -73,7 +83,9 @@ def unpack(archive: Path, folder: Path) -> None:
                 entries, total = entries + 1, total + member.size
                 _check(member)
                 if entries > MAX_ENTRIES or total > MAX_BYTES:
-                    raise CodeError(f"The code is too large: {entries} files, {total} bytes so far.")
+                    raise CodeError(
+                        f"The code is too large: {entries:,} files, {total:,} bytes so far.", hopeless=True
+                    )
                 _place(tar, member, folder)
     except (tarfile.TarError, EOFError, zlib.error) as error:
         raise CodeError(f"The code's archive is damaged: {error}.") from error
@@ -114,7 +126,7 @@ def _copy(
 def _check(member: tarfile.TarInfo) -> None:
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or "\\" in member.name or "\x00" in member.name:
-        raise CodeError(f"The code's archive is not safe to unpack: it holds {member.name!r}.")
+        raise CodeError(f"The code's archive is not safe to unpack: it holds {member.name!r}.", hopeless=True)
     if not (member.isfile() or member.isdir() or member.issym() or member.islnk()):
         raise CodeError(f"The code's archive holds {member.name!r}, which is no file, folder or link.")
 
@@ -146,4 +158,5 @@ def _hold_inside(folder: Path, path: Path, member: tarfile.TarInfo) -> None:
     """Refuses a path that leads out of `folder`, also by way of links that were unpacked before."""
     # Not Path.resolve: that raises where links turn in a circle.
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder)):
-        raise CodeError(f"The code's archive is not safe to unpack: {member.name!r} leads out of its folder.")
+        told = f"The code's archive is not safe to unpack: {member.name!r} leads out of its folder."
+        raise CodeError(told, hopeless=True)

@@ -23,10 +23,14 @@ _ANSWER_SECONDS = 3.0
 
 
 class Drain:
-    """Ships an attempt's spool while it fills, and says when all of it has gone."""
+    """Ships an attempt's spool while it fills, and says when all of it has gone.
+
+    `knocked` is called, from a thread, when the scheduler tells that somebody wants to reach in.
+    """
 
     def __init__(
-        self, folder: Folder, launch: Launch, writer: Writer, *, rank: int = 0, listen: Listen | None = None
+        self, folder: Folder, launch: Launch, writer: Writer, *, rank: int = 0, listen: Listen | None = None,
+        knocked: Callable[[], None] | None = None,
     ) -> None:
         from cairn._batch import Identity
 
@@ -36,8 +40,11 @@ class Drain:
         self._writer = writer
         self._marker = folder.path / "drained"
         identity = Identity(launch.team, launch.run_uid, launch.attempt_uid, launch.attempt)
-        self._shipper = Shipper(folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token,
-                                listen=listen)  # fmt: skip
+        subject = f"cairn.v1.scheduler.session.opened.{launch.team}.{launch.run_uid}"
+        self._shipper = Shipper(
+            folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listen=listen,
+            hear=(subject, knocked) if knocked is not None else None,
+        )  # fmt: skip
         self._said = self.done = False
         self._shipper.start()
 

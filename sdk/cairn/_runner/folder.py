@@ -15,6 +15,9 @@ from typing import Any
 
 _log = logging.getLogger("cairn")
 
+# More than an end.json can have.
+_ROOM_BYTES = 1024 * 1024
+
 
 class BadLaunch(ValueError):
     """launch.json cannot be used."""
@@ -43,6 +46,10 @@ class Launch:
     bus_url: str = ""
     notify: str = ""
     path: str = os.defpath
+    # What `cairn.env` asks for; the folder of environments of this machine, and its limit in bytes.
+    environment: Mapping[str, Any] | None = None
+    environments: str = ""
+    environments_bytes: int = 0
 
     @classmethod
     def parse(cls, text: str) -> Launch:
@@ -73,6 +80,16 @@ class End:
     start_time: float | None = None
     end_time: float = 0.0
     last_lines: list[str] = field(default_factory=list)
+    # How many ranks there were, and the further ones that ended in error: {rank, exit_code, signal, asked,
+    # last_lines}; `asked`: all were being ended already.
+    ranks: int = 1
+    others: list[dict[str, Any]] = field(default_factory=list)
+    # What the kernel and the sampler saw: kills for want of memory, bytes held at most, bytes there are.
+    oom_kills: int = 0
+    memory_peak: int = 0
+    memory_limit: int = 0
+    # Another attempt would meet the same.
+    hopeless: bool = False
 
 
 class Folder:
@@ -82,7 +99,10 @@ class Folder:
         self.path = path
         self.spool = path / "spool"
         self.work = path / "work"
+        # The attempt's own part of its environment.
+        self.env = path / "env"
         self.token_file = path / "token"
+        self._room = path / ".room"
         self._notify = ""
         self._uid = ""
         self._lock = -1
@@ -125,10 +145,19 @@ class Folder:
         except OSError as error:
             _log.warning("state.json could not be written: %s", error)
 
+    def reserve(self) -> None:
+        """Takes the room that end.json will need, so that a job which fills the disk can still be told of."""
+        try:
+            with open(self._room, "wb", opener=_private) as file:
+                file.write(bytes(_ROOM_BYTES))
+        except OSError as error:
+            _log.warning("no room could be kept for the end: %s", error)
+
     def write_end(self, end: End) -> None:
         """Says how it ended; keeps trying for a minute while the disk is full. Raises OSError after that."""
         deadline = time.monotonic() + 60
         while True:
+            self._room.unlink(missing_ok=True)
             try:
                 self._write("end.json", asdict(end))
                 return

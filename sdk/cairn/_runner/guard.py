@@ -15,6 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 MARK = "CAIRN_ATTEMPT_UID"
+_SESSION = b"CAIRN_SESSION="
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50
@@ -71,11 +72,14 @@ class Guard:
         self._process.wait()
 
 
-def sweep(attempt_uid: str) -> int:
-    """Kills every process that carries an attempt's mark, but runners; returns how many were seen."""
+def sweep(attempt_uid: str, *, sessions: bool = True) -> int:
+    """Kills every process that carries an attempt's mark, but runners; returns how many were seen.
+
+    Without `sessions` what people started who reached in is spared.
+    """
     seen: set[int] = set()
     for _ in range(_ROUNDS):
-        left = _marked(attempt_uid)
+        left = _marked(attempt_uid, sessions=sessions)
         if not left:
             break
         for pid in left:
@@ -88,8 +92,9 @@ def sweep(attempt_uid: str) -> int:
     return len(seen)
 
 
-def children() -> list[int]:
-    """This process's children, orphans that it adopted included."""
+def children(parent: int | None = None) -> list[int]:
+    """A process's children, orphans that it adopted included; without `parent` this one's."""
+    parent = os.getpid() if parent is None else parent
     found = []
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
@@ -97,12 +102,12 @@ def children() -> list[int]:
                 fields = (entry / "stat").read_text().rpartition(")")[2].split()
             except OSError:
                 continue
-            if int(fields[1]) == os.getpid() and fields[0] not in "ZX":
+            if int(fields[1]) == parent and fields[0] not in "ZX":
                 found.append(int(entry.name))
     return found
 
 
-def _marked(attempt_uid: str) -> list[int]:
+def _marked(attempt_uid: str, *, sessions: bool) -> list[int]:
     mark = f"{MARK}={attempt_uid}".encode()
     found = []
     for name in os.listdir("/proc"):
@@ -110,7 +115,8 @@ def _marked(attempt_uid: str) -> list[int]:
             continue
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
-            if mark in environment and b"cairn._runner" not in _words(name):
+            spared = not sessions and any(each.startswith(_SESSION) for each in environment)
+            if mark in environment and not spared and b"cairn._runner" not in _words(name):
                 found.append(int(name))
         except OSError:  # gone, or not ours
             continue

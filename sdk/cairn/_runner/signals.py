@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Signals:
-    """Remembers that it was told to stop; `file` becomes readable at SIGTERM, SIGINT and SIGCHLD."""
+    """Remembers that it was told to stop; `file` becomes readable at SIGTERM, SIGINT, SIGCHLD and `wake`."""
 
     def __init__(self) -> None:
         self._stop = threading.Event()
@@ -38,6 +38,13 @@ class Signals:
     def pause(self, seconds: float) -> bool:
         """Waits, but not beyond a request to stop; returns whether there is one."""
         return self._stop.wait(seconds)
+
+    def wake(self) -> None:
+        """Makes `file` readable. For any thread."""
+        try:
+            os.write(self._wake, b"w")
+        except BlockingIOError:
+            pass  # it is readable
 
     def clear(self) -> None:
         """Empties the file."""

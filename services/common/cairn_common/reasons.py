@@ -81,6 +81,8 @@ class Reason(StrEnum):
     EXPERIMENT_NOT_FOUND = "EXPERIMENT_NOT_FOUND"
     # `there is no artifact digits:best in team main`
     ARTIFACT_NOT_FOUND = "ARTIFACT_NOT_FOUND"
+    # `there is no session 01j... that waits for this attempt`
+    SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     # `run 01j... has no committed checkpoint`
     CHECKPOINT_NOT_FOUND = "CHECKPOINT_NOT_FOUND"
     # `team main has no blob 9f86d0...`
@@ -105,6 +107,8 @@ class Reason(StrEnum):
     RESERVATION_ENDED = "RESERVATION_ENDED"
     # `the store lacks 2 of 7 parts; upload them and commit again` with metadata digests=9f86d0...,60303a...
     PARTS_MISSING = "PARTS_MISSING"
+    # `nothing listens on port 8888 of the job's node`
+    TARGET_REFUSED = "TARGET_REFUSED"
     # `part 9f86d0... has 10 bytes in the store, 12 were declared`
     PART_SIZE_MISMATCH = "PART_SIZE_MISMATCH"
     # `pool local has 4 CPUs; the job asks for 8 and could never run`
@@ -133,6 +137,10 @@ class Reason(StrEnum):
     BUS_UNAVAILABLE = "BUS_UNAVAILABLE"
     # `the object store does not answer`
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    # `the job's runner did not answer within 20 s`
+    RUNNER_SILENT = "RUNNER_SILENT"
+    # `the connection to the job's node broke; the session has ended`
+    SESSION_LOST = "SESSION_LOST"
     # `shutting down; call again`
     SHUTTING_DOWN = "SHUTTING_DOWN"
     # `no answer within 30 s`

@@ -36,7 +36,8 @@ _SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_permit_without_calls", 1),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
     ("grpc.max_connection_age_ms", 3_600_000),
-    ("grpc.max_connection_age_grace_ms", 60_000),
+    # A session with a job may last for a day; new calls go on a new connection meanwhile.
+    ("grpc.max_connection_age_grace_ms", 86_400_000),
 )
 _CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", _LARGEST),

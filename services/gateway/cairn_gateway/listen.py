@@ -12,11 +12,13 @@ import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 HEAD_SECONDS = 10.0
 GRACE_SECONDS = 7
 MOST_CONNECTIONS = 1000
 MOST_HEAD_BYTES = 64 * 1024
+MOST_STREAM_MESSAGE_BYTES = 256 * 1024
 # A client that does not take what is sent is dropped by the kernel after this, in milliseconds.
 _USER_TIMEOUT = 30_000
 
@@ -57,7 +59,11 @@ class HttpServer(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=Protocol,
-                ws="none",
+                ws=WebSocket,
+                # The client's pings tell both that the other lives: one that is slow to read is no dead one.
+                ws_ping_interval=None,
+                ws_max_size=MOST_STREAM_MESSAGE_BYTES,
+                ws_per_message_deflate=False,
                 lifespan="off",
                 interface="asgi3",
                 log_config=None,
@@ -117,3 +123,19 @@ class Protocol(H11Protocol):
 
     def _drop(self) -> None:
         self.transport.abort()
+
+
+class WebSocket(WSProtocol):
+    """For streams that may stand still for hours: the kernel asks whether a silent peer is alive, and one
+    that does not read for a while is waited for."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """The limits of a request's connection end here."""
+        made = transport.get_extra_info("socket")
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for name, value in (
+            ("TCP_USER_TIMEOUT", 0), ("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 3),
+        ):  # fmt: skip
+            if hasattr(socket, name):
+                made.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        super().connection_made(transport)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 from google.protobuf import message_factory
@@ -56,6 +57,25 @@ class Upstream:
         except grpc.aio.AioRpcError as error:
             raise _translated(error, neighbour) from error
         return answer
+
+    async def stream(
+        self, service: str, method: str, messages: AsyncIterator[bytes], caller: Caller
+    ) -> AsyncGenerator[bytes, None]:
+        """A streaming call as the caller, its messages as bytes. Raises the DomainError that it ends with.
+
+        Leaving the iteration ends the call.
+        """
+        neighbour = service.split(".")[1]
+        invoke: Any = self.channels[neighbour].stream_stream(f"/{service}/{method}")
+        metadata = (("authorization", f"Bearer {caller.token}"), ("x-request-id", caller.request_id))
+        call = invoke(messages, metadata=metadata)
+        try:
+            async for message in call:
+                yield message
+        except grpc.aio.AioRpcError as error:
+            raise _translated(error, neighbour) from error
+        finally:
+            call.cancel()
 
 
 @asynccontextmanager

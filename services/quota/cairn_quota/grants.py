@@ -49,10 +49,11 @@ def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def _subscribe(token: Token) -> tuple[str, ...]:
-    """A job's runner hears that its attempt is to stop, and nothing else."""
+    """A job's runner hears that its attempt is to stop, and that somebody wants to reach into it."""
     if token.scope is not Scope.RUN or not _are_parts(token.team, token.run_uid):
         return ()
-    return (f"cairn.v1.scheduler.attempt.stopping.{token.team}.{token.run_uid}",)
+    told = ("attempt.stopping", "session.opened")
+    return tuple(f"cairn.v1.scheduler.{each}.{token.team}.{token.run_uid}" for each in told)
 
 
 def _are_parts(team: str, run: str) -> bool:

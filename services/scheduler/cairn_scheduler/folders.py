@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,9 @@ class Surroundings:
     bus_url: str
     notify: str
     path: str
+    # Where environments are kept for the attempts of this machine, and how much of them, in bytes.
+    environments: str = ""
+    environments_bytes: int = 0
 
 
 class Folder:
@@ -206,6 +209,9 @@ def _launch(order: Order, around: Surroundings, gpu_ids: Sequence[Sequence[int]]
         "gpu_ids": [list(rank) for rank in gpu_ids],
         "max_runtime": spec.max_runtime,
         "grace": spec.grace,
+        "environment": asdict(spec.environment) if spec.environment else None,
+        "environments": around.environments,
+        "environments_bytes": around.environments_bytes,
         "code": {"digest": code.digest, "size": code.size} if code.digest else None,
         "url": around.url,
         "bus_url": around.bus_url,
@@ -231,6 +237,13 @@ def _evidence(raw: dict[str, Any]) -> Evidence:
         start_time=float(start) if isinstance(start, int | float) else None,
         end_time=float(raw.get("end_time") or 0.0),
         last_lines=tuple(str(line) for line in lines) if isinstance(lines, list) else (),
+        ranks=int(raw.get("ranks") or 1),
+        others=tuple(_evidence(one) for one in raw.get("others") or () if isinstance(one, dict)),
+        asked=bool(raw.get("asked")),
+        oom_kills=int(raw.get("oom_kills") or 0),
+        memory_peak=int(raw.get("memory_peak") or 0),
+        memory_limit=int(raw.get("memory_limit") or 0),
+        hopeless=bool(raw.get("hopeless")),
     )
 
 

@@ -55,16 +55,21 @@ class _Watched:
 
 @asynccontextmanager
 async def open_local(
-    data_dir: Path, *, capacity: Resources, url: str, bus_url: str
+    data_dir: Path, *, capacity: Resources, url: str, bus_url: str, environments_bytes: int = 0
 ) -> AsyncIterator[LocalCluster]:
     """This machine as a cluster for the block, its attempts' folders under `data_dir`/attempts.
+
+    Python environments are kept under `data_dir`/environments, `environments_bytes` of them (0: 50 GiB).
 
     At the end the attempts go on by themselves.
     """
     root = data_dir / "attempts"
     root.mkdir(mode=0o700, parents=True, exist_ok=True)
     notify = _socket_path(data_dir)
-    around = Surroundings(url=url, bus_url=bus_url, notify=str(notify), path=_search_path())
+    around = Surroundings(
+        url=url, bus_url=bus_url, notify=str(notify), path=_search_path(),
+        environments=_environments(data_dir), environments_bytes=environments_bytes,
+    )  # fmt: skip
     cluster = LocalCluster(root, capacity=capacity, around=around)
     notify.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as hints:
@@ -368,6 +373,10 @@ def _clean_environment(attempt_uid: str, path: str) -> dict[str, str]:
 def _search_path() -> str:
     """The command's PATH: this Python's own folder first, so that `python` has the SDK."""
     return os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", os.defpath)])
+
+
+def _environments(data_dir: Path) -> str:
+    return str(data_dir.absolute() / "environments")
 
 
 def _socket_path(data_dir: Path) -> Path:

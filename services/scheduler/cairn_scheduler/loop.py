@@ -22,7 +22,7 @@ from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
 from cairn_scheduler import model, store
-from cairn_scheduler.causes import Evidence, backoff, classify, wait_for_room
+from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
@@ -266,7 +266,10 @@ class Loop:
             await self._ended(job, attempt, report.evidence)
 
     async def _running(self, job: Job, report: Started) -> None:
-        new = model.run(job, self._out.clock.now(), start_time=report.start_time, pids=report.pids)
+        now, attempt = self._out.clock.now(), job.active
+        assert attempt is not None
+        start = min(max(report.start_time, attempt.create_time), now)
+        new = model.run(job, now, start_time=start, pids=report.pids)
         async with self._out.db.transaction() as conn:
             await store.save(conn, job, new, Event.RUNNING)
         log.info("job.running", job=job.uid, attempt=report.attempt_uid)
@@ -274,6 +277,7 @@ class Loop:
     async def _ended(self, job: Job, attempt: Attempt, evidence: Evidence) -> None:
         now = self._out.clock.now()
         ending = classify(evidence, asked=_asked(job, attempt, evidence))
+        ending = within(ending, begun=attempt.create_time, now=now)
         async with self._out.db.transaction() as conn:
             if attempt.state is AttemptState.LAUNCHING and ending.start_time is not None:
                 # It was over before its beginning was heard of.
@@ -298,8 +302,8 @@ class Loop:
         if ending.no_capacity:
             wait = wait_for_room(rejections + 1)
         else:
-            failures = len(job.attempts) - rejections
-            wait = backoff(ending.cause, failures=failures, max_retries=job.spec.max_retries)
+            tried = [a for a in job.attempts if not a.state.active and not a.no_capacity]
+            wait = retry_after(ending, spec=job.spec, attempts=tried)
         if job.cancel_time is not None or wait is None:
             return model.finish(job, now, ending), Event.FINISHED
         if wait <= model.LONGEST_HOLD:
@@ -313,5 +317,6 @@ def _asked(job: Job, attempt: Attempt, evidence: Evidence) -> Cause | None:
         return Cause.CANCELLED
     if job.spec.max_runtime is None or attempt.start_time is None:
         return None
-    ran = evidence.end_time - attempt.start_time.timestamp()
+    # Both by one clock, where the place has its own.
+    ran = evidence.end_time - (evidence.start_time or attempt.start_time.timestamp())
     return Cause.TIMEOUT if ran >= job.spec.max_runtime else None

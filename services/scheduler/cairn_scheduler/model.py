@@ -122,6 +122,20 @@ class Resources:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """The Python environment to run in. Of requirements, lock and conda at most one is given.
+
+    Files are paths in the working directory. Empty `python`: the one of the place.
+    """
+
+    python: str = ""
+    requirements: tuple[str, ...] = ()
+    requirements_file: str = ""
+    lock: str = ""
+    conda: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What to run, resolved from a task file. Durations in seconds."""
 
@@ -132,9 +146,12 @@ class Spec:
     num_nodes: int = 1
     resources: Resources = Resources()
     max_retries: int = 3
+    # Of causes that have an allowance of their own: how many more attempts.
+    retries: dict[Cause, int] = field(default_factory=dict)
     max_runtime: float | None = None
     grace: float = 10.0
     params: dict[str, str] = field(default_factory=dict)
+    environment: Environment | None = None
     # Where, in SkyPilot's words; empty: on this machine.
     infra: str = ""
 
@@ -222,7 +239,10 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """How an attempt ended, decided from its evidence. `cause` is None where it ended well."""
+    """How an attempt ended, decided from its evidence. `cause` is None where it ended well.
+
+    `hopeless`: another attempt would meet the same.
+    """
 
     cause: Cause | None
     message: str
@@ -231,6 +251,7 @@ class Ending:
     start_time: datetime | None
     end_time: datetime
     no_capacity: bool = False
+    hopeless: bool = False
 
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:

@@ -53,7 +53,7 @@ def runner_of(attempt_uid: str) -> Process | None:
             words = Path(f"/proc/{process.pid}/cmdline").read_bytes().split(b"\0")
         except OSError:
             continue
-        if b"cairn._runner" in words and b"--drain" not in words:
+        if b"cairn._runner" in words and not {b"--drain", b"--attach"} & set(words):
             return process
     return None
 

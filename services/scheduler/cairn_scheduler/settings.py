@@ -15,3 +15,5 @@ class SchedulerSettings(ServiceSettings):
     local_gpus: int | None = Field(default=None, ge=0, le=1024)
     # SkyPilot's API server, as only this service may reach it; empty: jobs run on this machine alone.
     skypilot_url: str = ""
+    # Python environments of jobs are kept up to this size, those in use besides.
+    local_environments_gib: int = Field(default=50, ge=1, le=100_000)

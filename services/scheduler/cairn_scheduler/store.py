@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
+from typing import Any
 
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Aborted, Reason
@@ -16,6 +17,7 @@ from cairn_scheduler.model import (
     AttemptState,
     Cause,
     Code,
+    Environment,
     Job,
     Resources,
     Spec,
@@ -29,8 +31,8 @@ _SELECT = """
     j.revision,
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
-    j.git_commit, j.git_branch, j.git_diff, j.admissions, j.pool, j.create_time, j.update_time, j.cancel_time,
-    j.start_time, j.end_time, j.retry_time, j.infra,
+    j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
+    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -92,9 +94,10 @@ async def insert_job(
         INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
             num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
-            code_digest, code_size, git_commit, git_branch, git_diff, create_time, update_time, infra)
+            code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
+            retries, infra)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $32, $33)
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
         """,
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
@@ -103,7 +106,8 @@ async def insert_job(
         job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
         job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
         job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
-        job.code.git_branch, job.code.git_diff, job.create_time, job.spec.infra,
+        job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
+        json.dumps(job.spec.retries), job.spec.infra,
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False
@@ -426,11 +430,23 @@ def _spec(row: Row) -> Spec:
         num_nodes=row["num_nodes"],
         resources=_resources(row),
         max_retries=row["max_retries"],
+        retries={Cause(name): count for name, count in json.loads(row["retries"]).items()},
         max_runtime=row["max_runtime"],
         grace=row["grace"],
         params=json.loads(row["params"]),
         infra=row["infra"],
+        environment=_environment(json.loads(row["environment"])),
     )
+
+
+def _environment(value: dict[str, Any]) -> Environment | None:
+    if not value:
+        return None
+    return Environment(**{**value, "requirements": tuple(value["requirements"])})
+
+
+def _environment_json(spec: Spec) -> str:
+    return json.dumps(asdict(spec.environment) if spec.environment else {})
 
 
 def _attempt(row: Row) -> Attempt:

@@ -10,7 +10,7 @@ from datetime import datetime
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-from cairn_scheduler import wire
+from cairn_scheduler import environment, wire
 from cairn_scheduler.model import Job, Spec, State, pool_of
 from cairn_scheduler.plan import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
@@ -52,6 +52,7 @@ def draft_job(
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
     _check_fit(task, places)
+    environment.check_code(task.spec.environment, has_code=bool(message.code.digest))
     job = _job(message, task, task.spec, creator=creator, now=now)
     size = wire.job_message(job).ByteSize()
     if size > MOST_JOB_BYTES:
@@ -67,6 +68,7 @@ def draft_sweep(
     if not task.grid:
         raise invalid("cairn.sweep", "is missing: a sweep needs `cairn: {sweep: {parameters: ...}}`")
     _check_fit(task, places)
+    environment.check_code(task.spec.environment, has_code=bool(message.code.digest))
     uid = "" if message.validate_only else new_uid()
     jobs = tuple(_job(message, task, spec, creator=creator, now=now, sweep=uid) for spec in task.jobs())
     messages = [wire.job_message(job) for job in jobs]

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import document, elsewhere
-from cairn_scheduler.model import Resources, Spec
+from cairn_scheduler import document, elsewhere, environment
+from cairn_scheduler.model import Cause, Resources, Spec
 
 MOST_JOBS = 1000
 MOST_NODES = 1000
@@ -41,7 +41,19 @@ _RESOURCES_ELSEWHERE = frozenset(
         "ordered", "autostop", "priority", "priority_class", "volumes", "local_disk",
     }
 )  # fmt: skip
-_CAIRN = frozenset({"experiment", "priority", "max_retries", "max_runtime", "grace", "sweep"})
+_CAIRN = frozenset(
+    {"experiment", "priority", "max_retries", "retries", "max_runtime", "grace", "sweep", "env"}
+)
+# What `cairn.retries` may name. An error of one's own too: some programs fail now and then.
+_RETRIED = {
+    cause.value.lower(): cause
+    for cause in (Cause.INFRA, Cause.LOST, Cause.OOM, Cause.PREEMPTED, Cause.SPOT, Cause.USER_ERROR)
+}
+_NEVER_RETRIED = {
+    "timeout": "`max_runtime` is for all there is to do",
+    "budget": "the budget is spent",
+    "cancelled": "somebody stopped it",
+}
 _HINTS = {
     "file_mounts": "put the files into `workdir`, or read them from where they are",
     "secrets": "use `envs` for what is not secret",
@@ -104,8 +116,10 @@ def parse(text: str, *, skypilot: bool = False) -> Task:
         resources=_resources_elsewhere(root, fields, infra) if infra else _resources(fields),
         infra=infra,
         max_retries=_integer(block, "max_retries", "cairn", default=3, least=0, most=MOST_RETRIES),
+        retries=_retries(block),
         max_runtime=_duration(block, "max_runtime", least=1.0, most=LONGEST_RUNTIME),
         grace=_duration(block, "grace", least=0.0, most=LONGEST_GRACE, default=10.0) or 0.0,
+        environment=environment.parse(block.get("env")),
     )
     if not spec.run.strip():
         raise invalid("run", "is empty: a task needs a command to run")
@@ -216,6 +230,20 @@ def _duration(
     if not least <= seconds <= most:  # also refuses NaN
         raise invalid(path, f"{_show(value)} is not between {least:g} s and {most:,.0f} s")
     return seconds
+
+
+def _retries(block: Mapping[str, object]) -> dict[Cause, int]:
+    """`{infra: 5, oom: 0}`: an allowance for each cause that is named."""
+    given = _mapping(block, "retries", "cairn")
+    at = "cairn.retries"
+    for name in given:
+        if name in _NEVER_RETRIED:
+            raise invalid(f"{at}.{name}", f"{_NEVER_RETRIED[name]}: another attempt cannot help")
+    _known(given, at, frozenset(_RETRIED), frozenset())
+    return {
+        _RETRIED[name]: _integer(given, name, at, default=0, least=0, most=MOST_RETRIES)
+        for name in sorted(given)
+    }
 
 
 def _workdir(root: Mapping[str, object]) -> None:

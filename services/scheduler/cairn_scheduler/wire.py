@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cairn.scheduler.v1 import job_pb2, sweep_pb2
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler.model import Attempt, Cause, Code, Job, Resources, Spec, State
+from cairn_scheduler.model import Attempt, Cause, Code, Environment, Job, Resources, Spec, State
 
 MOST_DIFF_BYTES = 256 * 1024
 _BRIEF_MESSAGE = 300
@@ -58,7 +58,7 @@ def job_message(job: Job) -> job_pb2.Job:
 
 def brief(message: job_pb2.Job) -> job_pb2.Job:
     """The job without what is long, as it stands in a sweep of up to 1,000: GetJob has the rest."""
-    for field in ("task", "setup", "run"):
+    for field in ("task", "setup", "run", "environment"):
         message.spec.ClearField(field)
     message.code.ClearField("git_diff")
     message.message = message.message[:_BRIEF_MESSAGE]
@@ -137,9 +137,23 @@ def _spec(spec: Spec) -> job_pb2.JobSpec:
         num_nodes=spec.num_nodes,
         resources=resources_message(spec.resources),
         max_retries=spec.max_retries,
+        retries={cause.value.lower(): count for cause, count in spec.retries.items()},
         max_runtime=_duration(spec.max_runtime),
         grace=_duration(spec.grace),
         params=spec.params,
+        environment=_environment(spec.environment),
+    )
+
+
+def _environment(environment: Environment | None) -> job_pb2.Environment | None:
+    if environment is None:
+        return None
+    return job_pb2.Environment(
+        python=environment.python,
+        requirements=environment.requirements,
+        requirements_file=environment.requirements_file,
+        lock=environment.lock,
+        conda=environment.conda,
     )
 
 

@@ -41,6 +41,8 @@ class RunChange:
     has_job: bool = False
     # When the first of these events was stored.
     seen: datetime | None = None
+    # When the last of them was.
+    last_seen: datetime | None = None
     started: datetime | None = None
     params: dict[str, Json] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
@@ -65,7 +67,9 @@ def changes(events: Iterable[Event]) -> dict[RunKey, RunChange]:
     for event in events:
         change = found.setdefault(event.run, RunChange())
         change.has_job = change.has_job or bool(event.message.attempt_uid)
-        change.seen = change.seen or datetime.fromtimestamp(event.stored, UTC)
+        stored = datetime.fromtimestamp(event.stored, UTC)
+        change.seen = change.seen or stored
+        change.last_seen = max(change.last_seen or stored, stored)
         _apply(change, event)
     return found
 
@@ -105,6 +109,7 @@ def _apply(change: RunChange, event: Event) -> None:
         case "run_updated":
             change.params |= plain(message.run_updated.params)
             change.tags += [clean(tag) for tag in message.run_updated.tags]
+            change.environment |= clean_texts(message.run_updated.environment)
         case "run_resumed":
             change.resumed.append(Resumed(message.attempt, message.attempt_uid, message.run_resumed.step))
         case "run_finished":

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from cairn_tracker.model import FINAL_STATES, Json, Run, Summary
+from cairn_tracker.model import FINAL_STATES, Json, Run, Summary, is_system
 
 # A metric with one of these in its key is better the smaller it is.
 _SMALLER_IS_BETTER = ("loss", "error", "perplexity")
@@ -51,8 +51,11 @@ def compare(
     all_params: bool,
     now: datetime,
 ) -> Table:
-    """Lays runs side by side: the metrics asked for (none: every one), and the params that differ."""
-    wanted = set(metrics) or {key for run in runs for key in run.summary}
+    """Lays runs side by side: the metrics asked for, and the params that differ.
+
+    Without `metrics` every one but the platform's own (`system/...`).
+    """
+    wanted = set(metrics) or {key for run in runs for key in run.summary if not is_system(key)}
     param_keys = _param_keys(runs, every=all_params)
     rows = [
         Row(

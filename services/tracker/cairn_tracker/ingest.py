@@ -135,6 +135,7 @@ class Ingest:
         for key in keys:
             if taken.changes[key].told:
                 await runs.apply_change(conn, key, taken.changes[key], now)
+        await runs.see(conn, {key: taken.changes[key].last_seen for key in keys})
         await ingested.add_marks(conn, taken.marks.fresh())
         await ingested.add_line_marks(conn, taken.line_marks.fresh())
         await ingested.set_summaries(conn, taken.summaries)

@@ -13,6 +13,7 @@ Json: TypeAlias = "bool | int | float | str | list[Json] | dict[str, Json] | Non
 # How long after its job's end a run waits for the last attempt's last word.
 DRAIN_GRACE = timedelta(seconds=60)
 
+SYSTEM = "system/"
 DEFAULT_EXPERIMENT = "default"
 
 
@@ -121,12 +122,19 @@ class Run:
     cause: str = ""
     message: str = ""
     complete: bool = False
+    # When something of it last arrived.
+    last_seen: datetime | None = None
     attempts: Sequence[Attempt] = ()
     summary: Mapping[str, Summary] = field(default_factory=dict)
 
     @property
     def etag(self) -> str:
         return str(self.revision)
+
+
+def is_system(key: str) -> bool:
+    """Whether a metric tells what a job used of its machine: shown where it is asked for."""
+    return key.startswith(SYSTEM)
 
 
 @dataclass(frozen=True, slots=True)

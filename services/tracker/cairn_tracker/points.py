@@ -31,7 +31,8 @@ LATEST_FIRST: Final = "attempt DESC, time DESC, segment DESC, position DESC, cel
 _STEPS = f"""
 SELECT run, key, step, time, value FROM points
 WHERE team = {{team:String}} AND run IN {{runs:Array(String)}}
-  AND (empty({{keys:Array(String)}}) OR key IN {{keys:Array(String)}})
+  AND if(empty({{keys:Array(String)}}), NOT startsWith(key, 'system/'),
+         key IN {{keys:Array(String)}})
   AND step >= {{first:Int64}} AND step < {{end:Int64}}
 ORDER BY run, key, step, {LATEST_FIRST}
 LIMIT 1 BY run, key, step
@@ -40,7 +41,8 @@ LIMIT 1 BY run, key, step
 _EXTENTS = """
 SELECT run, key, uniqExact(step), min(step), max(step) FROM points
 WHERE team = {team:String} AND run IN {runs:Array(String)}
-  AND (empty({keys:Array(String)}) OR key IN {keys:Array(String)})
+  AND if(empty({keys:Array(String)}), NOT startsWith(key, 'system/'),
+         key IN {keys:Array(String)})
   AND step >= {first:Int64} AND step < {end:Int64}
 GROUP BY run, key ORDER BY run, key
 LIMIT {most:UInt32}

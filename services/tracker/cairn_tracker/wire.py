@@ -65,6 +65,7 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         cause=value.cause,
         message=value.message,
         complete=value.complete,
+        last_seen_time=stamp(value.last_seen),
     )
     if value.code != Code():
         made.code.CopyFrom(_code(value.code, diff=whole))

@@ -10,7 +10,7 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn.tracker.v1 import tracker_pb2
 from cairn_common.auth import Principal
@@ -26,6 +26,7 @@ from cairn_gateway.http.openapi import Documents
 from cairn_gateway.http.page import Page
 from cairn_gateway.http.request import read
 from cairn_gateway.http.route import Route
+from cairn_gateway.http.streams import Streams
 from cairn_gateway.live import Live
 from cairn_gateway.platform import Platform
 from cairn_gateway.upstream import Upstream
@@ -76,7 +77,13 @@ def create_app(behind: Behind) -> ASGIApp:
         app.add_exception_handler(kind, _failed)
     _add_routes(app, behind)
     inner = GZipMiddleware(app, minimum_size=1024, compresslevel=5)
-    return Edge(Limits(Door(inner, authenticate=behind.authenticate), hosts=behind.hosts))
+    edge = Edge(Limits(Door(inner, authenticate=behind.authenticate), hosts=behind.hosts))
+    streams = Streams(behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts)
+
+    async def either(scope: Scope, receive: Receive, send: Send) -> None:
+        await (streams if scope["type"] == "websocket" else edge)(scope, receive, send)
+
+    return either
 
 
 def _add_routes(app: FastAPI, behind: Behind) -> None:

@@ -211,6 +211,11 @@ export class Charts {
   }
 }
 
+/** What a job used of its machine, beside what it measured. */
+export function isSystem(key) {
+  return key.startsWith("system/");
+}
+
 /** Losses and accuracies first, then by name. */
 export function byImportance(a, b) {
   return rank(a) - rank(b) || (a < b ? -1 : 1);

@@ -1,7 +1,7 @@
 // One run: curves, attempts, params, console lines and checkpoints, live.
 
 import { get } from "./api.js";
-import { Charts } from "./chart.js";
+import { Charts, isSystem } from "./chart.js";
 import { ago, bytes, duration, elapsed, h, idOf, paced, param, plain, stateMark, words } from "./dom.js";
 
 const MOST_LINES = 2000;
@@ -13,6 +13,9 @@ export class RunView {
     this.uid = uid;
     this.base = `/teams/${team}/runs/${encodeURIComponent(uid)}`;
     this.charts = new Charts();
+    this.system = new Charts();
+    this.systemCard = h("details", { class: "card pad", hidden: true }, h("summary", {}, "System: what it used of its machine"), this.system.node);
+    this.systemCard.addEventListener("toggle", () => this.drawSystem());
     this.logs = new Logs(this.base);
     this.title = h("h1");
     this.state = h("span");
@@ -27,7 +30,7 @@ export class RunView {
     this.node = h("div", {},
       h("div", { class: "head" }, this.title, this.state), this.facts, this.problem,
       h("div", { class: "cols" },
-        h("div", {}, this.noPoints, this.charts.node, this.logs.node),
+        h("div", {}, this.noPoints, this.charts.node, this.systemCard, this.logs.node),
         h("div", {}, card("Attempts", this.attempts), card("Params", this.params), card("Checkpoints and artifacts", this.files),
           h("section", { class: "card pad" }, h("details", {}, h("summary", {}, "Code and environment"), this.origin)))));
     this.redraw = paced(() => this.drawPoints(), 1000);
@@ -36,7 +39,7 @@ export class RunView {
 
   async open() {
     this.keep(await get(this.base));
-    await Promise.all([this.drawPoints(), this.logs.open(), this.drawFiles(), this.drawJob()]);
+    await Promise.all([this.drawPoints(), this.drawSystem(), this.logs.open(), this.drawFiles(), this.drawJob()]);
   }
 
   /** Once it is in the page, and has a size. */
@@ -49,6 +52,7 @@ export class RunView {
     this.redraw.stop();
     this.logs.close();
     this.charts.close();
+    this.system.close();
   }
 
   trail() {
@@ -64,7 +68,9 @@ export class RunView {
       this.logs.more();
     } else if (type === "run.progressed" && idOf(data.run) === this.uid) {
       this.run.summary = { ...this.run.summary, ...data.summary };
-      if (Object.keys(data.summary).length) this.redraw();
+      const keys = Object.keys(data.summary);
+      if (keys.some((key) => !isSystem(key))) this.redraw();
+      if (keys.some(isSystem)) this.drawSystem().catch(() => {});
       if (data.lines) this.logs.more();
     } else if (kind === "job" && data.uid === this.uid) this.keepJob(data);
     else if (kind === "artifact" && idOf((data.version?.run ? data.version : data).run) === this.uid) this.drawFiles();
@@ -149,6 +155,17 @@ export class RunView {
     const marks = this.run.attempts.map((one) => one.resumed_step).filter((step) => step !== undefined);
     this.noPoints.hidden = series.length > 0;
     this.charts.update([{ name: this.run.name, label: this.run.display_name || this.uid }], series, marks);
+  }
+
+  /** Against the seconds since its first sample: its steps are times. Asked for only while it is open. */
+  async drawSystem() {
+    const keys = Object.keys(this.run.summary).filter(isSystem).sort().slice(0, 100);
+    this.systemCard.hidden = !keys.length;
+    if (!keys.length || !this.systemCard.open) return;
+    const { series } = await get(`/teams/${this.team}/series`, { run: this.uid, key: keys, max_buckets: 400 });
+    const first = Math.min(...series.map((one) => Number(one.steps[0])));
+    const shown = series.map((one) => ({ ...one, steps: one.steps.map((step) => Number(step) - first) }));
+    this.system.update([{ name: this.run.name, label: this.run.display_name || this.uid }], shown);
   }
 
   async drawFiles() {

@@ -1,7 +1,7 @@
 // The first view: every run of the team in a table, live, with rows to tick for a comparison.
 
 import { get } from "./api.js";
-import { byImportance } from "./chart.js";
+import { byImportance, isSystem } from "./chart.js";
 import { ago, duration, elapsed, h, idOf, number, paced, param, stateMark } from "./dom.js";
 
 const METRICS_SHOWN = 3;
@@ -212,7 +212,7 @@ export function paramList(params, first) {
 
 function commonMetrics(runs) {
   const counts = new Map();
-  for (const run of runs) for (const key of Object.keys(run.summary)) counts.set(key, (counts.get(key) || 0) + 1);
+  for (const run of runs) for (const key of Object.keys(run.summary).filter((one) => !isSystem(one))) counts.set(key, (counts.get(key) || 0) + 1);
   const keys = [...counts.keys()].sort((a, b) => byImportance(a, b) || counts.get(b) - counts.get(a));
   return keys.slice(0, METRICS_SHOWN);
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -52,7 +52,7 @@ class Filter:
 _COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
-start_time, end_time, cause, message, complete
+start_time, end_time, cause, message, complete, last_seen
 """
 
 _GET = f"SELECT {_COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
@@ -72,7 +72,9 @@ WHERE team = $1 AND run_uid = ANY($2::text[]) ORDER BY number
 
 _SUMMARIES = """
 SELECT run_uid, key, last, last_step, count, min, min_step, max, max_step FROM (
-    SELECT s.*, row_number() OVER (PARTITION BY run_uid ORDER BY key) AS place FROM summaries s
+    -- What the machine did comes behind what the program measured.
+    SELECT s.*, row_number() OVER (PARTITION BY run_uid ORDER BY starts_with(key, 'system/'), key) AS place
+    FROM summaries s
     WHERE team = $1 AND run_uid = ANY($2::text[])
       AND (cardinality($4::text[]) = 0 OR key = ANY($4::text[]))) numbered
 WHERE place <= $3 ORDER BY key
@@ -300,6 +302,18 @@ async def apply_change(conn: Any, key: RunKey, change: RunChange, now: datetime)
                 " ON CONFLICT (team, run_uid, number) DO UPDATE SET drained = true",
                 *(key.team, key.uid, number),
             )
+
+
+async def see(conn: Any, times: Mapping[RunKey, datetime | None]) -> None:
+    """Notes when runs were last heard from. It makes no revision."""
+    await conn.execute(
+        "UPDATE runs SET last_seen = greatest(last_seen, k.time)"
+        " FROM unnest($1::text[], $2::text[], $3::timestamptz[]) AS k (team, uid, time)"
+        " WHERE runs.team = k.team AND runs.uid = k.uid",
+        [key.team for key in times],
+        [key.uid for key in times],
+        list(times.values()),
+    )
 
 
 async def complete(conn: Any, key: RunKey, now: datetime) -> None:

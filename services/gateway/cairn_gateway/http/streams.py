@@ -1,0 +1,131 @@
+"""Streams both ways: an RPC of the attach service over a WebSocket, message by message.
+
+Each binary message is one message of the RPC, as protobuf; none of them is read here. The end comes as a
+close (1000), or as a problem document in a text message and then a close (4000 + its status). So a person and
+a job's runner reach each other through this one door, with their tokens, wherever HTTP can go.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing, suppress
+
+import structlog
+from starlette.datastructures import Headers
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.utils import ClientDisconnected
+
+from cairn_common.auth import Principal
+from cairn_common.errors import DomainError
+from cairn_common.ids import new_uid
+from cairn_gateway import problems
+from cairn_gateway.http.door import bearer
+from cairn_gateway.http.limits import Load, check_host, check_path
+from cairn_gateway.tasks import until_one_ends
+from cairn_gateway.upstream import Caller, Upstream
+
+log = structlog.get_logger(__name__)
+
+SERVICE = "cairn.scheduler.v1.AttachService"
+PATHS = {
+    "/api/v1/streams/attach": "Attach",
+    "/api/v1/streams/serve": "Serve",
+    "/api/v1/streams/carry": "Carry",
+}
+MOST_STREAMS = 400
+MOST_STREAMS_EACH = 128
+_NORMAL, _PRIVATE = 1000, 4000
+
+
+class Streams:
+    """The ASGI application of all WebSockets."""
+
+    def __init__(
+        self,
+        upstream: Upstream,
+        *,
+        authenticate: Callable[[str], Awaitable[Principal]],
+        hosts: frozenset[str],
+    ) -> None:
+        self._upstream = upstream
+        self._authenticate = authenticate
+        self._hosts = hosts
+        self._load = Load(most=MOST_STREAMS, most_each=MOST_STREAMS_EACH, what="streams")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_id = new_uid()
+        structlog.contextvars.clear_contextvars()
+        structlog.contextvars.bind_contextvars(request_id=request_id)
+        accepted = False
+        try:
+            caller, method = await self._enter(scope, request_id)
+            with self._load.slot(caller.token):
+                await receive()  # websocket.connect
+                await send({"type": "websocket.accept"})
+                accepted = True
+                with suppress(ClientDisconnected):
+                    await _carry(self._upstream, method, caller, receive, send)
+        except Exception as error:
+            with suppress(ClientDisconnected):
+                await _refuse(error, send, request_id=request_id, accepted=accepted)
+
+    async def _enter(self, scope: Scope, request_id: str) -> tuple[Caller, str]:
+        headers = Headers(scope=scope)
+        check_host(headers.getlist("host"), self._hosts)
+        check_path(scope["path"], scope.get("raw_path", b""))
+        method = PATHS.get(scope["path"])
+        if method is None:
+            raise problems.HttpError(404, "ROUTE_UNKNOWN", f"{scope['path']} is not a stream")
+        # A browser cannot send this header with a WebSocket: no page opens one in somebody's name.
+        token = bearer(headers.getlist("authorization"))
+        principal = await self._authenticate(token)
+        return Caller(token=token, principal=principal, request_id=request_id), method
+
+
+async def _carry(upstream: Upstream, method: str, caller: Caller, receive: Receive, send: Send) -> None:
+    """Both ways at once, until the RPC ends or the client leaves. Raises DomainError."""
+    said = _Said(receive)
+
+    async def pass_on() -> None:
+        async with aclosing(upstream.stream(SERVICE, method, said.messages(), caller)) as replies:
+            async for reply in replies:
+                await send({"type": "websocket.send", "bytes": reply})
+        await send({"type": "websocket.close", "code": _NORMAL})
+
+    await until_one_ends(pass_on(), said.left.wait())
+
+
+class _Said:
+    """What a client says: bytes, until it says that this was all, or is gone (`left`)."""
+
+    def __init__(self, receive: Receive) -> None:
+        self._receive = receive
+        self.left = asyncio.Event()
+
+    async def messages(self) -> AsyncGenerator[bytes, None]:
+        """Asked for one by one: who is not asked for more waits."""
+        while True:
+            message = await self._receive()
+            if message["type"] == "websocket.disconnect":
+                if message.get("code") != _NORMAL:
+                    self.left.set()
+                return
+            data = message.get("bytes")
+            if data is None:
+                self.left.set()  # no client of ours sends text
+                return
+            yield data
+
+
+async def _refuse(error: Exception, send: Send, *, request_id: str, accepted: bool) -> None:
+    if not isinstance(error, DomainError | problems.HttpError):
+        log.error("stream.failed", exc_info=error)
+    response = problems.of_exception(error, request_id=request_id)
+    if accepted:
+        await send({"type": "websocket.send", "text": bytes(response.body).decode()})
+        await send({"type": "websocket.close", "code": _PRIVATE + response.status_code})
+        return
+    headers = [*response.raw_headers, (b"x-request-id", request_id.encode())]
+    await send({"type": "websocket.http.response.start", "status": response.status_code, "headers": headers})
+    await send({"type": "websocket.http.response.body", "body": bytes(response.body)})
