@@ -11,9 +11,7 @@ import socket
 import sys
 import tarfile
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import nats
 import pytest

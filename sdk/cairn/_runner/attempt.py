@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn._runner import guard, rendezvous
+from cairn._runner import guard
 from cairn._runner.console import Console, Secrets
 from cairn._runner.folder import BadLaunch, End, Folder, Launch
 from cairn._runner.memory import oom_kills
@@ -51,9 +51,7 @@ def run_attempt(path: Path) -> None:
 class Attempt:
     """The steps of an attempt; each leaves what it found out in `self._end`."""
 
-    def __init__(
-        self, folder: Folder, launch: Launch, signals: Signals, place: Place | None = None
-    ) -> None:
+    def __init__(self, folder: Folder, launch: Launch, signals: Signals, place: Place | None = None) -> None:
         self._place = place or ThisMachine(launch)
         self._folder = folder
         self._launch = launch
@@ -66,7 +64,6 @@ class Attempt:
         self._console = Console(self._writer, mask=Secrets(folder.token_file).mask, first=self._place.first)
         self._end = End(ranks=launch.num_nodes)
         self._clock = Clock()
-        self._port: int | None = None
         self._deadline: float | None = None
         self._drain: Drain | None = None
         self._visits = Visits(
@@ -257,14 +254,6 @@ class Attempt:
             return end.message or "ended"
         return f"{where}{end.phase} ended with exit code {end.exit_code}"
 
-    def _rendezvous(self, rank: int, gpus: int) -> Mapping[str, str]:
-        """Where the ranks meet, here on this machine. A task's `envs` may say otherwise."""
-        if self._port is None:
-            self._port = rendezvous.free_port(self._launch.attempt_uid)
-        return rendezvous.variables(
-            rank=rank, ranks=self._launch.num_nodes, address="127.0.0.1", port=self._port, gpus=gpus
-        )
-
     def _inside(self, rank: int) -> dict[str, str]:
         variables = self._environment(rank)
         return self._room.enter(variables) if self._room else variables
@@ -273,7 +262,7 @@ class Attempt:
         launch, folder = self._launch, self._folder
         return {
             **self._place.basis(),
-            **self._rendezvous(rank, len(gpus)),
+            **self._place.meeting(rank),
             **{name: str(value) for name, value in launch.envs.items()},
             **self._place.of_rank(rank),
             "CAIRN_RUN": launch.run_uid,
@@ -298,15 +287,3 @@ class Clock:
     def now(self) -> float:
         """Never less than what it said before."""
         return self._offset + time.monotonic()
-
-
-def _basic_environment(path: str) -> Mapping[str, str]:
-    """What a command may count on; nothing of the runner's own environment besides."""
-    user = pwd.getpwuid(os.getuid())
-    return {
-        "PATH": path,
-        "HOME": os.environ.get("HOME") or user.pw_dir,
-        "USER": os.environ.get("USER") or user.pw_name,
-        "LANG": os.environ.get("LANG") or "C.UTF-8",
-        "TMPDIR": tempfile.gettempdir(),
-    }

@@ -29,7 +29,13 @@ class Drain:
     """
 
     def __init__(
-        self, folder: Folder, launch: Launch, writer: Writer, *, rank: int = 0, listen: Listen | None = None,
+        self,
+        folder: Folder,
+        launch: Launch,
+        writer: Writer,
+        *,
+        rank: int = 0,
+        listen: Listen | None = None,
         knocked: Callable[[], None] | None = None,
     ) -> None:
         from cairn._batch import Identity

@@ -8,16 +8,15 @@ import logging
 import os
 import threading
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cairn._link import Listen
+from cairn._runner import rendezvous
 from cairn._runner.attempt import Attempt
 from cairn._runner.folder import BadLaunch, End, Folder, Launch
-from cairn._runner.place import numbers, rendezvous
 from cairn._runner.signals import Signals
 from cairn._spool import Writer
 
@@ -80,15 +79,20 @@ class Node:
 
     def basis(self) -> Mapping[str, str]:
         """What SkyPilot and the node's image set up for the task."""
+        return {name: value for name, value in self._environ.items() if name not in _HIDDEN}
+
+    def meeting(self, rank: int) -> Mapping[str, str]:
+        """On the first node, at the port that all nodes find by the attempt's uid."""
         ips = self._environ.get("SKYPILOT_NODE_IPS", "").split()
-        kept = {name: value for name, value in self._environ.items() if name not in _HIDDEN}
-        # Beside others on one host, where a cluster's nodes are parts of it: a port by the attempt's uid.
-        port = 20000 + zlib.crc32(self._launch.attempt_uid.encode()) % 10000
-        return {**kept, **rendezvous(ips[0] if ips else "127.0.0.1", port)}
+        return rendezvous.variables(
+            rank=self.first, ranks=self._launch.num_nodes, address=ips[0] if ips else "127.0.0.1",
+            port=rendezvous.agreed_port(self._launch.attempt_uid),
+            gpus=int(self._environ.get("SKYPILOT_NUM_GPUS_PER_NODE") or 0),
+        )  # fmt: skip
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
         """The numbers; the rest is in the environment already."""
-        return numbers(self.first, self._launch.num_nodes)
+        return {"CAIRN_RANK": str(self.first)}
 
     def tell_with(self, writer: Writer) -> None:
         """Begins to say every now and then that it lives."""

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import pwd
-import socket
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
+
+from cairn._runner import rendezvous
 
 if TYPE_CHECKING:
     from cairn._link import Listen
@@ -27,6 +28,10 @@ class Place(Protocol):
 
     def basis(self) -> Mapping[str, str]:
         """The environment to start from, for all ranks."""
+        ...
+
+    def meeting(self, rank: int) -> Mapping[str, str]:
+        """Where the `rank`th one here meets the others; a task's `envs` may say otherwise."""
         ...
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
@@ -56,7 +61,7 @@ class ThisMachine:
     def __init__(self, launch: Launch) -> None:
         self.ranks = launch.num_nodes
         self._launch = launch
-        self._port = _free_port() if launch.num_nodes > 1 else 29500
+        self._port: int | None = None
 
     def basis(self) -> Mapping[str, str]:
         """Nothing of the runner's own environment."""
@@ -67,21 +72,31 @@ class ThisMachine:
             "USER": os.environ.get("USER") or user.pw_name,
             "LANG": os.environ.get("LANG") or "C.UTF-8",
             "TMPDIR": tempfile.gettempdir(),
-            **rendezvous("127.0.0.1", self._port),
         }
+
+    def meeting(self, rank: int) -> Mapping[str, str]:
+        """On this machine, at a port that was free."""
+        if self._port is None:
+            self._port = rendezvous.free_port(self._launch.attempt_uid)
+        return rendezvous.variables(
+            rank=rank, ranks=self.ranks, address="127.0.0.1", port=self._port, gpus=len(self._gpus(rank))
+        )
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
         """Each rank has GPUs of its own."""
-        gpu_ids = self._launch.gpu_ids
-        gpus = [str(number) for number in gpu_ids[rank]] if rank < len(gpu_ids) else []
+        gpus = self._gpus(rank)
         return {
             "SKYPILOT_NODE_RANK": str(rank),
             "SKYPILOT_NUM_NODES": str(self.ranks),
             "SKYPILOT_NODE_IPS": "\n".join(["127.0.0.1"] * self.ranks),
             "SKYPILOT_NUM_GPUS_PER_NODE": str(len(gpus)),
             "CUDA_VISIBLE_DEVICES": ",".join(gpus),
-            **numbers(rank, self.ranks),
+            "CAIRN_RANK": str(rank),
         }
+
+    def _gpus(self, rank: int) -> list[str]:
+        gpu_ids = self._launch.gpu_ids
+        return [str(number) for number in gpu_ids[rank]] if rank < len(gpu_ids) else []
 
     def tell_with(self, writer: Writer) -> None:
         """The folder's files are enough."""
@@ -91,22 +106,3 @@ class ThisMachine:
 
     def ended(self, end: End) -> None:
         """end.json says so."""
-
-
-def rendezvous(address: str, port: int) -> dict[str, str]:
-    """Where ranks find each other; a task's `envs` may say otherwise."""
-    return {"MASTER_ADDR": address, "MASTER_PORT": str(port)}
-
-
-def numbers(rank: int, ranks: int) -> dict[str, str]:
-    """Who a rank is, as torch.distributed and its kin ask for it: one process per rank."""
-    return {
-        "NODE_RANK": str(rank), "RANK": str(rank), "WORLD_SIZE": str(ranks), "CAIRN_RANK": str(rank),
-    }  # fmt: skip
-
-
-def _free_port() -> int:
-    """One that nobody had a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

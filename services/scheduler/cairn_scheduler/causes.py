@@ -161,6 +161,8 @@ def wait_for_room(rejections: int) -> timedelta | None:
     if rejections > _MOST_REJECTIONS:
         return None
     return min(timedelta(seconds=_FIRST_REJECTION * 2.0 ** min(rejections - 1, 20)), LONGEST_BACKOFF)
+
+
 def _short_ones(ending: Ending, attempts: Sequence[Attempt]) -> int:
     """How many attempts just before failed early, this one included: after a long one it starts anew."""
     if ending.start_time is not None and ending.end_time - ending.start_time >= LONG_ATTEMPT:
