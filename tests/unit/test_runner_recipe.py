@@ -29,7 +29,7 @@ from cairn._runner.compatibility import Machine, asked, installed, judge, parse_
         (["ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"],
          "disk was full", True),
         (["error: error sending request for url (https://host/simple/six/)"], "could not be fetched", True),
-        (["ERROR: Package 'x' requires a different Python: 3.11.7 not in '<3.10'"], "does not support", False),
+        (["ERROR: Package 'x' requires a different Python: 3.11 not in '<3.10'"], "does not support", False),
         (["ERROR: 401 Client Error: Unauthorized for url"], "credentials", False),
         (["something else"], "exit code 2", False),
     ],

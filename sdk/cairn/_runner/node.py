@@ -104,9 +104,12 @@ class Node:
         self._tell("attempt_started", {"start_time": time, "pid": pids[0], "host": os.uname().nodename})
 
     def ended(self, end: End) -> None:
-        """Tells how it ended: all that end.json says."""
+        """Tells how it ended: what of end.json the event has fields for."""
+        from cairn.job.v1.events_pb2 import AttemptEnded
+
         self._over.set()
-        said = {name: value for name, value in asdict(end).items() if value is not None}
+        known = AttemptEnded.DESCRIPTOR.fields_by_name
+        said = {name: value for name, value in asdict(end).items() if value is not None and name in known}
         said["last_lines"] = [line[:_LONGEST_LINE] for line in end.last_lines]
         self._tell("attempt_ended", said)
 
