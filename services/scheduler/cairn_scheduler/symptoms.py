@@ -187,7 +187,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         "waited_for_input",
         r"^EOFError: EOF when reading a line|stdin is not a (tty|terminal)"
-        r"|the input device is not a TTY|^Aborted!?$|EOF when reading",
+        r"|the input device is not a TTY|^Aborted!?$|\[Y/n\] ?Abort\.$|could not read (Username|Password) for"
+        r"|Host key verification failed",
         Cause.USER_ERROR,
         "It waited for input, and a job has none: answer in advance with an option (such as -y), a "
         "variable or a file.",
