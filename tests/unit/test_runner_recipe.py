@@ -29,8 +29,10 @@ from cairn._runner.compatibility import Machine, asked, installed, judge, parse_
         (["ERROR: Could not install packages due to an OSError: [Errno 28] No space left on device"],
          "disk was full", True),
         (["error: error sending request for url (https://host/simple/six/)"], "could not be fetched", True),
-        (["ERROR: Package 'x' requires a different Python: 3.11.7 not in '<3.10'"], "does not support", False),
+        (["ERROR: 'x' requires a different Python: 3.11.7 not in '<3.10'"], "does not support", False),
         (["ERROR: 401 Client Error: Unauthorized for url"], "credentials", False),
+        (["error: No interpreter found for Python 3.99 in managed installations or search path"],
+         "no Python 3.11 on this machine", False),
         (["something else"], "exit code 2", False),
     ],
 )  # fmt: skip

@@ -136,9 +136,8 @@ _MISSING = re.compile(
     r"|Because (?P<uv>\S+) was not found in the package registry"
     r"|Because there (?:is|are) no versions? of (?P<version>\S+)"
 )
-_PYTHON = re.compile(
-    r"requires a different Python|No interpreter found|No download found for request|Requires-Python"
-)
+_NO_PYTHON = re.compile(r"No interpreter found|No download found for request")
+_PYTHON = re.compile(r"requires a different Python|Requires-Python")
 _BUILD = re.compile(
     r"Failed (?:building wheel for|to build) ['`]?(?P<name>[\w.-]+)|subprocess-exited-with-error"
     r"|metadata-generation-failed|failed-wheel-build-for-install"
@@ -177,6 +176,9 @@ def explain(lines: Sequence[str], *, python: str, code: int | None) -> Failure:
             "needs.",
             decisive,
         )
+    if _NO_PYTHON.search(text):
+        told = f"There is no Python {python} on this machine, and uv knows of none to fetch: choose another"
+        return Failure(f"{told} `cairn.env.python`.", decisive)
     if _PYTHON.search(text):
         told = f"A package does not support Python {python}: choose another `cairn.env.python`."
         return Failure(told, decisive)
