@@ -19,7 +19,7 @@ from cairn._runner.compatibility import Machine, asked, installed, judge, parse_
           "ERROR: Could not find a version that satisfies the requirement six (from versions: none)",
           "ERROR: No matching distribution found for six"], "could not be fetched", True),
         (["  × No solution found when resolving dependencies:",
-          "  ╰─▶ Because nosuch was not found in the package registry"], "cannot be met together", False),
+          "  ╰─▶ Because nosuch was not found in the package registry"], "no package `nosuch`", False),
         (["ERROR: Cannot install a==1 and b==2 because these have conflicting dependencies.",
           "ERROR: ResolutionImpossible: for help visit ..."], "cannot be met together", False),
         (["ERROR: Failed building wheel for flash-attn", "error: failed-wheel-build-for-install"],
