@@ -180,7 +180,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
         "mixed_cuda",
         r"undefined symbol: __nvJitLink|version `?'?libnvJitLink"
         r"|compiled with different CUDA (major )?versions|operator torchvision::nms does not exist"
-        r"|but source was compiled with: \d|jaxlib version \S+ is (newer|older)|undefined symbol: _ZN(K?3c10|2at|5torch)",
+        r"|but source was compiled with: \d|jaxlib version \S+ is (newer|older)"
+        r"|undefined symbol: _ZN(K?3c10|2at|5torch)",
         Cause.USER_ERROR,
         "Packages that were built for different versions of CUDA or torch meet here: install torch and all "
         "that builds on it (torchvision, extensions) in one go from one index, and keep other CUDA folders "
