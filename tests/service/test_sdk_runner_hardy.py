@@ -169,7 +169,7 @@ def test_system_metrics_come_by_themselves(make_job: MakeJob, runner_bus: server
     ]
     assert points
     assert {key.split("/")[0] for key in points[0]} == {"system"}
-    assert 0.2 < points[0]["system/cpu"] < 4
+    assert 0 < points[0]["system/cpu"] < 4
     assert 0.19 < points[0]["system/memory"] < 1
     assert 0 < points[0]["system/memory_percent"] <= 100
     end = job.end()

@@ -123,3 +123,52 @@ def test_the_configuration_is_private_and_the_environment_wins(tmp_path: Path) -
     path.write_text(json.dumps(["no object"]))
     with pytest.raises(ConfigError, match=r"config\.json cannot be used"):
         load_config(env)
+
+
+def test_an_environment_is_laid_over_a_task(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "code" / "req").mkdir(parents=True)
+    (tmp_path / "code" / "req" / "all.txt").write_text("-r base.txt\n")
+    (tmp_path / "code" / "req" / "base.txt").write_text("six\n")
+    monkeypatch.chdir(tmp_path / "code" / "req")
+    command = from_command(["python", "a.py"], Wishes(workdir="..", requirements="all.txt"))
+    assert yaml.safe_load(command.text)["cairn"] == {"env": {"requirements": "req/all.txt"}}
+    (tmp_path / "t.yaml").write_text("run: x\nworkdir: code\ncairn: {env: {python: '3.11', lock: uv.lock}}\n")
+    task = from_file(tmp_path / "t.yaml", Wishes(requirements="all.txt"))
+    wanted = {"python": "3.11", "requirements": "req/all.txt"}
+    assert yaml.safe_load(task.text)["cairn"] == {"env": wanted}
+
+
+@pytest.mark.parametrize(
+    ("env", "workdir", "told"),
+    [
+        ("{requirements: gone.txt}", "code", r"cairn\.env\.requirements: there is no file gone\.txt"),
+        ("{requirements: outer.txt}", "code", r"no file inner\.txt \(included by outer\.txt\)"),
+        ("{requirements: hidden.txt}", "code", r"hidden\.txt is in .*, but does not go along"),
+        ("{requirements: r.txt}", None, r"r\.txt is a file of the `workdir`, and the task has none"),
+        ("{lock: uv.lock}", "code", r"cairn\.env\.lock: there is no file pyproject\.toml"),
+        ("{conda: e.yml}", "code", r"cairn\.env\.conda: there is no file e\.yml"),
+    ],
+)
+def test_a_file_that_does_not_go_along_is_named_before_anything_is_sent(
+    tmp_path: Path, env: str, workdir: str | None, told: str
+) -> None:
+    code = tmp_path / "code"
+    code.mkdir()
+    for name, text in (("outer.txt", "-r inner.txt"), ("hidden.txt", "six"), (".gitignore", "hidden.txt\n"),
+                       ("r.txt", "six"), ("uv.lock", "")):  # fmt: skip
+        (code / name).write_text(text)
+    where = f"workdir: {workdir}\n" if workdir else ""
+    (tmp_path / "t.yaml").write_text(f"run: x\n{where}cairn: {{env: {env}}}\n")
+    with pytest.raises(CliError, match=told) as refused:
+        from_file(tmp_path / "t.yaml", Wishes())
+    assert refused.value.told.code == 2
+
+
+def test_requirements_outside_of_the_working_directory_are_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "code").mkdir()
+    (tmp_path / "r.txt").touch()
+    monkeypatch.chdir(tmp_path / "code")
+    with pytest.raises(CliError, match="is not in the working directory"):
+        from_command(["x"], Wishes(requirements="../r.txt"))

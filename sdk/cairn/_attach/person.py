@@ -164,7 +164,7 @@ def _raw(wanted: bool) -> Iterator[None]:
         return
     before = termios.tcgetattr(0)
     try:
-        tty.setraw(0)
+        tty.setraw(0, termios.TCSADRAIN)  # what was typed ahead is kept
         yield
     finally:
         termios.tcsetattr(0, termios.TCSADRAIN, before)
@@ -176,11 +176,11 @@ def _read_stdin(loop: asyncio.AbstractEventLoop, talk: _Talk, *, terminal: bool)
     with contextlib.suppress(ApiError, Unreachable, RuntimeError, asyncio.CancelledError):
         while data := _read():
             # Enter ~ . leaves, as in ssh: for when nothing else gets through.
-            tail = (tail + data)[-max(len(_LEAVE), len(data)) :]
+            tail += data.replace(b"\n", b"\r")
             if terminal and _LEAVE in tail:
                 loop.call_soon_threadsafe(talk.leave, 255)
                 return
-            tail = tail[-len(_LEAVE) :]
+            tail = tail[-len(_LEAVE) + 1 :]
             asyncio.run_coroutine_threadsafe(talk.line.write(data), loop).result()
         asyncio.run_coroutine_threadsafe(talk.line.say(pb.Input(end=True)), loop).result()
 

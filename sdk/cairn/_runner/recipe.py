@@ -90,7 +90,7 @@ class Failure:
     place: bool = False
 
 
-_DECISIVE = re.compile(r"^\s*(ERROR:|error:|error\b.*:|×|╰─|hint:|Because|And because|.*Error: )")
+_DECISIVE = re.compile(r"^\s*(ERROR:|error:|error\b.*:|×|╰─|hint:|cause:|Because|And because|.*Error: )")
 _NETWORK = re.compile(
     r"Retrying \(Retry\(total=|NewConnectionError|Temporary failure in name resolution"
     r"|Name or service not known|ReadTimeoutError|Read timed out|ConnectTimeout"
@@ -131,14 +131,11 @@ _OWN: tuple[tuple[str, str], ...] = (
         "A package is not in these conda channels: check its name, its version and `channels`.",
     ),
 )
-_MISSING = re.compile(
-    r"No matching distribution found for (?P<pip>[^\s(]+.*)"
-    r"|Because (?P<uv>\S+) was not found in the package registry"
-    r"|Because there (?:is|are) no versions? of (?P<version>\S+)"
-)
-_PYTHON = re.compile(
-    r"requires a different Python|No interpreter found|No download found for request|Requires-Python"
-)
+# Said by uv within a resolution that failed.
+_UNKNOWN = re.compile(r"Because (\S+) was not found in the\s+package registry")
+_MISSING = re.compile(r"No matching distribution found for ([^\s(]+.*)")
+_NO_PYTHON = re.compile(r"No interpreter found|No download found for request")
+_PYTHON = re.compile(r"requires a different Python|Requires-Python")
 _BUILD = re.compile(
     r"Failed (?:building wheel for|to build) ['`]?(?P<name>[\w.-]+)|subprocess-exited-with-error"
     r"|metadata-generation-failed|failed-wheel-build-for-install"
@@ -151,6 +148,8 @@ def explain(lines: Sequence[str], *, python: str, code: int | None) -> Failure:
     decisive = _decisive(lines)
     if _DISK.search(text):
         return Failure("The disk was full while the environment was built.", decisive, place=True)
+    if unknown := _UNKNOWN.search(text):
+        return Failure(_missing(unknown[1], python), decisive)
     for pattern, sentence in _OWN:
         if re.search(pattern, text):
             return Failure(sentence, decisive)
@@ -162,13 +161,7 @@ def explain(lines: Sequence[str], *, python: str, code: int | None) -> Failure:
             (told[:300], *decisive), place=True,
         )  # fmt: skip
     if missing := _MISSING.search(text):
-        name = next(group for group in missing.groups() if group).strip().rstrip(",")
-        return Failure(
-            f"There is no package `{name}` for Python {python} on {os.uname().machine}: check its name and "
-            "version, the Python version (`cairn.env.python`), and the index (`--index-url` in the "
-            "requirements).",
-            decisive,
-        )
+        return Failure(_missing(missing[1].strip(), python), decisive)
     if built := _BUILD.search(text):
         name = built.groupdict().get("name")
         return Failure(
@@ -177,10 +170,20 @@ def explain(lines: Sequence[str], *, python: str, code: int | None) -> Failure:
             "needs.",
             decisive,
         )
+    if _NO_PYTHON.search(text):
+        told = f"There is no Python {python} on this machine, and uv knows of none to fetch: choose another"
+        return Failure(f"{told} `cairn.env.python`.", decisive)
     if _PYTHON.search(text):
         told = f"A package does not support Python {python}: choose another `cairn.env.python`."
         return Failure(told, decisive)
     return Failure(f"The environment could not be built (exit code {code}).", decisive)
+
+
+def _missing(name: str, python: str) -> str:
+    return (
+        f"There is no package `{name}` for Python {python} on {os.uname().machine}: check its name and "
+        "version, the Python version (`cairn.env.python`), and the index (`--index-url` in the requirements)."
+    )
 
 
 def _decisive(lines: Sequence[str]) -> tuple[str, ...]:

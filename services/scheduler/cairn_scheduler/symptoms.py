@@ -145,7 +145,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         "driver_too_old",
         r"(CUDA )?driver version is insufficient|NVIDIA driver on your system is too old"
-        r"|forward compatibility was attempted on non supported HW",
+        r"|forward compatibility was attempted on non supported HW|CUDA_ERROR_UNSUPPORTED_PTX_VERSION"
+        r"|provided PTX was compiled with an unsupported toolchain",
         Cause.USER_ERROR,
         "The machine's NVIDIA driver is older than this CUDA needs: install a torch built for an older "
         "CUDA, or run on a machine with a newer driver.",
@@ -168,7 +169,36 @@ SYMPTOMS: tuple[Symptom, ...] = (
         hopeless=True,
     ),
     _symptom(
+        "nccl_mismatch",
+        r"undefined symbol: nccl\w+|libnccl\S*: (version|cannot open)|NCCL version mismatch",
+        Cause.USER_ERROR,
+        "This torch meets an NCCL of another version than it was built with: take other copies of libnccl "
+        "out of LD_LIBRARY_PATH, and install torch with the `nvidia-nccl-cu*` that it asks for.",
+        hopeless=True,
+    ),
+    _symptom(
+        "mixed_cuda",
+        r"undefined symbol: __nvJitLink|version `?'?libnvJitLink"
+        r"|compiled with different CUDA (major )?versions|operator torchvision::nms does not exist"
+        r"|but source was compiled with: \d|jaxlib version \S+ is (newer|older)"
+        r"|undefined symbol: _ZN(K?3c10|2at|5torch)",
+        Cause.USER_ERROR,
+        "Packages that were built for different versions of CUDA or torch meet here: install torch and all "
+        "that builds on it (torchvision, extensions) in one go from one index, and keep other CUDA folders "
+        "out of LD_LIBRARY_PATH.",
+        hopeless=True,
+    ),
+    _symptom(
         "missing_library",
+        r"lib(cudart|cublas\w*|cudnn\w*|cufft|curand|cusparse\w*|cusolver\w*|nvrtc|nvJitLink|cupti)\S*"
+        r": cannot open shared object",
+        Cause.USER_ERROR,
+        "A library of CUDA is missing: the package was built for a CUDA that is not installed. Install torch "
+        "(or jax[cuda12]) from PyPI, which brings its own, or a build for the CUDA that is there.",
+        hopeless=True,
+    ),
+    _symptom(
+        "missing_shared_object",
         r"ImportError: lib\S+\.so\S*: cannot open shared object|undefined symbol: \S*(cu|nccl"
         r"|cublas)",
         Cause.USER_ERROR,
@@ -187,7 +217,8 @@ SYMPTOMS: tuple[Symptom, ...] = (
     _symptom(
         "waited_for_input",
         r"^EOFError: EOF when reading a line|stdin is not a (tty|terminal)"
-        r"|the input device is not a TTY|^Aborted!?$|EOF when reading",
+        r"|the input device is not a TTY|^Aborted!?$|\[Y/n\] ?Abort\.$|could not read (Username|Password) for"
+        r"|Host key verification failed",
         Cause.USER_ERROR,
         "It waited for input, and a job has none: answer in advance with an option (such as -y), a "
         "variable or a file.",
