@@ -182,6 +182,23 @@ def test_summaries_added_batch_by_batch_are_those_of_the_values_that_show(
     assert_same(known[key], brute_force(events))
 
 
+@pytest.mark.parametrize(
+    ("first", "steps", "count", "last_step"),
+    [(5, 10, 15, 14), (0, 4, 10, 9), (9, 1, 10, 9), (10, 3, 13, 12), (0, 100, 100, 99)],
+)
+def test_a_summary_that_cannot_be_asked_for_is_estimated(
+    first: int, steps: int, count: int, last_step: int
+) -> None:
+    def of(first: int, steps: int) -> Summary:
+        rows = list(range(first, first + steps))
+        made = event(rows, [float(step) for step in rows], attempt=1, start=0)
+        return summary.batch_summaries(batch.points([made]))[MetricKey(*RUN, "loss")][1]
+
+    estimated = summary.estimate(of(0, 10), of(first, steps))
+    assert (estimated.count, estimated.last_step, estimated.last) == (count, last_step, float(last_step))
+    assert (estimated.min, estimated.max) == (0.0, float(last_step))
+
+
 def brute_force(events: list[tuple[int, list[tuple[int, float]]]]) -> Summary:
     shown: dict[int, tuple[tuple[int, int, int], float]] = {}
     for place, (attempt, rows) in enumerate(events):

@@ -7,14 +7,14 @@ and there the latest one.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_tracker.batch import MetricKey, Points
+from cairn_tracker.batch import MetricKey, Points, RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.model import Summary
 from cairn_tracker.native import Labels, encode
@@ -144,39 +144,27 @@ def width(extent: Extent, most: int) -> int:
     return -(-(extent.high - extent.low + 1) // most)
 
 
-async def summaries(store: ClickHouse, metrics: Iterable[MetricKey]) -> dict[MetricKey, Summary]:
-    """What metrics come to, worked out from all of their points."""
-    by_team: dict[str, list[MetricKey]] = {}
-    for metric in metrics:
-        by_team.setdefault(metric.team, []).append(metric)
-    found: dict[MetricKey, Summary] = {}
-    for team, asked in by_team.items():
-        columns = await store.query(
-            _SUMMARIES,
-            {
-                "team": team,
-                "runs": sorted({metric.run for metric in asked}),
-                "keys": sorted({metric.key for metric in asked}),
-                "first": 0,
-                "end": 2**63 - 1,
-            },
+async def summaries(store: ClickHouse, run: RunKey, keys: Collection[str]) -> dict[MetricKey, Summary]:
+    """What metrics of a run come to, worked out from all of their points.
+
+    Raises InvalidArgument where they are too many to look at within a few seconds.
+    """
+    columns = await store.query_briefly(
+        _SUMMARIES,
+        {"team": run.team, "runs": [run.uid], "keys": sorted(keys), "first": 0, "end": 2**63 - 1},
+    )
+    return {
+        MetricKey(run.team, uid, key): Summary(
+            last=last,
+            last_step=last_step,
+            count=count,
+            min=least,
+            min_step=least_at or 0,
+            max=most,
+            max_step=most_at or 0,
         )
-        for run, key, last, last_step, count, least, least_at, most, most_at in zip(*columns, strict=True):
-            found[MetricKey(team, run, key)] = Summary(
-                last=last,
-                last_step=last_step,
-                count=count,
-                min=least,
-                min_step=least_at or 0,
-                max=most,
-                max_step=most_at or 0,
-            )
-    return {metric: found[metric] for metric in _only(found, by_team)}
-
-
-def _only(found: Collection[MetricKey], asked: dict[str, list[MetricKey]]) -> list[MetricKey]:
-    """Of runs times keys, the pairs that were asked for."""
-    return [metric for metrics in asked.values() for metric in metrics if metric in found]
+        for uid, key, last, last_step, count, least, least_at, most, most_at in zip(*columns, strict=True)
+    }
 
 
 def _series(columns: Sequence[Sequence[Any]], exact: dict[tuple[str, str], bool]) -> list[Series]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -16,14 +17,15 @@ class Change(NamedTuple):
 
     # Metrics whose points all lie beyond what was known: their summaries follow from the two.
     added: dict[MetricKey, Summary]
-    # Metrics of which steps were logged before, or late: to be asked from the points themselves.
-    revisited: set[MetricKey]
+    # Metrics of which steps were logged before, or late: to be asked from the points themselves. What they
+    # come to as far as that can be told without.
+    revisited: dict[MetricKey, Summary]
 
 
 def change(points: Points, known: Mapping[MetricKey, Summary]) -> Change:
     """The new summaries, without looking at older points where that can be avoided."""
     added: dict[MetricKey, Summary] = {}
-    revisited: set[MetricKey] = set()
+    revisited: dict[MetricKey, Summary] = {}
     for metric, (first_step, fresh) in batch_summaries(points).items():
         before = known.get(metric)
         if before is None:
@@ -31,7 +33,7 @@ def change(points: Points, known: Mapping[MetricKey, Summary]) -> Change:
         elif first_step > before.last_step:
             added[metric] = follow(before, fresh)
         else:
-            revisited.add(metric)
+            revisited[metric] = estimate(before, fresh)
     return Change(added, revisited)
 
 
@@ -48,6 +50,19 @@ def follow(before: Summary, after: Summary) -> Summary:
         min_step=least.min_step,
         max=most.max,
         max_step=most.max_step,
+    )
+
+
+def estimate(before: Summary, after: Summary) -> Summary:
+    """Two summaries as one, where steps of the second may be among those of the first: extremes that were
+    logged over still count, and of the steps up to the last one before none is taken for new."""
+    newer = after.last_step >= before.last_step
+    both = follow(before, after)
+    return replace(
+        both,
+        last=after.last if newer else before.last,
+        last_step=after.last_step if newer else before.last_step,
+        count=before.count + max(0, min(after.count, after.last_step - before.last_step)),
     )
 
 
