@@ -7,11 +7,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from cairn_server import processes
+from cairn_server import supervisor as supervisors
 from cairn_server.backends.program import NotReady, Program
 from cairn_server.supervisor import StartError, State, Supervisor
 
@@ -67,6 +69,38 @@ async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     assert second is not None
     assert began is not None
     assert not processes.is_same(second, began)
+
+
+async def test_a_child_whose_log_cannot_be_opened_is_tried_until_it_can(tmp_path: Path) -> None:
+    changes = Changes()
+    supervisor = Supervisor(tmp_path, changes)
+    async with supervisor.running([sleeper(tmp_path)]):
+        child = supervisor.children[0]
+        assert child.pid is not None
+        (tmp_path / "sleeper.log").unlink()
+        (tmp_path / "sleeper.log").mkdir()
+        os.kill(child.pid, signal.SIGKILL)
+        await changes.until(lambda: child.restarts == 3)
+        (tmp_path / "sleeper.log").rmdir()
+        await changes.until(lambda: child.state is State.READY)
+
+
+async def test_a_child_that_answers_but_ails_is_started_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisors, "_LOOK_SECONDS", 0.05)
+    reasons: list[str | None] = [None, "its disk was full", None]
+    changes = Changes()
+    supervisor = Supervisor(tmp_path, changes)
+
+    async def ailing() -> str | None:
+        return reasons.pop(0) if reasons else None
+
+    async with supervisor.running([replace(sleeper(tmp_path), ailing=ailing)]):
+        child = supervisor.children[0]
+        first = child.pid
+        await changes.until(lambda: child.restarts == 1 and child.state is State.READY)
+        assert child.pid not in (None, first)
 
 
 async def test_what_a_child_started_in_its_own_session_outlives_it(tmp_path: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
 import re
 import sys
 from collections.abc import MutableMapping
-from typing import Any
+from typing import Any, TextIO, cast
 
 import structlog
 
@@ -33,6 +35,7 @@ def configure_logging(service: str, level: str) -> None:
         structlog.processors.StackInfoRenderer(),
     ]
     terminal = sys.stderr.isatty()
+    output = cast(TextIO, _Lossy(sys.stderr))
     ending: list[structlog.typing.Processor] = (
         [redact, structlog.dev.ConsoleRenderer()]
         if terminal
@@ -42,10 +45,10 @@ def configure_logging(service: str, level: str) -> None:
     structlog.configure(
         processors=[*shared, *ending],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=structlog.WriteLoggerFactory(file=output),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(output)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
@@ -66,6 +69,26 @@ def redact(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[s
         elif isinstance(value, str):
             event[key] = _SECRET_TEXT.sub(_HIDDEN, value)
     return event
+
+
+class _Lossy(io.TextIOBase):
+    """A stream of log lines; one that cannot be written (a full disk, a closed pipe) is lost, and only that.
+
+    A line is written where a transaction has committed or a process was started: an error of the log's own
+    there would be taken for one of the work.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with contextlib.suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with contextlib.suppress(OSError):
+            self._stream.flush()
 
 
 class _Naming:

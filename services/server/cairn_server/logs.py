@@ -24,15 +24,21 @@ def open_for(folder: Path, name: str) -> IO[bytes]:
 
 
 def rotate(file: Path, *, most: int = MOST) -> None:
-    """Copies a log of more than `most` bytes aside and empties it; its writers append and notice nothing."""
+    """Copies a log of more than `most` bytes aside and empties it; its writers append and notice nothing.
+
+    Where the disk has no place for the copy, the end of the log is not kept: a log is what may go first.
+    """
     try:
         if file.stat().st_size <= most:
             return
     except FileNotFoundError:
         return
     aside = file.with_name(f"{file.name}.1")
-    shutil.copyfile(file, aside)
-    aside.chmod(0o600)
+    try:
+        shutil.copyfile(file, aside)
+        aside.chmod(0o600)
+    except OSError:
+        aside.unlink(missing_ok=True)
     os.truncate(file, 0)
 
 

@@ -28,6 +28,8 @@ _LONGEST_PAUSE = 10.0
 # A process that lived so long (seconds) was well; its next death is a first one again.
 _WELL_AFTER = 20.0
 _READY_WITHIN = 45.0
+# How often a program that can ail is asked.
+_LOOK_SECONDS = 15.0
 # So many deaths before it ever answered mean that it cannot run.
 _HOPELESS_AFTER = 4
 
@@ -111,7 +113,8 @@ class Supervisor:
             started = time.monotonic()
             try:
                 await self._live(child)
-            except (NotReady, SetupError) as error:
+            except (NotReady, SetupError, OSError) as error:
+                # OSError: no place for its log, no memory for a fork. Both pass.
                 log.warning("child.unready", child=child.program.name, error=str(error))
             if time.monotonic() - started > _WELL_AFTER:
                 pause = _FIRST_PAUSE
@@ -139,7 +142,7 @@ class Supervisor:
             child.first_ready.set()
             self._move(child, State.READY)
             if not child.stopping:
-                await over
+                await _over_or_ailing(program, over)
         finally:
             over.cancel()
             await asyncio.shield(_end(process, program))
@@ -167,6 +170,17 @@ class Supervisor:
     def _move(self, child: Child, state: State) -> None:
         child.state = state
         self.changed()
+
+
+async def _over_or_ailing(program: Program, over: asyncio.Task[None]) -> None:
+    """Returns when the process has ended, or says that only a restart will cure it."""
+    if program.ailing is None:
+        return await over
+    while not over.done():
+        await asyncio.wait({over}, timeout=_LOOK_SECONDS)
+        if not over.done() and (reason := await program.ailing()) is not None:
+            log.warning("child.ailing", child=program.name, reason=reason)
+            return
 
 
 async def _end(process: subprocess.Popen[bytes], program: Program) -> None:

@@ -241,8 +241,9 @@ async def _log_keeper(home: Home) -> AsyncIterator[None]:
     async def keep() -> None:
         while True:
             await asyncio.sleep(_LOOK_AFTER_LOGS)
-            for file in home.logs.glob("*.log"):
-                await asyncio.to_thread(logs.rotate, file)
+            with suppress(OSError):
+                for file in home.logs.glob("*.log"):
+                    await asyncio.to_thread(logs.rotate, file)
 
     task = asyncio.create_task(keep())
     try:

@@ -160,7 +160,7 @@ class SkyCluster:
     def adopt(self) -> None:
         """Finds the attempts of earlier schedulers. Call it once, before anything else.
 
-        One that SkyPilot is not known to have is not listed: it is ordered again, by the same name.
+        One of which it is not known that SkyPilot has it is not listed: it is ordered again by its name.
         """
         for record in self._kept.all():
             if record.phase == records.LAUNCHING and not record.request:
@@ -232,8 +232,8 @@ class SkyCluster:
     async def _bring_up(self, watched: Watched, task: str | None, *, anew: bool = False) -> None:
         """Launches, waiting for a server that is away; ends the attempt where that cannot succeed.
 
-        `task` None: the launch is under way since an earlier scheduler; where the server has forgotten it,
-        the attempt is to be ordered again. `anew`: something of an earlier launch may be there still.
+        `task` None: the launch is under way since an earlier scheduler; where the server has forgotten it the
+        attempt is to be ordered again. `anew`: something of an earlier launch may be there still.
         """
         pause = _PAUSES[0]
         async with self._launches:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +31,8 @@ JOBS = "JOBS"
 _OF_RUNS = "cairn.v1.job.run.>"
 # All that they hear: that an attempt is to stop; each run its own alone, by its permissions.
 _FOR_RUNNERS = "cairn.v1.scheduler.attempt.stopping.>"
+# Bytes that a disk has to have free before a server that found it full is started anew.
+_ROOM = 64 * 2**20
 # Signs what the callout answers.
 ISSUER = "issuer"
 
@@ -63,9 +67,15 @@ def prepare(folder: Path, *, port: int, config: Path, keys: NatsKeys | None) -> 
     config.touch(mode=0o600)
     config.write_text(render(folder, port=port) + (accounts(keys) if keys else ""))
     seed = keys.seeds[SERVER] if keys else None
+    url = f"nats://127.0.0.1:{port}"
 
     async def probe() -> None:
-        await _ask_jetstream(f"nats://127.0.0.1:{port}", seed)
+        await _ask_jetstream(url, seed)
+
+    async def ailing() -> str | None:
+        if keys is None or shutil.disk_usage(folder).free < _ROOM:
+            return None
+        return await _write_error(url, keys.seeds[SYSTEM])
 
     return Program(
         name="nats",
@@ -73,6 +83,7 @@ def prepare(folder: Path, *, port: int, config: Path, keys: NatsKeys | None) -> 
         env={"HOME": str(folder)},
         port=port,
         probe=probe,
+        ailing=ailing,
     )
 
 
@@ -136,6 +147,28 @@ def _service(name: str, public: str) -> str:
 
 
 async def _ask_jetstream(url: str, seed: str | None) -> None:
+    try:
+        async with _connected(url, seed) as connection:
+            await connection.jetstream(timeout=2).account_info()
+    except (NatsError, OSError, TimeoutError) as error:
+        raise NotReady(f"JetStream info: {error!r}") from error
+
+
+async def _write_error(url: str, seed: str) -> str | None:
+    """What a stream met when it was written to. It takes nothing more until the server starts anew, also when
+    the disk has room again."""
+    try:
+        async with _connected(url, seed) as connection:
+            answer = await connection.request("$SYS.REQ.SERVER.PING.HEALTHZ", b'{"details": true}', timeout=2)
+        errors = json.loads(answer.data)["data"].get("errors") or ()
+        return next((each["error"] for each in errors if "write error" in each["error"]), None)
+    except (NotReady, NatsError, OSError, TimeoutError, ValueError, KeyError, TypeError):
+        return None
+
+
+@asynccontextmanager
+async def _connected(url: str, seed: str | None) -> AsyncIterator[Client]:
+    """One connection without retries. Raises `NotReady` where it is refused, and the client's errors."""
     connection = Client()
     try:
         await connection.connect(
@@ -150,9 +183,7 @@ async def _ask_jetstream(url: str, seed: str | None) -> None:
         # A refused connection can look like an open one (the server asks the callout after its first ping).
         if not connection.is_connected:
             raise NotReady("connect: refused")
-        await connection.jetstream(timeout=2).account_info()
-    except (NatsError, OSError, TimeoutError) as error:
-        raise NotReady(f"JetStream info: {error!r}") from error
+        yield connection
     finally:
         await connection.close()
 

@@ -50,7 +50,8 @@ class Program:
     """One process to start: its command line, environment, and the query that shows it is ready.
 
     `probe` raises `NotReady` (nothing else) until the program answers. `reclaim` frees what an earlier
-    process of this program may have left behind; it is called before each start.
+    process of this program may have left behind; it is called before each start. `ailing`, asked now and
+    then, says why a process that answers has to be started again, or None; it raises nothing.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Program:
     port: int | None = None
     probe: Callable[[], Awaitable[None]] = _at_once
     reclaim: Callable[[], None] | None = None
+    ailing: Callable[[], Awaitable[str | None]] | None = None
     cwd: Path = Path("/")
     stop_signal: signal.Signals = signal.SIGTERM
     stop_grace: float = 10.0
