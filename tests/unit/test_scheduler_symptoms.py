@@ -164,7 +164,7 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def ending(cause: Cause | None, *, ran: float = 1.0, hopeless: bool = False) -> Ending:
-    return Ending(cause, "", 1, 0, NOW, NOW + timedelta(seconds=ran), hopeless)
+    return Ending(cause, "", 1, 0, NOW, NOW + timedelta(seconds=ran), hopeless=hopeless)
 
 
 def attempt(cause: Cause, *, ran: float = 1.0) -> Attempt:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
+from cairn_scheduler.model import Cause
 
 LAUNCHING, UP, ENDED, DOWN = "launching", "up", "ended", "down"
 
@@ -71,8 +72,17 @@ def _read(path: Path) -> Record | None:
     try:
         raw = json.loads(path.read_text())
         if raw["evidence"] is not None:
-            lines = tuple(raw["evidence"].pop("last_lines"))
-            raw["evidence"] = Evidence(**raw["evidence"], last_lines=lines)
+            raw["evidence"] = _evidence(raw["evidence"])
         return Record(**raw)
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _evidence(raw: dict[str, Any]) -> Evidence:
+    lines, others, taken = (raw.pop(name) for name in ("last_lines", "others", "taken"))
+    return Evidence(
+        **raw,
+        last_lines=tuple(lines),
+        others=tuple(_evidence(other) for other in others),
+        taken=None if taken is None else Cause(taken),
+    )
