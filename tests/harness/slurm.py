@@ -1,4 +1,9 @@
-"""A real Slurm of several nodes on this machine, driven by the real SkyPilot: `up.sh`, `down.sh`."""
+"""A real Slurm of several nodes on this machine, driven by the real SkyPilot.
+
+How it is brought up differs from system to system, so that is not part of this repository: CAIRN_TEST_SLURM
+names a folder with an `up.sh` and a `down.sh`, which are told where and on which port by SKYSLURM_HOME and
+SKYSLURM_API_PORT.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +16,6 @@ from pathlib import Path
 
 SETTING = "CAIRN_TEST_SLURM"
 CLUSTER = "lab"
-_HERE = Path(__file__).parent
 _UP_SECONDS = 1200
 
 
@@ -30,13 +34,17 @@ class Slurm:
 
 def why_not() -> str | None:
     """Why there can be no Slurm here, as a sentence; None where there can."""
-    if os.environ.get(SETTING) != "1":
-        return f"{SETTING}=1 is not set: Slurm is installed from Debian's packages, by root, in minutes"
+    if not (_recipe() / "up.sh").is_file():
+        return f"{SETTING} names no folder with an up.sh that brings up Slurm with SkyPilot in front"
     if os.geteuid() != 0:
         return "Slurm's daemons are started by root, and these tests are not run by root"
     if shutil.which("apt-get") is None:
         return "Slurm is installed from Debian's packages, and there is no apt-get here"
     return None
+
+
+def _recipe() -> Path:
+    return Path(os.environ.get(SETTING) or os.devnull)
 
 
 def up() -> Slurm:
@@ -45,7 +53,7 @@ def up() -> Slurm:
     port = os.environ.get("SKYSLURM_API_PORT", "46611")
     env = {**os.environ, "SKYSLURM_HOME": str(home), "SKYSLURM_API_PORT": port}
     done = subprocess.run(
-        [_HERE / "up.sh"],
+        [_recipe() / "up.sh"],
         env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -60,4 +68,4 @@ def up() -> Slurm:
 def down(slurm: Slurm) -> None:
     """Stops what `up` started; what was installed stays, so that the next time is quick."""
     env = {**os.environ, "SKYSLURM_HOME": str(slurm.home)}
-    subprocess.run([_HERE / "down.sh"], env=env, capture_output=True, timeout=120, check=False)
+    subprocess.run([_recipe() / "down.sh"], env=env, capture_output=True, timeout=120, check=False)
