@@ -29,8 +29,9 @@ SYSTEM = "system"
 # publisher names, with all rights of the account it goes to, ends among jobs.
 JOBS = "JOBS"
 _OF_RUNS = "cairn.v1.job.run.>"
-# All that they hear: that an attempt is to stop; each run its own alone, by its permissions.
-_FOR_RUNNERS = "cairn.v1.scheduler.attempt.stopping.>"
+# All that they hear: that an attempt is to stop, and that somebody wants to reach into it; each run its own
+# alone, by its permissions.
+_FOR_RUNNERS = ("cairn.v1.scheduler.attempt.stopping.>", "cairn.v1.scheduler.session.opened.>")
 # Bytes that a disk has to have free before a server that found it full is started anew.
 _ROOM = 64 * 2**20
 # Signs what the callout answers.
@@ -109,13 +110,17 @@ def accounts(keys: NatsKeys) -> str:
     """Who may do what: the part of the config that an external server includes, too. Public keys only."""
     services = "\n".join(_service(name, keys.public(name)) for name in SERVICES)
     may = f'publish: [{_SERVER_MAY}], subscribe: ["_INBOX.>"]'
+    told = ", ".join(f'{{ stream: "{subject}" }}' for subject in _FOR_RUNNERS)
+    heard = "\n    ".join(
+        f'{{ stream: {{ account: CAIRN, subject: "{subject}" }} }}' for subject in _FOR_RUNNERS
+    )
     bypass = ", ".join(keys.public(name) for name in (*SERVICES, SERVER, CALLOUT, SYSTEM))
     return f"""\
 accounts {{
   AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
   CAIRN: {{
     jetstream: enabled
-    exports: [ {{ service: "{_OF_RUNS}" }}, {{ stream: "{_FOR_RUNNERS}" }} ]
+    exports: [ {{ service: "{_OF_RUNS}" }}, {told} ]
     users: [
 {services}
       # cairn up, cairn dead-letters
@@ -124,7 +129,7 @@ accounts {{
   }}
   {JOBS}: {{ imports: [
     {{ service: {{ account: CAIRN, subject: "{_OF_RUNS}" }} }}
-    {{ stream: {{ account: CAIRN, subject: "{_FOR_RUNNERS}" }} }}
+    {heard}
   ] }}
   SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}
 }}
