@@ -225,16 +225,16 @@ def test_files_come_back_as_they_were(client: Client, tmp_path: Path) -> None:
     assert (tmp_path / "back/0.txt").read_text() == "file 0"
 
 
-def test_a_job_in_an_environment_of_its_own(
-    platform: Platform, client: Client, tmp_path: Path
-) -> None:
+def test_a_job_in_an_environment_of_its_own(platform: Platform, client: Client, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text("import importlib.util as u\nassert not u.find_spec('grpc')\n" + TRAIN)
     (tmp_path / "requirements.txt").write_text("# nothing but what every environment has\n")
     command = ["run", "-f", "--json", "--name", "apart", "-r", "requirements.txt", "--", "python", "train.py"]
     done = platform.cairn(*command, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     record = json.loads(done.stdout)
-    assert (record["state"], record["attempts"]) == ("SUCCEEDED", 2), "it goes on without the platform's packages"
+    assert (record["state"], record["attempts"]) == ("SUCCEEDED", 2), (
+        "it goes on without the platform's packages"
+    )
     assert "begins at 4" in done.stderr
     assert "built in" in done.stderr
     assert "ready in" in done.stderr
@@ -244,7 +244,7 @@ def test_a_job_in_an_environment_of_its_own(
     assert (platform.data / "scheduler" / "environments" / digest).is_dir()
 
     (tmp_path / "requirements.txt").write_text("no-such-package-at-all==1\n")
-    failed = platform.cairn(*command[:-4], "--env", "PIP_NO_INDEX=1", *command[-4:], cwd=tmp_path)
+    failed = platform.cairn(*command[:-3], "--env", "PIP_NO_INDEX=1", *command[-3:], cwd=tmp_path)
     assert failed.returncode == 1
     [attempt] = client.job(json.loads(failed.stdout)["id"])["attempts"]
     assert attempt["cause"] == "CAUSE_USER_ERROR"

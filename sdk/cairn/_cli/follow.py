@@ -13,7 +13,7 @@ from rich.status import Status
 from cairn._cli.records import Record, fetch, merge
 from cairn._cli.session import Session
 from cairn._cli.text import clean, clean_line
-from cairn._http import Json
+from cairn._http import ApiError, Json
 from cairn.client import Client
 
 # These say nothing about log lines.
@@ -93,7 +93,13 @@ def follow(session: Session, uid: str, shown: Shown) -> Record:
             ):
                 record = merge(*fetch(client, uid))
             waiting.show(record)
-            cursor, complete = drain(client, uid, cursor, shown, waiting.over(printer.lines))
+            try:
+                cursor, complete = drain(client, uid, cursor, shown, waiting.over(printer.lines))
+            except ApiError as error:
+                # A job of this very moment: its run is not known yet, and an event will say when it is.
+                if error.status != 404 or cursor:
+                    raise
+                continue
             if complete:
                 break
     finally:
