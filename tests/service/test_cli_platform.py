@@ -246,7 +246,7 @@ def test_a_job_in_an_environment_of_its_own(platform: Platform, client: Client, 
     assert (platform.data / "scheduler" / "environments" / digest).is_dir()
 
     (tmp_path / "requirements.txt").write_text("no-such-package-at-all==1\n")
-    failed = platform.cairn(*command[:-4], "--env", "PIP_NO_INDEX=1", *command[-4:], cwd=tmp_path)
+    failed = platform.cairn(*command[:-3], "--env", "PIP_NO_INDEX=1", *command[-3:], cwd=tmp_path)
     assert failed.returncode == 1
     [attempt] = client.job(json.loads(failed.stdout)["id"])["attempts"]
     assert attempt["cause"] == "CAUSE_USER_ERROR"

@@ -326,5 +326,5 @@ def test_a_flood_of_output_arrives_whole_and_long_lines_are_cut(make_job: MakeJo
     out = [text for _, stream, text in job.lines(bus.url) if stream == "STDOUT"]
     assert out[:50000] == [str(n) for n in range(1, 50001)]
     assert out[50000].endswith("x ... [134,464 bytes cut]")
-    assert len(out[50000]) == 64 * 1024 + len(" ... [cut]")
+    assert len(out[50000]) == 64 * 1024 + len(" ... [134,464 bytes cut]")
     assert out[50001:] == ["last"]

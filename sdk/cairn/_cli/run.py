@@ -114,13 +114,14 @@ def _order(ctx: click.Context, task: Path | None, wishes: Wishes) -> Task:
 
 def _submit(session: Session, order: Task, name: str, dry_run: bool) -> Json:
     client = session.client
-    code = None if order.workdir is None else _code(session, order.workdir, upload=not dry_run)
+    code = None if order.workdir is None else pack_and_send(session, order.workdir, upload=not dry_run)
     submit = client.submit_sweep if order.sweep else client.submit
     with _status(session, "checking" if dry_run else "queueing"):
         return submit(order.text, code=code, name=name, validate_only=dry_run)
 
 
-def _code(session: Session, folder: Path, *, upload: bool) -> Json:
+def pack_and_send(session: Session, folder: Path, *, upload: bool = True) -> Json:
+    """A folder as the code of a job."""
     with _status(session, f"packing {folder}"):
         bundle = pack(folder)
     try:

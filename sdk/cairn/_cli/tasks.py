@@ -57,7 +57,7 @@ def from_file(path: Path, wishes: Wishes) -> Task:
     environments.check(task, workdir)
     cairn = task.get("cairn")
     return Task(
-        text=_dump(task) if changed else text,
+        text=to_yaml(task) if changed else text,
         workdir=workdir,
         sweep=isinstance(cairn, dict) and "sweep" in cairn,
         name=path.stem,
@@ -71,7 +71,7 @@ def from_command(command: Sequence[str], wishes: Wishes) -> Task:
     _overlay(task, wishes, workdir)
     environments.check(task, workdir)
     task["run"] = command[0] if len(command) == 1 else shlex.join(command)
-    return Task(text=_dump(task), workdir=workdir, name=str(task["name"]))
+    return Task(text=to_yaml(task), workdir=workdir, name=str(task["name"]))
 
 
 def name_of(command: Sequence[str]) -> str:
@@ -81,6 +81,11 @@ def name_of(command: Sequence[str]) -> str:
     if "-m" in words[:-1] and not script.endswith((".py", ".sh")):
         script = words[words.index("-m") + 1].rsplit(".", 1)[-1]
     return _NOT_IN_NAME.sub("-", Path(script).stem).strip("-")[:60] or "job"
+
+
+def workdir_of(given: str) -> Path:
+    """The folder to take along, as named here. Raises `CliError`."""
+    return _folder(Path.cwd(), given)
 
 
 def parse_envs(pairs: Sequence[str]) -> dict[str, str]:
@@ -134,7 +139,7 @@ def _overlay(task: dict[str, Any], wishes: Wishes, workdir: Path | None) -> bool
         task, "resources",
         {
             "infra": wishes.infra, "cpus": wishes.cpus, "memory": wishes.memory,
-            "accelerators": _gpus(wishes.gpus),
+            "accelerators": gpus_wanted(wishes.gpus),
         },
     )  # fmt: skip
     _set(task, "envs", wishes.envs)
@@ -168,7 +173,7 @@ def _set_requirements(task: dict[str, Any], given: str, workdir: Path | None) ->
     _set(task, "cairn", {"env": {**({"python": python} if python else {}), "requirements": requirements}})
 
 
-def _gpus(given: str) -> str:
+def gpus_wanted(given: str) -> str:
     """`2` is any two GPUs; `A100:2` is what SkyPilot writes."""
     return f"GPU:{given}" if given.isdigit() else given
 
@@ -180,7 +185,13 @@ def _folder(base: Path, given: str) -> Path:
     return folder
 
 
-def _dump(task: dict[str, Any]) -> str:
+def to_yaml(task: dict[str, Any]) -> str:
+    """A task file's text; scripts stand in it as they were written."""
     import yaml
 
-    return str(yaml.safe_dump(task, sort_keys=False, allow_unicode=True, default_flow_style=False))
+    class Dumper(yaml.SafeDumper):
+        def represent_str(self, data: str) -> Any:
+            return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+
+    Dumper.add_representer(str, Dumper.represent_str)
+    return str(yaml.dump(task, Dumper=Dumper, sort_keys=False, allow_unicode=True, default_flow_style=False))
