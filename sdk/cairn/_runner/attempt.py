@@ -42,9 +42,7 @@ def run_attempt(path: Path) -> None:
 class Attempt:
     """The steps of an attempt; each leaves what it found out in `self._end`."""
 
-    def __init__(
-        self, folder: Folder, launch: Launch, signals: Signals, place: Place | None = None
-    ) -> None:
+    def __init__(self, folder: Folder, launch: Launch, signals: Signals, place: Place | None = None) -> None:
         self._place = place or ThisMachine(launch)
         self._folder = folder
         self._launch = launch
