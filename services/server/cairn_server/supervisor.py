@@ -146,6 +146,8 @@ class Supervisor:
         finally:
             over.cancel()
             await asyncio.shield(_end(process, program))
+            if program.after:
+                await asyncio.shield(asyncio.to_thread(program.after))
             child.pid = None
             self._move(child, State.STOPPED)
             log.info("child.ended", child=program.name, pid=process.pid, exit_code=process.returncode)

@@ -60,6 +60,8 @@ class Program:
     port: int | None = None
     probe: Callable[[], Awaitable[None]] = _at_once
     reclaim: Callable[[], None] | None = None
+    # Ends what a process leaves running that is of no use without it; called after each end.
+    after: Callable[[], None] | None = None
     ailing: Callable[[], Awaitable[str | None]] | None = None
     cwd: Path = Path("/")
     stop_signal: signal.Signals = signal.SIGTERM

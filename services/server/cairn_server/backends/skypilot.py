@@ -89,6 +89,7 @@ def prepare(folder: Path, *, port: int, operator: Mapping[str, str]) -> Program:
         port=port,
         probe=probe,
         reclaim=lambda: end_leftovers(folder),
+        after=lambda: end_leftovers(folder),
         cwd=home,
         stop_grace=15.0,
     )
