@@ -92,13 +92,7 @@ def follow(session: Session, uid: str, shown: Shown) -> Record:
             ):
                 record = merge(*fetch(client, uid))
             waiting.show(record)
-            try:
-                cursor, complete = drain(client, uid, cursor, shown, waiting.over(printer.lines))
-            except ApiError as error:
-                # A job of this very moment: its run is not known yet, and an event will say when it is.
-                if error.status != 404 or cursor:
-                    raise
-                continue
+            cursor, complete = drain(client, uid, cursor, shown, waiting.over(printer.lines))
             if complete:
                 break
     finally:

@@ -7,7 +7,7 @@ import gzip
 import json
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -80,6 +80,7 @@ def _launch(order: Order, around: Surroundings) -> Mapping[str, object]:
         "max_runtime": spec.max_runtime,
         "grace": spec.grace,
         "code": {"digest": code.digest, "size": code.size} if code.digest else None,
+        "environment": asdict(spec.environment) if spec.environment else None,
         "url": around.url,
         "bus_url": around.bus_url,
     }
