@@ -158,7 +158,9 @@ async def test_a_runs_token_publishes_for_its_run_and_does_nothing_else(quota: Q
         ]
         assert [subject for subject in refused if await job.may_publish(subject)] == []
         heard = [">", "_INBOX.>", "cairn.v1.>", f"cairn.v1.job.run.*.main.{run}", "$SYS.>", "*.>"]
+        heard += [f"cairn.v1.scheduler.session.opened.main.{other}", f"cairn.v1.scheduler.job.*.main.{run}"]
         assert [subject for subject in heard if await job.may_subscribe(subject)] == []
+        assert await job.may_subscribe(f"cairn.v1.scheduler.session.opened.main.{run}")
 
 
 async def test_no_answer_of_the_bus_is_led_to_where_the_job_may_not_publish(quota: Quota, bus: Bus) -> None:
