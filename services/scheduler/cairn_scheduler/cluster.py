@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
@@ -24,6 +24,29 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
+
+    def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
+        """What every runner is told, wherever it runs: the common part of launch.json."""
+        spec, code = self.spec, self.code
+        return {
+            "team": self.team,
+            "run_uid": self.run_uid,
+            "attempt_uid": self.attempt_uid,
+            "attempt": self.attempt,
+            "display_name": self.display_name,
+            "setup": spec.setup,
+            "run": spec.run,
+            "envs": spec.envs,
+            "params": spec.params,
+            "num_nodes": spec.num_nodes,
+            "cpu_milli": spec.resources.cpu_milli,
+            "max_runtime": spec.max_runtime,
+            "grace": spec.grace,
+            "environment": asdict(spec.environment) if spec.environment else None,
+            "code": {"digest": code.digest, "size": code.size} if code.digest else None,
+            "url": url,
+            "bus_url": bus_url,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -193,28 +193,11 @@ def prune(root: Path) -> None:
 
 
 def _launch(order: Order, around: Surroundings, gpu_ids: Sequence[Sequence[int]]) -> dict[str, object]:
-    spec, code = order.spec, order.code
     return {
-        "team": order.team,
-        "run_uid": order.run_uid,
-        "attempt_uid": order.attempt_uid,
-        "attempt": order.attempt,
-        "display_name": order.display_name,
-        "setup": spec.setup,
-        "run": spec.run,
-        "envs": spec.envs,
-        "params": spec.params,
-        "num_nodes": spec.num_nodes,
-        "cpu_milli": spec.resources.cpu_milli,
+        **order.launch(url=around.url, bus_url=around.bus_url),
         "gpu_ids": [list(rank) for rank in gpu_ids],
-        "max_runtime": spec.max_runtime,
-        "grace": spec.grace,
-        "environment": asdict(spec.environment) if spec.environment else None,
         "environments": around.environments,
         "environments_bytes": around.environments_bytes,
-        "code": {"digest": code.digest, "size": code.size} if code.digest else None,
-        "url": around.url,
-        "bus_url": around.bus_url,
         "notify": around.notify,
         "path": around.path,
         "boot": processes.boot(),

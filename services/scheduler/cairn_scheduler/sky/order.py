@@ -6,8 +6,7 @@ import base64
 import gzip
 import json
 import shlex
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
@@ -54,33 +53,11 @@ def script(order: Order, *, tool: Tool, around: Surroundings) -> str:
         "NEEDS": " ".join(shlex.quote(need) for need in tool.needs),
     }
     head = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
-    launch = gzip.compress(json.dumps(_launch(order, around)).encode(), mtime=0)
+    told = order.launch(url=around.url, bus_url=around.bus_url)
+    launch = gzip.compress(json.dumps(told).encode(), mtime=0)
     text = (files("cairn_scheduler.sky") / "node.sh").read_text()
     return head + text.replace("@TOOL@", _lines(tool.archive)).replace("@LAUNCH@", _lines(launch))
 
 
 def _lines(data: bytes) -> str:
     return base64.encodebytes(data).decode().strip()
-
-
-def _launch(order: Order, around: Surroundings) -> Mapping[str, object]:
-    spec, code = order.spec, order.code
-    return {
-        "team": order.team,
-        "run_uid": order.run_uid,
-        "attempt_uid": order.attempt_uid,
-        "attempt": order.attempt,
-        "display_name": order.display_name,
-        "setup": spec.setup,
-        "run": spec.run,
-        "envs": spec.envs,
-        "params": spec.params,
-        "num_nodes": spec.num_nodes,
-        "cpu_milli": spec.resources.cpu_milli,
-        "max_runtime": spec.max_runtime,
-        "grace": spec.grace,
-        "code": {"digest": code.digest, "size": code.size} if code.digest else None,
-        "environment": asdict(spec.environment) if spec.environment else None,
-        "url": around.url,
-        "bus_url": around.bus_url,
-    }
