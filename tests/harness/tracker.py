@@ -18,6 +18,7 @@ from types import MappingProxyType
 import asyncpg
 import nats
 from grpc import aio
+from nats.js.errors import NoStreamResponseError
 
 from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import events_pb2 as scheduler_events_pb2
@@ -137,7 +138,17 @@ class Client:
         for event in events:
             arm = (event.WhichOneof("event") or "nothing").replace("_", "-")
             subject = f"cairn.v1.job.run.{arm}.{event.team}.{event.run_uid}"
-            await self.stream.publish(subject, event.SerializeToString(), timeout=10)
+            await self._insist(subject, event.SerializeToString())
+
+    async def _insist(self, subject: str, data: bytes) -> None:
+        """As every shipper does: a bus that has just started again may not have opened its streams yet."""
+        async with asyncio.timeout(30):
+            while True:
+                try:
+                    await self.stream.publish(subject, data, timeout=10)
+                    return
+                except NoStreamResponseError:
+                    await self.stream.account_info()
 
     async def tell(self, job: job_pb2.Job) -> None:
         """A scheduler's event with this job."""
