@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nats.aio.msg import Msg
     from nats.js import JetStreamContext
 
 CONNECT_SECONDS = 5.0
@@ -48,9 +49,8 @@ class Link:
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     @classmethod
-    async def open(cls, url: str, token: str, *, listen: Listen | None = None) -> Link:
+    async def open(cls, url: str, token: str, *, listens: Sequence[Listen] = ()) -> Link:
         """Raises OSError, ValueError or Trouble."""
-        from nats.aio.msg import Msg
         from nats.errors import Error
 
         if not url:
@@ -66,12 +66,8 @@ class Link:
                 )  # fmt: skip
             if not link._client.is_connected:  # it may return so when the server takes long to decide
                 raise Trouble("the bus did not accept the connection", fatal=True)
-            if listen is not None:
-
-                async def hear(message: Msg) -> None:
-                    listen.heard(message.data)
-
-                await link._client.subscribe(listen.subject, cb=hear)
+            for listen in listens:
+                await link._hear(listen)
         except (Error, TimeoutError) as error:
             await link.close()
             reason = str(error) or type(error).__name__
@@ -111,17 +107,11 @@ class Link:
         finally:
             sent.cancel()
 
-    async def hear(self, subject: str, told: Callable[[], None]) -> None:
-        """Calls `told` for each message there, for as long as this connection lasts. Raises Trouble."""
-        from nats.errors import Error
+    async def _hear(self, listen: Listen) -> None:
+        async def hear(message: Msg) -> None:
+            listen.heard(message.data)
 
-        async def heard(_: object) -> None:
-            told()
-
-        try:
-            await self._client.subscribe(subject, cb=heard)
-        except (Error, OSError) as error:
-            raise Trouble(f"{type(error).__name__} {error}", fatal=True) from error
+        await self._client.subscribe(listen.subject, cb=hear)
 
     async def close(self) -> None:
         from nats.errors import Error

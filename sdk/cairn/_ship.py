@@ -14,7 +14,7 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,21 +36,19 @@ class Shipper:
     """A thread that tails a spool and publishes what it holds.
 
     `bus_url` and `token` are asked before each connection: tokens rotate, and the address may have to be
-    asked for. Both may block; both raise OSError or ValueError for "not now". `hear` is a subject to listen
-    to on the same connection, and what to call (in the shipper's thread) when something is told there.
+    asked for. Both may block; both raise OSError or ValueError for "not now". `listens` is what to
+    hear on the same connection, in the shipper's thread.
     """
 
     def __init__(
         self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str],
-        listen: Listen | None = None,
-        hear: tuple[str, Callable[[], None]] | None = None,
+        listens: Sequence[Listen] = (),
     ) -> None:  # fmt: skip
         self.spool = spool
         self._identity = identity
         self._bus_url = bus_url
         self._token = token
-        self._listen = listen
-        self._hear = hear
+        self._listens = listens
         self._tails: dict[str, Tail] = {}
         self._link: Link | None = None
         self._changed = threading.Condition()
@@ -155,7 +153,7 @@ class Shipper:
                 self._changed.notify_all()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), delay)
-            if self._hear is not None:
+            if self._listens:
                 await self._connected()  # with nothing to send there is still something to hear
             delay = min(delay * 1.2, IDLE_POLL_SECONDS)
 
@@ -206,9 +204,7 @@ class Shipper:
                 if self._link is not None and self._link.usable:
                     return self._link
                 try:
-                    self._link = await Link.open(self._bus_url(), self._token(), listen=self._listen)
-                    if self._hear is not None:
-                        await self._link.hear(*self._hear)
+                    self._link = await Link.open(self._bus_url(), self._token(), listens=self._listens)
                     self._answer(True)
                     return self._link
                 except (OSError, ValueError, Trouble) as error:

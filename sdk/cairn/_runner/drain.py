@@ -46,11 +46,13 @@ class Drain:
         self._writer = writer
         self._marker = folder.path / "drained"
         identity = Identity(launch.team, launch.run_uid, launch.attempt_uid, launch.attempt)
-        subject = f"cairn.v1.scheduler.session.opened.{launch.team}.{launch.run_uid}"
+        listens = [] if listen is None else [listen]
+        if knocked is not None:
+            subject = f"cairn.v1.scheduler.session.opened.{launch.team}.{launch.run_uid}"
+            listens.append(Listen(subject, lambda _: knocked()))
         self._shipper = Shipper(
-            folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listen=listen,
-            hear=(subject, knocked) if knocked is not None else None,
-        )  # fmt: skip
+            folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listens=listens
+        )
         self._said = self.done = False
         self._shipper.start()
 
