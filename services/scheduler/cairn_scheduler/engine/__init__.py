@@ -1,1 +1,1 @@
-"""The pure engine: `decide(snapshot) -> Plan`. No clock, no network, no database; see `world` for the types."""
+"""The pure engine: `decide(snapshot) -> Plan`. See `world` for the types."""

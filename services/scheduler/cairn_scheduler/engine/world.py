@@ -262,7 +262,7 @@ class Policy:
 class Snapshot:
     """All that a decision depends on, the time included. The order of entries has no influence.
 
-    `use`: decayed use by (node, user), any unit. `version`: of the quota tree; a plan made from it applies to it.
+    `use`: decayed use by (node, user), any unit. `version`: of the quota tree that the plan will apply to.
     """
 
     now: int
