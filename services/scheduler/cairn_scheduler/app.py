@@ -36,6 +36,7 @@ from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
+from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import STREAM, Watch
 
 SCHEMA = "scheduler"
@@ -81,7 +82,8 @@ async def run(
     ):
         clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in (local, *others)}
         quota = Quota(channel)
-        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock))
+        vault = open_vault(settings.secrets_key, settings.data_dir)
+        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock, vault=vault))
         custody = Custody(db=db, quota=quota, clusters=clusters, clock=clock)
         checker = TokenChecker(channel, clock)
         watch = Watch(db)
@@ -92,7 +94,7 @@ async def run(
             tasks.create_task(loop.run()),
             tasks.create_task(custody.run(loop.tidy)),
         ]
-        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake)
+        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake, vault=vault)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,

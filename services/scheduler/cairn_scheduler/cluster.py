@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -24,6 +24,8 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
+    # Values of `spec.secrets`, for the attempt's environment alone.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
@@ -43,6 +45,9 @@ class Order:
             "max_runtime": spec.max_runtime,
             "grace": spec.grace,
             "environment": asdict(spec.environment) if spec.environment else None,
+            # Their names, so that their values can be kept out of what is recorded.
+            "secrets": list(spec.secrets),
+            "mounts": [asdict(mount) for mount in spec.mounts],
             "code": {"digest": code.digest, "size": code.size} if code.digest else None,
             "url": url,
             "bus_url": bus_url,

@@ -57,7 +57,10 @@ _HERE = "jobs on this machine are plain processes"
 
 TASK: Mapping[str, Field] = {
     **dict.fromkeys(
-        ("name", "workdir", "num_nodes", "envs", "secrets", "setup", "run", "resources", "file_mounts"),
+        (
+            "name", "workdir", "num_nodes", "envs", "secrets", "setup", "run", "resources", "file_mounts",
+            "cairn",
+        ),
         Field(HONOURED, HONOURED),
     ),
     "config": Field(IGNORED, PASSED, *_FIELDS),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from cairn_scheduler import environment, mounts, secrecy, wire
 from cairn_scheduler.model import Code, Job, Resources, Spec, State, pool_of
 from cairn_scheduler.plan import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
-from cairn_scheduler.task import Task, invalid, parse
+from cairn_scheduler.task import Task, invalid, parse, variables
 
 FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
 # What a fact may carry, less room for the attempts that come.
@@ -57,7 +58,7 @@ def draft_job(
     size = wire.job_message(job).ByteSize()
     if size > MOST_JOB_BYTES:
         raise _too_large(size)
-    return Draft(job.team, creator, _request(message, task), (job,), secrets=secrets)
+    return Draft(job.team, creator, _request(message, task, secrets), (job,), secrets=secrets)
 
 
 def draft_sweep(
@@ -85,7 +86,7 @@ def draft_sweep(
             reason=Reason.SWEEP_INVALID,
         )
     sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, creator, task.experiment, now)
-    return Draft(jobs[0].team, creator, _request(message, task), jobs, sweep, secrets)
+    return Draft(jobs[0].team, creator, _request(message, task, secrets), jobs, sweep, secrets)
 
 
 def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[str, str]]:
@@ -100,11 +101,13 @@ def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[s
     has_code = bool(message.code.digest)
     environment.check_code(task.spec.environment, has_code=has_code)
     if task.repository and not has_code:
-        raise invalid("workdir.url", "was not fetched: `cairn run` does that; other callers send it as `code`")
+        raise invalid(
+            "workdir.url", "was not fetched: `cairn run` does that; other callers send it as `code`"
+        )
     spec = task.spec
     shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
-    secrets = secrecy.settle(task.secrets, message.secrets, shown=shown)
-    check_secrets(message.secrets, task)
+    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
+    secrets = secrecy.settle(task.secrets, {n: v for n, v in given.items() if v is not None}, shown=shown)
     spec = replace(
         spec,
         secrets=tuple(secrets),
@@ -171,9 +174,9 @@ def _display_name(text: str) -> str:
     return text
 
 
-def _request(message: CreateRequest, task: Task) -> Request:
-    """What tells one request from another under the same id: all of it but `validate_only` and what is secret,
-    which not even a digest shall help to guess."""
+def _request(message: CreateRequest, task: Task, hidden: Mapping[str, str]) -> Request:
+    """What tells one request from another under the same id: all of it but `validate_only`, and but what is
+    secret, which not even a digest shall help to guess."""
     text = message.request_id
     if len(text) > _LONGEST_REQUEST_ID or not text.isprintable():
         raise InvalidArgument(
@@ -181,12 +184,11 @@ def _request(message: CreateRequest, task: Task) -> Request:
             reason=Reason.FIELD_INVALID,
             field="request_id",
         )
-    plain = type(message)()
-    plain.CopyFrom(message)
+    plain = copy.deepcopy(message)
     plain.task = task.spec.task
     plain.secrets.clear()
     plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
-    plain.code.git_diff = ""
+    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden.values())
     return Request(text, hashlib.sha256(plain.SerializeToString(deterministic=True)).digest())
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from cairn_common.errors import InvalidArgument, Reason
@@ -242,7 +242,7 @@ def _workdir(root: Mapping[str, object]) -> bool:
 
 
 def _envs(root: Mapping[str, object]) -> dict[str, str | None]:
-    envs = _variables(_mapping(root, "envs", ""), "envs")
+    envs = variables(_mapping(root, "envs", ""), "envs")
     if sum(len(n) + len(v or "") for n, v in envs.items()) > 2 * LONGEST_ENV:
         raise invalid(
             "envs", f"are larger than {2 * LONGEST_ENV // 1024} KiB together; use a file of `workdir`"
@@ -254,14 +254,11 @@ def _secrets(root: Mapping[str, object]) -> dict[str, str | None]:
     """What is declared, with the values that stand in the file. No error says a value."""
     named = secrecy.names(root.get("secrets"))
     given = dict.fromkeys(named) if named is not None else _mapping(root, "secrets", "")
-    secrets = _variables(given, "secrets")
-    for name in secrets:
-        if name in _mapping(root, "envs", ""):
-            raise invalid(f"secrets.{name}", "stands in `envs`, too; keep one of them")
-    return secrets
+    return variables(given, "secrets", beside=_mapping(root, "envs", ""))
 
 
-def _variables(given: Mapping[str, object], at: str) -> dict[str, str | None]:
+def variables(given: Mapping[str, object], at: str, *, beside: Collection[str] = ()) -> dict[str, str | None]:
+    """Environment variables by name. Raises InvalidArgument with the path below `at`; it tells no value."""
     found: dict[str, str | None] = {}
     for name, value in given.items():
         path = f"{at}.{name}"
@@ -269,6 +266,8 @@ def _variables(given: Mapping[str, object], at: str) -> dict[str, str | None]:
             raise invalid(path, f"{show(name)} is not a name for a variable: letters, digits and _")
         if _ENV_TAKEN.fullmatch(name):
             raise invalid(path, "is set by the platform itself; choose another name")
+        if name in beside:
+            raise invalid(path, "stands in `envs`, too; keep one of them")
         found[name] = None if value is None else _value(value, path)
     return found
 
