@@ -18,6 +18,8 @@ class State(StrEnum):
     LAUNCHING = "LAUNCHING"
     RUNNING = "RUNNING"
     RECOVERING = "RECOVERING"
+    PREEMPTING = "PREEMPTING"
+    HELD = "HELD"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -63,26 +65,49 @@ class Cause(StrEnum):
     LOST = "LOST"
 
 
-PLACED = frozenset({State.ADMITTED, State.LAUNCHING, State.RUNNING, State.RECOVERING})
+class Hold(StrEnum):
+    """Who keeps a job out of the queue. A closed set."""
 
-# The database holds the same table (migrations/0001_init.sql); a test compares the two.
+    USER = "USER"
+    ADMIN = "ADMIN"
+    DEPENDENCY = "DEPENDENCY"
+    BUDGET = "BUDGET"
+
+
+PLACED = frozenset({State.ADMITTED, State.LAUNCHING, State.RUNNING, State.RECOVERING, State.PREEMPTING})
+
+# The database holds the same table (the newest migration with a jobs_step); a test compares the two.
 STEPS: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.ADMITTED, State.CANCELLED}),
-    State.ADMITTED: frozenset({State.LAUNCHING, State.CANCELLED}),
+    State.PENDING: frozenset({State.ADMITTED, State.CANCELLED, State.HELD}),
+    State.HELD: frozenset({State.PENDING, State.CANCELLED}),
+    State.ADMITTED: frozenset({State.LAUNCHING, State.CANCELLED, State.PENDING, State.HELD}),
     State.LAUNCHING: frozenset(
-        {State.RUNNING, State.RECOVERING, State.PENDING, State.FAILED, State.CANCELLED, State.TIMED_OUT}
-    ),
-    State.RUNNING: frozenset(
         {
-            State.SUCCEEDED,
+            State.RUNNING,
             State.RECOVERING,
+            State.PREEMPTING,
             State.PENDING,
             State.FAILED,
             State.CANCELLED,
             State.TIMED_OUT,
         }
     ),
-    State.RECOVERING: frozenset({State.LAUNCHING, State.PENDING, State.CANCELLED}),
+    State.RUNNING: frozenset(
+        {
+            State.SUCCEEDED,
+            State.RECOVERING,
+            State.PREEMPTING,
+            State.PENDING,
+            State.FAILED,
+            State.CANCELLED,
+            State.TIMED_OUT,
+        }
+    ),
+    # It may still end by itself before it is stopped.
+    State.PREEMPTING: frozenset(
+        {State.PENDING, State.HELD, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT}
+    ),
+    State.RECOVERING: frozenset({State.LAUNCHING, State.PENDING, State.HELD, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
@@ -195,6 +220,8 @@ class Attempt:
     pids: tuple[int, ...] = ()
     # It ended because there was no room for it.
     no_capacity: bool = False
+    # It gave its place up on request: such an attempt does not count as a failure.
+    yielded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +252,10 @@ class Job:
     admissions: int = 0
     # The pool that holds its slots, from ADMITTED on.
     pool: str = ""
+    # Who keeps it out of the queue, or will once its attempt has ended.
+    hold: Hold | None = None
+    # When its last checkpoint was committed.
+    checkpoint_time: datetime | None = None
 
     @property
     def active(self) -> Attempt | None:
@@ -252,6 +283,7 @@ class Ending:
     end_time: datetime
     no_capacity: bool = False
     hopeless: bool = False
+    yielded: bool = False
 
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
@@ -272,7 +304,7 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
 
 
 def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...]) -> Job:
-    """The command of the active attempt runs."""
+    """The command of the active attempt runs; of a job that is being preempted, too."""
     attempt = _active(job)
     changed = replace(
         attempt,
@@ -280,13 +312,10 @@ def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...])
         start_time=start_time,
         pids=pids,
     )
-    return _step(
-        job,
-        State.RUNNING,
-        now,
-        attempts=_with(job, changed),
-        start_time=job.start_time or start_time,
-    )
+    attempts, began = _with(job, changed), job.start_time or start_time
+    if job.state is State.PREEMPTING:
+        return _remark(job, now, attempts=attempts, start_time=began)
+    return _step(job, State.RUNNING, now, attempts=attempts, start_time=began)
 
 
 def finish(job: Job, now: datetime, ending: Ending) -> Job:
@@ -307,6 +336,8 @@ def finish(job: Job, now: datetime, ending: Ending) -> Job:
         cause=ending.cause,
         message=ending.message,
         end_time=now,
+        reason="",
+        hold=None,
     )
 
 
@@ -338,6 +369,71 @@ def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) ->
     )
 
 
+def preempt(job: Job, now: datetime, *, why: str) -> Job:
+    """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
+
+    `why` is told to people. Raises IllegalStep where it holds no place, or is being stopped.
+    """
+    if job.state is State.PREEMPTING:
+        return job
+    if not job.state.placed:
+        raise IllegalStep(f"job {job.uid} is {job.state}; it holds no place that could be taken")
+    if job.cancel_time is not None:
+        raise IllegalStep(f"job {job.uid} is being stopped already")
+    if job.active is not None:
+        return _step(job, State.PREEMPTING, now, reason=f"Preempting: {why}")
+    return _back(job, now, reason=f"Preempted: {why}")
+
+
+def preempted(job: Job, now: datetime, ending: Ending) -> Job:
+    """The attempt of a job in PREEMPTING has ended: HELD if that was asked for, else first of its class."""
+    attempts = _ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
+    if job.hold is not None:
+        return _step(
+            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+            reason=f"Held: by {_HOLDERS[job.hold]}",
+        )  # fmt: skip
+    return _step(
+        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+        retry_time=now, reason=job.reason.replace("Preempting:", "Preempted:", 1),
+    )  # fmt: skip
+
+
+def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
+    """Keeps it out of the queue; one that runs is preempted first. A stronger hold replaces a weaker one.
+
+    Raises IllegalStep in a final state, or where it is being stopped.
+    """
+    if job.state.final or job.cancel_time is not None:
+        raise IllegalStep(f"job {job.uid} {_over(job)}; it cannot be held")
+    if job.hold is not None and (job.hold is kind or kind is not Hold.ADMIN):
+        return job
+    reason = f"Held: by {_HOLDERS[kind]}" + (f" ({why})" if why else "")
+    if job.state is State.HELD:
+        return _remark(job, now, hold=kind, reason=reason)
+    if job.state is State.PREEMPTING:
+        return _remark(job, now, hold=kind)
+    if job.active is not None:
+        return replace(preempt(job, now, why=f"to be held by {_HOLDERS[kind]}"), hold=kind)
+    return _step(job, State.HELD, now, hold=kind, reason=reason, pool="", retry_time=None)
+
+
+def release(job: Job, now: datetime) -> Job:
+    """Back to the queue. Raises IllegalStep where nobody holds it."""
+    if job.hold is None:
+        raise IllegalStep(f"job {job.uid} is {job.state}; nobody holds it")
+    if job.state is State.PREEMPTING:
+        return _remark(job, now, hold=None)
+    return _back(job, now, reason="NotEvaluated: it was released just now", hold=None)
+
+
+def checkpointed(job: Job, now: datetime, *, time: datetime) -> Job:
+    """A checkpoint of its active attempt was committed at `time`; an older one changes nothing."""
+    if job.active is None or (job.checkpoint_time is not None and job.checkpoint_time >= time):
+        return job
+    return _remark(job, now, checkpoint_time=time)
+
+
 def cancel(job: Job, now: datetime) -> Job:
     """Cancellation is asked for: at once where nothing runs, else once the attempt has ended.
 
@@ -348,7 +444,7 @@ def cancel(job: Job, now: datetime) -> Job:
     if job.state.final:
         raise IllegalStep(f"job {job.uid} has ended as {job.state}; it cannot be cancelled")
     if job.active is not None:
-        return replace(job, revision=job.revision + 1, update_time=now, cancel_time=now)
+        return _remark(job, now, cancel_time=now)
     return _step(
         job,
         State.CANCELLED,
@@ -359,7 +455,22 @@ def cancel(job: Job, now: datetime) -> Job:
         message="Cancelled before it ran." if not job.attempts else "Cancelled between two attempts.",
         reason="",
         retry_time=None,
+        hold=None,
     )
+
+
+def _back(job: Job, now: datetime, **changes: object) -> Job:
+    """To the queue without an ending; one that ran before is first of its class."""
+    return _step(job, State.PENDING, now, pool="", retry_time=now if job.attempts else None, **changes)
+
+
+def _over(job: Job) -> str:
+    return f"has ended as {job.state}" if job.state.final else "is being stopped"
+
+
+def _remark(job: Job, now: datetime, **changes: object) -> Job:
+    """The next version in the same state."""
+    return replace(job, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
 
 
 def _step(job: Job, state: State, now: datetime, **changes: object) -> Job:
@@ -393,6 +504,7 @@ def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
         start_time=attempt.start_time or ending.start_time,
         end_time=ending.end_time,
         no_capacity=ending.no_capacity,
+        yielded=ending.yielded,
     )
     return _with(job, changed)
 
@@ -403,3 +515,10 @@ def _with(job: Job, changed: Attempt) -> tuple[Attempt, ...]:
 
 # How long a job keeps its place between two attempts.
 LONGEST_HOLD = timedelta(seconds=60)
+
+_HOLDERS = {
+    Hold.USER: "its team",
+    Hold.ADMIN: "an admin",
+    Hold.DEPENDENCY: "a job that it waits for",
+    Hold.BUDGET: "a budget that is spent",
+}
