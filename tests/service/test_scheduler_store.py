@@ -13,7 +13,7 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Aborted
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-from cairn_scheduler import model, store
+from cairn_scheduler import model, store, yielding
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import STEPS, Hold, Job, Spec, State
 from cairn_scheduler.store import Request
@@ -46,8 +46,8 @@ async def test_a_job_is_read_back_as_it_was_written(db: Database) -> None:
         (lambda now: model.admit(now, NOW, admission=3, pool="local"), Event.ADMITTED),
         (lambda now: model.launch(now, NOW, attempt_uid=new_uid()), Event.LAUNCHING),
         (lambda now: model.run(now, NOW, start_time=NOW, pids=(1, 2)), Event.RUNNING),
-        (lambda now: model.checkpointed(now, NOW, time=NOW), Event.CHECKPOINTED),
-        (lambda now: model.hold(now, NOW, kind=Hold.ADMIN), Event.PREEMPTING),
+        (lambda now: yielding.checkpointed(now, NOW, time=NOW), Event.CHECKPOINTED),
+        (lambda now: yielding.hold(now, NOW, kind=Hold.ADMIN), Event.PREEMPTING),
         (lambda now: model.cancel(now, NOW), Event.STOPPING),
     ):
         new = step(job)

@@ -9,7 +9,7 @@ from importlib.resources import files
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cairn_scheduler import model
+from cairn_scheduler import model, yielding
 from cairn_scheduler.model import STEPS, AttemptState, Cause, Ending, Hold, IllegalStep, Job, Spec, State
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -39,12 +39,12 @@ def steps(now: datetime, number: int) -> dict[str, object]:
         "recover": lambda job: model.recover(job, now, ending(Cause.INFRA, now), retry_time=later),
         "requeue": lambda job: model.requeue(job, now, ending(Cause.LOST, now), retry_time=later),
         "cancel": lambda job: model.cancel(job, now),
-        "preempt": lambda job: model.preempt(job, now, why="for others"),
-        "give up": lambda job: model.preempted(job, now, ending(Cause.PREEMPTED, now)),
-        "hold": lambda job: model.hold(job, now, kind=Hold.USER),
-        "hold hard": lambda job: model.hold(job, now, kind=Hold.ADMIN, why="a move"),
-        "release": lambda job: model.release(job, now),
-        "save": lambda job: model.checkpointed(job, now, time=now),
+        "preempt": lambda job: yielding.preempt(job, now, why="for others"),
+        "give up": lambda job: yielding.preempted(job, now, ending(Cause.PREEMPTED, now)),
+        "hold": lambda job: yielding.hold(job, now, kind=Hold.USER),
+        "hold hard": lambda job: yielding.hold(job, now, kind=Hold.ADMIN, why="a move"),
+        "release": lambda job: yielding.release(job, now),
+        "save": lambda job: yielding.checkpointed(job, now, time=now),
     }
 
 
@@ -106,30 +106,30 @@ def running() -> Job:
 
 
 def test_a_preempted_job_waits_as_one_that_ran_before_and_its_attempt_counts_as_no_failure() -> None:
-    job = model.preempt(running(), START, why="for job x")
+    job = yielding.preempt(running(), START, why="for job x")
     assert (job.state, job.reason) == (State.PREEMPTING, "Preempting: for job x")
-    assert model.preempt(job, START, why="again") is job
-    back = model.preempted(job, START, ending(Cause.PREEMPTED, START))
+    assert yielding.preempt(job, START, why="again") is job
+    back = yielding.preempted(job, START, ending(Cause.PREEMPTED, START))
     assert (back.state, back.retry_time, back.pool, back.attempts[0].yielded) == (
         State.PENDING, START, "", True
     )  # fmt: skip
 
 
 def test_what_does_not_run_yet_gives_its_place_up_at_once() -> None:
-    job = model.preempt(placed(), START, why="for job x")
+    job = yielding.preempt(placed(), START, why="for job x")
     assert (job.state, job.pool, job.retry_time) == (State.PENDING, "", None)
 
 
 def test_a_running_job_that_is_held_is_held_once_its_attempt_has_ended() -> None:
-    job = model.hold(running(), START, kind=Hold.USER)
+    job = yielding.hold(running(), START, kind=Hold.USER)
     assert (job.state, job.hold) == (State.PREEMPTING, Hold.USER)
-    held = model.preempted(job, START, ending(Cause.PREEMPTED, START))
+    held = yielding.preempted(job, START, ending(Cause.PREEMPTED, START))
     assert (held.state, held.reason) == (State.HELD, "Held: by its team")
-    assert model.hold(held, START, kind=Hold.USER) is held
-    harder = model.hold(held, START, kind=Hold.ADMIN, why="a move")
+    assert yielding.hold(held, START, kind=Hold.USER) is held
+    harder = yielding.hold(held, START, kind=Hold.ADMIN, why="a move")
     assert (harder.hold, harder.reason) == (Hold.ADMIN, "Held: by an admin (a move)")
-    back = model.release(harder, START)
+    back = yielding.release(harder, START)
     assert (back.state, back.hold, back.retry_time) == (State.PENDING, None, START)
-    released = model.release(job, START)
+    released = yielding.release(job, START)
     assert released.state is State.PREEMPTING
-    assert model.preempted(released, START, ending(Cause.PREEMPTED, START)).state is State.PENDING
+    assert yielding.preempted(released, START, ending(Cause.PREEMPTED, START)).state is State.PENDING

@@ -22,7 +22,7 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import model, steer, store, submit, wire
+from cairn_scheduler import model, steer, store, submit, wire, yielding
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.plan import Place
@@ -143,7 +143,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Takes a job out of the queue; one that runs is preempted first."""
         why, now = steer.reason_of(request.reason), self._clock.now()
         kind, role = (Hold.ADMIN, Role.ADMIN) if request.admin else (Hold.USER, Role.MEMBER)
-        return await self._steer(request.name, role, lambda job: model.hold(job, now, kind=kind, why=why))
+        return await self._steer(request.name, role, lambda job: yielding.hold(job, now, kind=kind, why=why))
 
     async def ReleaseJob(self, request: scheduler_pb2.ReleaseJobRequest, context: Context) -> job_pb2.Job:
         """Puts a held job back into the queue."""
@@ -152,7 +152,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
 
         def step(job: Job) -> Job:
             steer.releasable(job, by_admin=by_admin)
-            return model.release(job, now)
+            return yielding.release(job, now)
 
         return await self._steer(request.name, Role.MEMBER, step)
 
@@ -160,7 +160,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Takes a job's place; it goes on later from its checkpoint."""
         told, now = steer.reason_of(request.reason), self._clock.now()
         why = f"by {caller().subject}" + (f" ({told})" if told else "")
-        return await self._steer(request.name, Role.ADMIN, lambda job: model.preempt(job, now, why=why))
+        return await self._steer(request.name, Role.ADMIN, lambda job: yielding.preempt(job, now, why=why))
 
     async def WatchJobs(
         self, request: scheduler_pb2.WatchJobsRequest, context: Context

@@ -14,7 +14,7 @@ from cairn_common.bus import Message
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted
-from cairn_scheduler import model, store
+from cairn_scheduler import store, yielding
 from cairn_scheduler.facts import Event
 
 log = structlog.get_logger(__name__)
@@ -69,7 +69,7 @@ class Checkpoints:
 
     async def _note(self, newest: dict[str, datetime]) -> None:
         for uid, job in (await store.jobs_by_uid(self._db, list(newest))).items():
-            new = model.checkpointed(job, self._clock.now(), time=newest[uid])
+            new = yielding.checkpointed(job, self._clock.now(), time=newest[uid])
             if new is job:
                 continue
             try:

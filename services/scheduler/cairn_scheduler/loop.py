@@ -21,7 +21,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, store
+from cairn_scheduler import model, store, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
@@ -301,7 +301,7 @@ class Loop:
         """The job's next version: another attempt by its cause, or the end."""
         now = self._out.clock.now()
         if ending.cause is Cause.PREEMPTED and job.state is State.PREEMPTING:
-            return _given_up(model.preempted(job, now, ending))
+            return _given_up(yielding.preempted(job, now, ending))
         rejections = sum(attempt.no_capacity for attempt in job.attempts)
         if ending.no_capacity:
             wait = wait_for_room(rejections + 1)
@@ -312,7 +312,7 @@ class Loop:
             return model.finish(job, now, ending), Event.FINISHED
         if job.state is State.PREEMPTING:
             # It failed before it was told: its place is taken all the same.
-            return _given_up(model.preempted(job, now, ending))
+            return _given_up(yielding.preempted(job, now, ending))
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED

@@ -288,7 +288,7 @@ class Ending:
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
     """Quota is reserved under `{uid}-{admission}`: the job holds a place in the pool."""
-    return _step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
+    return step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
 
 
 def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
@@ -300,7 +300,7 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         cluster=job.pool,
         create_time=now,
     )
-    return _step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
+    return step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 
 
 def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...]) -> Job:
@@ -314,8 +314,8 @@ def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...])
     )
     attempts, began = _with(job, changed), job.start_time or start_time
     if job.state is State.PREEMPTING:
-        return _remark(job, now, attempts=attempts, start_time=began)
-    return _step(job, State.RUNNING, now, attempts=attempts, start_time=began)
+        return remark(job, now, attempts=attempts, start_time=began)
+    return step(job, State.RUNNING, now, attempts=attempts, start_time=began)
 
 
 def finish(job: Job, now: datetime, ending: Ending) -> Job:
@@ -328,11 +328,11 @@ def finish(job: Job, now: datetime, ending: Ending) -> Job:
         state = State.TIMED_OUT
     else:
         state = State.FAILED
-    return _step(
+    return step(
         job,
         state,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         end_time=now,
@@ -343,11 +343,11 @@ def finish(job: Job, now: datetime, ending: Ending) -> Job:
 
 def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows at `retry_time`; place and quota are kept."""
-    return _step(
+    return step(
         job,
         State.RECOVERING,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         retry_time=retry_time,
@@ -356,82 +356,17 @@ def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) ->
 
 def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows much later: place and quota are given back."""
-    return _step(
+    return step(
         job,
         State.PENDING,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         retry_time=retry_time,
         pool="",
         reason=f"WaitingForRetry: the next attempt comes after {retry_time:%Y-%m-%d %H:%M:%S} UTC",
     )
-
-
-def preempt(job: Job, now: datetime, *, why: str) -> Job:
-    """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
-
-    `why` is told to people. Raises IllegalStep where it holds no place, or is being stopped.
-    """
-    if job.state is State.PREEMPTING:
-        return job
-    if not job.state.placed:
-        raise IllegalStep(f"job {job.uid} is {job.state}; it holds no place that could be taken")
-    if job.cancel_time is not None:
-        raise IllegalStep(f"job {job.uid} is being stopped already")
-    if job.active is not None:
-        return _step(job, State.PREEMPTING, now, reason=f"Preempting: {why}")
-    return _back(job, now, reason=f"Preempted: {why}")
-
-
-def preempted(job: Job, now: datetime, ending: Ending) -> Job:
-    """The attempt of a job in PREEMPTING has ended: HELD if that was asked for, else first of its class."""
-    attempts = _ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
-    if job.hold is not None:
-        return _step(
-            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
-            reason=f"Held: by {_HOLDERS[job.hold]}",
-        )  # fmt: skip
-    return _step(
-        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
-        retry_time=now, reason=job.reason.replace("Preempting:", "Preempted:", 1),
-    )  # fmt: skip
-
-
-def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
-    """Keeps it out of the queue; one that runs is preempted first. A stronger hold replaces a weaker one.
-
-    Raises IllegalStep in a final state, or where it is being stopped.
-    """
-    if job.state.final or job.cancel_time is not None:
-        raise IllegalStep(f"job {job.uid} {_over(job)}; it cannot be held")
-    if job.hold is not None and (job.hold is kind or kind is not Hold.ADMIN):
-        return job
-    reason = f"Held: by {_HOLDERS[kind]}" + (f" ({why})" if why else "")
-    if job.state is State.HELD:
-        return _remark(job, now, hold=kind, reason=reason)
-    if job.state is State.PREEMPTING:
-        return _remark(job, now, hold=kind)
-    if job.active is not None:
-        return replace(preempt(job, now, why=f"to be held by {_HOLDERS[kind]}"), hold=kind)
-    return _step(job, State.HELD, now, hold=kind, reason=reason, pool="", retry_time=None)
-
-
-def release(job: Job, now: datetime) -> Job:
-    """Back to the queue. Raises IllegalStep where nobody holds it."""
-    if job.hold is None:
-        raise IllegalStep(f"job {job.uid} is {job.state}; nobody holds it")
-    if job.state is State.PREEMPTING:
-        return _remark(job, now, hold=None)
-    return _back(job, now, reason="NotEvaluated: it was released just now", hold=None)
-
-
-def checkpointed(job: Job, now: datetime, *, time: datetime) -> Job:
-    """A checkpoint of its active attempt was committed at `time`; an older one changes nothing."""
-    if job.active is None or (job.checkpoint_time is not None and job.checkpoint_time >= time):
-        return job
-    return _remark(job, now, checkpoint_time=time)
 
 
 def cancel(job: Job, now: datetime) -> Job:
@@ -444,8 +379,8 @@ def cancel(job: Job, now: datetime) -> Job:
     if job.state.final:
         raise IllegalStep(f"job {job.uid} has ended as {job.state}; it cannot be cancelled")
     if job.active is not None:
-        return _remark(job, now, cancel_time=now)
-    return _step(
+        return remark(job, now, cancel_time=now)
+    return step(
         job,
         State.CANCELLED,
         now,
@@ -459,21 +394,13 @@ def cancel(job: Job, now: datetime) -> Job:
     )
 
 
-def _back(job: Job, now: datetime, **changes: object) -> Job:
-    """To the queue without an ending; one that ran before is first of its class."""
-    return _step(job, State.PENDING, now, pool="", retry_time=now if job.attempts else None, **changes)
-
-
-def _over(job: Job) -> str:
-    return f"has ended as {job.state}" if job.state.final else "is being stopped"
-
-
-def _remark(job: Job, now: datetime, **changes: object) -> Job:
+def remark(job: Job, now: datetime, **changes: object) -> Job:
     """The next version in the same state."""
     return replace(job, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
 
 
-def _step(job: Job, state: State, now: datetime, **changes: object) -> Job:
+def step(job: Job, state: State, now: datetime, **changes: object) -> Job:
+    """The next version in another state. Raises IllegalStep."""
     if state not in STEPS[job.state]:
         raise IllegalStep(f"job {job.uid} cannot go from {job.state} to {state}")
     return replace(job, state=state, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
@@ -491,7 +418,8 @@ def _active(job: Job) -> Attempt:
     return job.active
 
 
-def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
+def ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
+    """The attempts of a job whose active one has ended so."""
     attempt = _active(job)
     states = {None: AttemptState.SUCCEEDED, Cause.CANCELLED: AttemptState.CANCELLED}
     changed = replace(
@@ -515,10 +443,3 @@ def _with(job: Job, changed: Attempt) -> tuple[Attempt, ...]:
 
 # How long a job keeps its place between two attempts.
 LONGEST_HOLD = timedelta(seconds=60)
-
-_HOLDERS = {
-    Hold.USER: "its team",
-    Hold.ADMIN: "an admin",
-    Hold.DEPENDENCY: "a job that it waits for",
-    Hold.BUDGET: "a budget that is spent",
-}
