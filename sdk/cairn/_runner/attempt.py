@@ -217,7 +217,8 @@ class Attempt:
 
         if self._drain is None:
             self._drain = Drain(
-                self._folder, self._launch, self._writer, rank=self._place.first, listen=self._place.listen,
+                self._folder, self._launch, self._writer, rank=self._place.first,
+                runners=self._launch.num_nodes // self._place.ranks, listen=self._place.listen,
                 knocked=self._visits.knock,
             )  # fmt: skip
         return self._drain
