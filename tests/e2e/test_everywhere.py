@@ -44,9 +44,11 @@ else:
     print("rank", rank, "said so")
 """
 TRAIN = """
+import os
 import time
 import cairn
 
+print("on", os.uname().nodename, flush=True)
 checkpoint = cairn.latest_checkpoint()
 step = checkpoint.step if checkpoint else 0
 print("began at", step, flush=True)
@@ -281,6 +283,8 @@ def test_a_job_whose_node_dies_goes_on_from_its_checkpoint(
     # From the last one that was committed, which is the last that was saved or the one before it.
     assert began[1] in [step for step in kept if step < began[1] + 5][-2:], said
     assert "done" in said
+    nodes = {text for text in said if text.startswith("on ")}
+    assert len(nodes) == (1 if place.slurm is None else 2), nodes
 
 
 @contextmanager
@@ -293,8 +297,10 @@ def dead_node(place: Place, attempt: str) -> Iterator[None]:
         yield
         return
     ((_, node),) = place.slurm.allocations(attempt)
-    place.slurm.run("scontrol", "update", f"nodename={node}", "state=down", "reason=died")
     try:
+        for state in ("down", "drain"):
+            # What runs there dies with the first; without the second it would be taken in again at once.
+            place.slurm.run("scontrol", "update", f"nodename={node}", f"state={state}", "reason=died")
         yield
     finally:
         place.slurm.run("scontrol", "update", f"nodename={node}", "state=resume")

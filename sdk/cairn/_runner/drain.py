@@ -95,7 +95,7 @@ def drain_left(path: Path, *, seconds: float = AFTER_END_SECONDS) -> bool:
     except BadLaunch as error:
         _log.error("%s", error)
         return False
-    guard.sweep(launch.attempt_uid)
+    guard.sweep(guard.mark(launch.attempt_uid))
     if (path / "drained").exists() and not any(map(segments, writers(folder.spool))):
         return True
     drain = Drain(folder, launch, Writer(folder.spool))
