@@ -7,12 +7,12 @@ are undone in the end.
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from cairn_scheduler.engine import gates, reasons
-from cairn_scheduler.engine.fit import Placement, Room
-from cairn_scheduler.engine.hold import Shadow, foresee
+from cairn_scheduler.engine import gates
+from cairn_scheduler.engine.choose import Choice, Ground
+from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.order import ALWAYS, Line, best_line, standing
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
@@ -36,34 +36,16 @@ if TYPE_CHECKING:
     from cairn_scheduler.engine.decide import Engine
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """An option that fits, and where; `now`: victims need not be waited for; `debt`: see `Seat.debt`."""
-
-    option: int
-    machines: Placement
-    now: bool
-    debt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why no option fits; `short`: those that would if others ended."""
-
-    reason: Reason
-    short: list[int]
-
-
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
     def __init__(self, engine: Engine, now: int) -> None:
         self.engine, self.now = engine, now
-        self.state, self.actual = engine.state, engine.actual
+        self.state = engine.state
         self.frame, self.policy = engine.frame, engine.frame.policy
         self.gates = gates.Gates(self.state, engine.frame, now)
+        self.ground = Ground(self.state, engine.actual, self.gates, now)
         self.use: dict[tuple[str, str], int] = dict(engine.frame.use)
-        self.shadows: list[Shadow] = []
         self.holds: list[Hold] = []
         self.admissions: list[Admission] = []
         self.promises: list[Admission] = []
@@ -122,7 +104,7 @@ class Pass:
             return
         shadow = foresee(self.state, seat, request, option, self.now, self.policy, until)
         if shadow is not None:
-            self.shadows.append(shadow)
+            self.ground.shadows.append(shadow)
             self.holds.append(shadow.hold)
 
     def _keep_claims(self) -> None:
@@ -131,7 +113,7 @@ class Pass:
         lines = [(line, self.engine.pending[uid]) for uid in owners if (line := self.engine.line(uid))]
         lines.sort(key=lambda pair: (-pair[1].priority, pair[1].create_time, pair[1].uid))
         for line, request in lines:
-            chosen = self._choose(line.seat, request, gates.usable(self.state, line.seat, request))
+            chosen = self.ground.choose(line.seat, request, gates.usable(self.state, line.seat, request))
             if isinstance(chosen, Choice):
                 self._start(line.seat, request, chosen)
 
@@ -236,7 +218,7 @@ class Pass:
             line.options = gates.usable(self.state, seat, request)
         if line.fixed is not None:
             return line.fixed
-        chosen = self._choose(seat, request, line.options)
+        chosen = self.ground.choose(seat, request, line.options)
         if isinstance(chosen, Choice):
             self._start(seat, request, chosen)
             return None
@@ -248,60 +230,6 @@ class Pass:
                 return None
         self._reserve(seat, request, line.options, chosen.reason)
         return chosen.reason
-
-    def _choose(self, seat: Seat, request: JobRequest, options: list[int]) -> Choice | Refusal:
-        """The option that borrows the least of those that fit, the first of equals."""
-        reason: Reason | None = None
-        best: Choice | None = None
-        short: list[int] = []
-        for index in options:
-            option = request.options[index]
-            gate = self.gates.closed(option, request.uid) or self.gates.unpaid(seat, request, option)
-            if gate is None and not self.state.within(seat, option):
-                short.append(index)
-                reason = reason or reasons.shortage(self.state, seat, request, option)
-                continue
-            gate = gate or self.gates.kept(seat, request, option)
-            debt = seat.debt(option.usage)
-            if gate is None and (best is None or debt < best.debt):
-                spot = self._spot(seat, request, option)
-                if isinstance(spot, Reason):
-                    gate = spot
-                    if spot.code is not Code.RESERVED_FOR:
-                        short.append(index)
-                else:
-                    best = Choice(index, spot[0], spot[1], debt)
-                    if debt == 0:
-                        break
-            reason = reason or gate
-        return best or Refusal(reason or Reason(Code.NO_MATCHING_FLAVOR), short)
-
-    def _spot(self, seat: Seat, request: JobRequest, option: Option) -> tuple[Placement, bool] | Reason:
-        """Machines for an option that the quota has room for, and whether they are free already."""
-        beside: list[Room] = []
-        for shadow in self.shadows:
-            passes, extra = shadow.passes(seat, request, option, self.now)
-            if not passes:
-                return _reserved(shadow)
-            beside += [extra] if extra is not None else []
-        actual = self.actual
-        now = actual is None or actual.within(actual.tree.seats[seat.id], option)
-        room = self.state.room(option)
-        if room is None:
-            return (), now
-        placement = _place(room, beside, request)
-        if placement is None:
-            if beside and room.place(request.ranks, request.per_rank) is not None:
-                return _reserved(next(s for s in self.shadows if s.room is not None))
-            return reasons.shortage(self.state, seat, request, option)
-        if actual is None or not now:
-            return placement, now
-        held = actual.room(option)
-        assert held is not None
-        if held.holds(placement, request.per_rank):
-            return placement, True
-        other = _place(room, [*beside, held], request)
-        return (placement, False) if other is None else (other, True)
 
     def _start(self, seat: Seat, request: JobRequest, choice: Choice) -> None:
         """A job gets its place, or the promise of it."""
@@ -321,12 +249,12 @@ class Pass:
         if choice.now and request.uid not in self.engine.admitted:
             self.admissions.append(admission)
             self.expected[request.uid] = job
-            if self.actual is not None:
-                self._add(self.actual, job)
+            if self.ground.actual is not None:
+                self._add(self.ground.actual, job)
         else:
             self.promises.append(admission)
         self.gates.admitted(seat, request, option)
-        for shadow in self.shadows:
+        for shadow in self.ground.shadows:
             shadow.passed(seat, job, self.now)
         by = (seat.id, request.user)
         self.use[by] = self.use.get(by, 0) + max(1, gates.gpus(option)) * 3_600_000
@@ -350,7 +278,7 @@ class Pass:
             line.until = min(line.until or search.until, search.until)
         if not found or comes_back(search, found, index, self.policy):
             return []
-        if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.shadows):
+        if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.ground.shadows):
             return []
         return found
 
@@ -367,11 +295,11 @@ class Pass:
             self._revive(line)
 
     def _evict(self, job: Admitted, why: Why, by: str) -> None:
-        if self.actual is None:
-            self.actual = self.engine.full_state()
+        if self.ground.actual is None:
+            self.ground.actual = self.engine.full_state()
             for fresh in self.fresh.values():
                 if fresh.request.uid not in self.expected:
-                    self.actual.remove(fresh)
+                    self.ground.actual.remove(fresh)
         self.state.remove(job)
         self._undo.append((self.state, False, job))
         self.preemptions.append(Preemption(job.request.uid, why, by))
@@ -467,7 +395,7 @@ class Pass:
     def _wake_at(self) -> int | None:
         times = [*self.wake, *self.gates.wake]
         times += [r.not_before for r in self.engine.aside.values()]
-        times += [hold.until for hold in self.holds] + [s.hold.start for s in self.shadows]
+        times += [hold.until for hold in self.holds] + [s.hold.start for s in self.ground.shadows]
         for lines in self.engine.queue.lines.values():
             times += [line.until for line in lines.values() if line.until]
         return min((time for time in times if time > self.now), default=None)
@@ -487,17 +415,3 @@ _CAN_STARVE = frozenset(
 _UNTIL_FREED = _CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
 # So many jobs that lack the same are watched for being overtaken; those behind them are not first anyway.
 _MOST_WATCHED = 16
-
-
-def _reserved(shadow: Shadow) -> Reason:
-    return Reason(
-        Code.RESERVED_FOR, flavor=shadow.hold.flavor, others=(shadow.hold.uid,), until=shadow.hold.start
-    )
-
-
-def _place(room: Room, beside: list[Room], request: JobRequest) -> Placement | None:
-    """Machines that are free in all of the rooms."""
-    placement = room.place(request.ranks, request.per_rank)
-    if placement is None or all(other.holds(placement, request.per_rank) for other in beside):
-        return placement
-    return room.meet(beside).place(request.ranks, request.per_rank)
