@@ -122,6 +122,18 @@ class Client:
         """Stops a job; it is CANCELLED once nothing of it runs any more."""
         return self.api.post(self._team("jobs", job) + ":cancel")
 
+    def hold(self, job: str, *, reason: str = "", admin: bool = False) -> Json:
+        """Keeps a job out of the queue until `release`; one that runs gives its place up first."""
+        return self.api.post(self._team("jobs", job) + ":hold", {"reason": reason, "admin": admin})
+
+    def release(self, job: str) -> Json:
+        """Puts a held job back into the queue."""
+        return self.api.post(self._team("jobs", job) + ":release")
+
+    def preempt(self, job: str, *, reason: str = "") -> Json:
+        """Takes a job's place (admins); it goes on later, in the same run, from its last checkpoint."""
+        return self.api.post(self._team("jobs", job) + ":preempt", {"reason": reason})
+
     def sweep(self, sweep: str) -> Json:
         """A sweep with its jobs."""
         return self.api.get(self._team("sweeps", sweep))

@@ -275,6 +275,7 @@ class Attempt:
             "CAIRN_URL": launch.url,
             "CAIRN_BUS_URL": launch.bus_url,
             "CAIRN_TOKEN_FILE": str(folder.token_file),
+            "CAIRN_NOTICE": str(folder.notice_file),
             "CAIRN_SPOOL": str(folder.spool),
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
             "PYTHONUNBUFFERED": "1",

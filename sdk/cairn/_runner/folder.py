@@ -102,6 +102,8 @@ class Folder:
         # The attempt's own part of its environment.
         self.env = path / "env"
         self.token_file = path / "token"
+        # Why it is to end, where there is more to say than that: written before the signal.
+        self.notice_file = path / "notice"
         self._room = path / ".room"
         self._notify = ""
         self._uid = ""

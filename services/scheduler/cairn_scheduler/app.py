@@ -86,8 +86,9 @@ async def run(
         checker = TokenChecker(channel, clock)
         watch = Watch(db)
         facts = handlers.QuotaFacts(wake=loop.wake, forget=checker.forget)
+        checkpoints = handlers.Checkpoints(db=db, clock=clock)
         works = [
-            tasks.create_task(_on_the_bus(settings, db, facts=facts, watch=watch)),
+            tasks.create_task(_on_the_bus(settings, db, facts=facts, checkpoints=checkpoints, watch=watch)),
             *(tasks.create_task(loop.listen(cluster)) for cluster in clusters.values()),
             tasks.create_task(loop.run()),
             tasks.create_task(custody.run(loop.tidy)),
@@ -131,21 +132,30 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
 
 
 async def _on_the_bus(
-    settings: SchedulerSettings, db: Database, *, facts: handlers.QuotaFacts, watch: Watch
+    settings: SchedulerSettings,
+    db: Database,
+    *,
+    facts: handlers.QuotaFacts,
+    checkpoints: handlers.Checkpoints,
+    watch: Watch,
 ) -> NoReturn:
     """Tells and hears, whenever the bus is there; callers are answered without it."""
     while True:
         try:
             async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
-                await _talk(bus, db, facts=facts, watch=watch)
+                await _talk(bus, db, facts=facts, checkpoints=checkpoints, watch=watch)
         except* Unavailable:
             log.warning("bus.waiting")
         finally:
             watch.bus = None
 
 
-async def _talk(bus: Bus, db: Database, *, facts: handlers.QuotaFacts, watch: Watch) -> None:
+async def _talk(
+    bus: Bus, db: Database, *, facts: handlers.QuotaFacts, checkpoints: handlers.Checkpoints, watch: Watch
+) -> None:
     await bus.ensure_stream(STREAM, STREAMS[STREAM])
+    # The tracker's to make; whoever comes first makes the same.
+    await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
     watch.bus = bus
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(db, bus))
@@ -155,6 +165,15 @@ async def _talk(bus: Bus, db: Database, *, facts: handlers.QuotaFacts, watch: Wa
                 durable="scheduler-quota",
                 subjects=handlers.SUBJECTS,
                 handler=facts,
+                db=db,
+            )
+        )
+        tasks.create_task(
+            bus.consume(
+                stream="TRACKER",
+                durable="scheduler-tracker",
+                subjects=handlers.COMMITTED,
+                handler=checkpoints,
                 db=db,
             )
         )

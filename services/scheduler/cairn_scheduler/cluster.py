@@ -123,8 +123,11 @@ class Cluster(Protocol):
         """Starts an attempt once, however often this is called for it. Raises LaunchFailed."""
         ...
 
-    async def stop(self, attempt_uid: str) -> None:
-        """Ends an attempt: SIGTERM, its grace, SIGKILL. The end is reported like any other."""
+    async def stop(self, attempt_uid: str, *, notice: str = "") -> None:
+        """Ends an attempt: SIGTERM, its grace, SIGKILL. The end is reported like any other.
+
+        `notice` is told to the program before: `preempted`, where it will go on from its checkpoint.
+        """
         ...
 
     async def list(self) -> Collection[str]:

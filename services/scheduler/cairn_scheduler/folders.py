@@ -79,6 +79,10 @@ class Folder:
         self.write_token(order.token)
         self._write("launch.json", json.dumps(_launch(order, around, gpu_ids)))
 
+    def write_notice(self, notice: str) -> None:
+        """Writes why it is to end, for the runner to hand on. Raises OSError."""
+        self._write("notice", notice)
+
     def write_token(self, token: str) -> None:
         """Writes the run token, for its owner alone."""
         self._write("token", token)

@@ -129,11 +129,16 @@ class LocalCluster:
                     f"The attempt could not be set up on this machine: {error.strerror}."
                 ) from error
 
-    async def stop(self, attempt_uid: str) -> None:
+    async def stop(self, attempt_uid: str, *, notice: str = "") -> None:
         """Tells the runner to stop its ranks; kills it where it has not done so in time."""
         watched = self._watched.get(attempt_uid)
         if watched is None or watched.ended or watched.killer is not None or watched.pidfd is None:
             return
+        if notice:
+            try:
+                watched.folder.write_notice(notice)
+            except OSError as error:
+                log.warning("attempt.notice_untold", attempt=attempt_uid, error=str(error))
         _signal(watched.pidfd, signal.SIGTERM)
         watched.killer = asyncio.get_running_loop().call_later(
             watched.folder.grace() + _STOP_MARGIN, _signal, watched.pidfd, signal.SIGKILL

@@ -21,7 +21,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, store
+from cairn_scheduler import model, store, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
@@ -115,12 +115,14 @@ class Loop:
             cluster = self._out.clusters[attempt.cluster]
             if attempt.uid not in known[attempt.cluster]:
                 await self._missing(job, attempt, cluster)
+            elif job.state is State.PREEMPTING and job.cancel_time is None:
+                await cluster.stop(attempt.uid, notice="preempted")
             elif job.cancel_time is not None or self._overdue(job, attempt):
                 await cluster.stop(attempt.uid)
 
     async def _missing(self, job: Job, attempt: Attempt, cluster: Cluster) -> None:
         """The cluster does not know an attempt: it was never started there, or its traces are gone."""
-        if attempt.state is AttemptState.LAUNCHING and job.cancel_time is None:
+        if attempt.state is AttemptState.LAUNCHING and job.state is State.LAUNCHING and not job.cancel_time:
             await self._start(job, attempt, cluster)
             return
         end = self._out.clock.now().timestamp()
@@ -298,14 +300,19 @@ class Loop:
     def _after(self, job: Job, ending: Ending) -> tuple[Job, Event]:
         """The job's next version: another attempt by its cause, or the end."""
         now = self._out.clock.now()
+        if ending.cause is Cause.PREEMPTED and job.state is State.PREEMPTING:
+            return _given_up(yielding.preempted(job, now, ending))
         rejections = sum(attempt.no_capacity for attempt in job.attempts)
         if ending.no_capacity:
             wait = wait_for_room(rejections + 1)
         else:
-            tried = [a for a in job.attempts if not a.state.active and not a.no_capacity]
+            tried = [a for a in job.attempts if not a.state.active and not a.no_capacity and not a.yielded]
             wait = retry_after(ending, spec=job.spec, attempts=tried)
         if job.cancel_time is not None or wait is None:
             return model.finish(job, now, ending), Event.FINISHED
+        if job.state is State.PREEMPTING:
+            # It failed before it was told: its place is taken all the same.
+            return _given_up(yielding.preempted(job, now, ending))
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED
@@ -315,8 +322,14 @@ def _asked(job: Job, attempt: Attempt, evidence: Evidence) -> Cause | None:
     """Why the scheduler had told an attempt to stop, if it had: it follows from what is written down."""
     if job.cancel_time is not None:
         return Cause.CANCELLED
+    if job.state is State.PREEMPTING and (evidence.stopped or evidence.lost):
+        return Cause.PREEMPTED
     if job.spec.max_runtime is None or attempt.start_time is None:
         return None
     # Both by one clock, where the place has its own.
     ran = evidence.end_time - (evidence.start_time or attempt.start_time.timestamp())
     return Cause.TIMEOUT if ran >= job.spec.max_runtime else None
+
+
+def _given_up(job: Job) -> tuple[Job, Event]:
+    return job, Event.HELD if job.state is State.HELD else Event.PREEMPTED

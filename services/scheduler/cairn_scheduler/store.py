@@ -18,6 +18,7 @@ from cairn_scheduler.model import (
     Cause,
     Code,
     Environment,
+    Hold,
     Job,
     Resources,
     Spec,
@@ -33,6 +34,7 @@ _SELECT = """
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
     j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra,
+    j.hold, j.checkpoint_time,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -139,12 +141,12 @@ async def save(conn: Connection, old: Job, new: Job, event: Event, *, actor: str
         """
         UPDATE jobs SET state = $3, revision = $4, reason = $5, cause = $6, message = $7, admissions = $8,
             pool = $9, update_time = $10, cancel_time = $11, start_time = $12, end_time = $13,
-            retry_time = $14
+            retry_time = $14, hold = $15, checkpoint_time = $16
         WHERE uid = $1 AND revision = $2
         """,
         old.uid, old.revision, new.state.value, new.revision, new.reason, new.cause, new.message,
         new.admissions, new.pool, new.update_time, new.cancel_time, new.start_time, new.end_time,
-        new.retry_time,
+        new.retry_time, new.hold or "", new.checkpoint_time,
     )  # fmt: skip
     if tag != "UPDATE 1":
         raise Aborted(f"job {old.uid} was changed in the same moment; try again", reason=Reason.CONFLICT)
@@ -159,14 +161,14 @@ async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> Non
     await conn.execute(
         """
         INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
-            create_time, start_time, end_time, pids, no_capacity)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            create_time, start_time, end_time, pids, no_capacity, yielded)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
-            start_time = $11, end_time = $12, pids = $13, no_capacity = $14
+            start_time = $11, end_time = $12, pids = $13, no_capacity = $14, yielded = $15
         """,
         attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
         attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
-        attempt.end_time, list(attempt.pids), attempt.no_capacity,
+        attempt.end_time, list(attempt.pids), attempt.no_capacity, attempt.yielded,
     )  # fmt: skip
 
 
@@ -194,7 +196,7 @@ async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
 async def jobs_running(db: Database) -> list[Job]:
     """The jobs of which an attempt is active, oldest first."""
     rows = await db.fetch(
-        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING')"
+        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')"
         " ORDER BY j.create_time, j.uid"
     )
     return [_job(row) for row in rows]
@@ -275,7 +277,7 @@ async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Wait
         """
         SELECT uid, team, state, priority, create_time, retry_time, num_nodes, cpu_milli, gpus, accelerator,
             memory_mib, pool, overtaken, reason, infra
-        FROM jobs WHERE end_time IS NULL
+        FROM jobs WHERE end_time IS NULL AND state <> 'HELD'
         """
     )
     placed, waiting, reasons = [], [], {}
@@ -418,6 +420,8 @@ def _job(row: Row) -> Job:
         retry_time=row["retry_time"],
         admissions=row["admissions"],
         pool=row["pool"],
+        hold=Hold(row["hold"]) if row["hold"] else None,
+        checkpoint_time=row["checkpoint_time"],
     )
 
 
@@ -464,6 +468,7 @@ def _attempt(row: Row) -> Attempt:
         end_time=row["end_time"],
         pids=tuple(row["pids"]),
         no_capacity=row["no_capacity"],
+        yielded=row["yielded"],
     )
 
 

@@ -53,6 +53,8 @@ def job_message(job: Job) -> job_pb2.Job:
         end_time=timestamp(job.end_time),
         retry_time=timestamp(job.retry_time),
         admissions=job.admissions,
+        hold=job_pb2.Job.Hold.Value(f"HOLD_{job.hold}") if job.hold else job_pb2.Job.HOLD_UNSPECIFIED,
+        checkpoint_time=timestamp(job.checkpoint_time),
     )
 
 

@@ -40,6 +40,27 @@ ROUTES = (
     ),
     Route(
         method="POST",
+        path="/teams/{team}/jobs/{job}:hold",
+        rpc="SchedulerService/HoldJob",
+        summary="Keep a job out of the queue until it is released; one that runs is preempted first.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:release",
+        rpc="SchedulerService/ReleaseJob",
+        summary="Put a held job back into the queue.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:preempt",
+        rpc="SchedulerService/PreemptJob",
+        summary="Take a job's place; it goes on later, in the same run, from its checkpoint.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
         path="/teams/{team}/sweeps",
         rpc="SchedulerService/CreateSweep",
         summary="Queue one job for each point of a grid, all or none.",

@@ -116,7 +116,7 @@ class SkyCluster:
                 self.hear(event)
             self._spawn(self._bring_up(watched, task, anew=again), f"launch {record.uid}")
 
-    async def stop(self, attempt_uid: str) -> None:
+    async def stop(self, attempt_uid: str, *, notice: str = "") -> None:
         """Tells the runners; takes the cluster away where they have not stopped in time."""
         watched = self.watched.get(attempt_uid)
         if watched is None or watched.ended:
@@ -129,7 +129,7 @@ class SkyCluster:
             if not watched.record.request:
                 self.end(watched, Evidence(stopped=True, end_time=time.time()))
             return
-        await self._tell_stop(watched)
+        await self._tell_stop(watched, notice)
         if watched.killer is None:
             self._kill_later(watched)
 
@@ -372,10 +372,12 @@ class SkyCluster:
             await asyncio.sleep(pause)
             pause = min(pause * 2, _PAUSES[1])
 
-    async def _tell_stop(self, watched: Watched) -> None:
+    async def _tell_stop(self, watched: Watched, notice: str = "") -> None:
         record = watched.record
         try:
-            await self._ears.tell_stop(team=record.team, run_uid=record.run_uid, attempt_uid=record.uid)
+            await self._ears.tell_stop(
+                team=record.team, run_uid=record.run_uid, attempt_uid=record.uid, notice=notice
+            )
         except Unavailable as error:
             log.warning("sky.stop_untold", attempt=record.uid, error=error.message)
 
