@@ -149,6 +149,14 @@ class Client:
         """Places to run, and how much of them is free."""
         return list(self.api.get(f"{BASE}/pools").get("pools", []))
 
+    def orphans(self) -> list[Json]:
+        """What exists at the places to run and belongs to no living attempt. For admins."""
+        return list(self.api.get(f"{BASE}/orphans").get("orphans", []))
+
+    def remove_orphans(self) -> list[Json]:
+        """Begins to take those away, and returns them. For admins."""
+        return list(self.api.post(f"{BASE}/orphans:remove", {}).get("orphans", []))
+
     def runs(
         self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
     ) -> Iterator[Json]:

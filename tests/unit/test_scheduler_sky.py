@@ -176,6 +176,18 @@ def test_a_gang_ends_as_the_first_rank_that_failed() -> None:
     assert (ranks.evidence.rank, ranks.evidence.exit_code, ranks.evidence.stopped) == (2, 3, False)
 
 
+def test_the_cause_of_a_gangs_end_is_the_rank_that_failed_first_whoever_is_heard_first() -> None:
+    ranks = Ranks(3)
+    # Rank 0 lost its peer and was heard first; rank 1 had a reason of its own; rank 2 was told to stop.
+    ranks.take(ended(0, exit_code=1, end_time=10.9, last_lines=["Connection reset by peer"]), now=1.0)
+    ranks.take(ended(2, signal=15, stopped=True, end_time=10.2), now=1.0)
+    ranks.take(ended(1, exit_code=7, end_time=10.5, last_lines=["ValueError: no"]), now=1.0)
+    assert ranks.evidence is not None
+    assert (ranks.evidence.rank, ranks.evidence.ranks, len(ranks.evidence.others)) == (1, 3, 2)
+    ending = classify(ranks.evidence, asked=None)
+    assert (ending.cause, ending.exit_code) == (Cause.USER_ERROR, 7)
+
+
 def test_a_gang_that_ends_well_is_over_with_its_last_rank() -> None:
     ranks = Ranks(2)
     ranks.take(ended(0), now=1.0)

@@ -57,7 +57,8 @@ class Attempt:
         self._folder = folder
         self._launch = launch
         self._signals = signals
-        self._guard = guard.Guard(launch.attempt_uid)
+        self._mark = guard.mark(launch.attempt_uid, first=self._place.first)
+        self._guard = guard.Guard(self._mark)
         guard.adopt_orphans()
         folder.spool.mkdir(mode=0o700, exist_ok=True)
         self._writer = Writer(folder.spool)
@@ -196,7 +197,7 @@ class Attempt:
     def _gang(self, script: str, *, nodes: int) -> GangEnd | None:
         gang = Gang(
             console=self._console, signals=self._signals, grace=self._launch.grace, deadline=self._deadline,
-            mark=self._launch.attempt_uid, spare=self._guard.pid, visits=self._visits,
+            mark=self._mark, spare=self._guard.pid, visits=self._visits,
             last=self._end.phase == "run",
         )  # fmt: skip
         try:
@@ -243,7 +244,8 @@ class Attempt:
 
         if self._drain is None:
             self._drain = Drain(
-                self._folder, self._launch, self._writer, rank=self._place.first, listen=self._place.listen,
+                self._folder, self._launch, self._writer, rank=self._place.first,
+                runners=self._launch.num_nodes // self._place.ranks, listen=self._place.listen,
                 knocked=self._visits.knock,
             )  # fmt: skip
         return self._drain
@@ -253,7 +255,7 @@ class Attempt:
         from cairn._runner.drain import BEFORE_END_SECONDS
 
         self._end.end_time = self._clock.now()
-        self._visits.end(self._launch.attempt_uid)
+        self._visits.end(self._mark)
         self._place.ended(self._end)
         self._writer.flush()
         drain = self._ship()
@@ -296,6 +298,7 @@ class Attempt:
             "CAIRN_TEAM": launch.team,
             "CAIRN_ATTEMPT": str(launch.attempt),
             "CAIRN_ATTEMPT_UID": launch.attempt_uid,
+            guard.MARK: self._mark,
             "CAIRN_URL": launch.url,
             "CAIRN_BUS_URL": launch.bus_url,
             "CAIRN_TOKEN_FILE": str(folder.token_file),

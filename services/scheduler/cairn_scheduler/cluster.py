@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -92,6 +92,22 @@ class Remains(Enum):
     SHIPPED = "shipped"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What exists at a place for one attempt: a cluster there, or processes here."""
+
+    attempt_uid: str
+    # As the place names it.
+    name: str
+    # As the place tells it, such as UP.
+    status: str = ""
+    create_time: datetime | None = None
+    # So far, in US dollars; None: not known.
+    cost: float | None = None
+    # The attempt has ended, and this is being taken away.
+    leaving: bool = False
+
+
 class LaunchFailed(Exception):
     """The place cannot start this attempt; the message says why. Nothing of it runs."""
 
@@ -138,4 +154,12 @@ class Cluster(Protocol):
 
     async def tidy(self, attempt_uid: str) -> None:
         """Removes what an ended attempt does not need any more; it is not listed after that."""
+        ...
+
+    async def inventory(self) -> Sequence[Held]:
+        """What really exists there of this platform's, by the place's own account. Raises Unavailable."""
+        ...
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Begins to take away what exists there for an attempt that does not live."""
         ...
