@@ -118,9 +118,9 @@ def _attempt(attempt: Attempt, steps: Sequence[Step]) -> Iterator[Moment]:
         yield Moment(Kind.RUNNING, attempt.start_time, number, f"{count} ranks" if count > 1 else "")
     if attempt.end_time is not None:
         headline, lines = _message(attempt.message)
-        told = headline if attempt.cause is not None else headline or "well"
+        text = " ".join(filter(None, (headline, _evidence(attempt))))
         yield Moment(
-            Kind.ATTEMPT_ENDED, attempt.end_time, number, " ".join(filter(None, (_evidence(attempt), told))),
+            Kind.ATTEMPT_ENDED, attempt.end_time, number, text,
             cause=attempt.cause, state=_STATES[attempt.state], last_lines=lines,
         )  # fmt: skip
 
@@ -135,11 +135,13 @@ _STATES: Mapping[AttemptState, State] = {
 
 
 def _evidence(attempt: Attempt) -> str:
-    """Exit code and signal, where the sentence does not say them already."""
-    words = []
-    if attempt.exit_code and f"{attempt.exit_code}" not in attempt.message.partition("\n")[0]:
+    """Exit code and signal, where the sentence does not say them already; a stop speaks for itself."""
+    if attempt.state is AttemptState.CANCELLED:
+        return ""
+    sentence, words = attempt.message.partition("\n")[0], []
+    if attempt.exit_code is not None and "exit code" not in sentence and not attempt.signal:
         words.append(f"exit code {attempt.exit_code}")
-    if attempt.signal and "SIG" not in attempt.message.partition("\n")[0]:
+    if attempt.signal and "SIG" not in sentence:
         words.append(f"signal {attempt.signal}")
     return f"({', '.join(words)})" if words else ""
 
