@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
@@ -18,6 +17,7 @@ import pytest
 from cairn.scheduler.v1 import job_pb2, orphan_pb2, orphan_pb2_grpc, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.ids import new_uid
 from cairn_common.rpc import channel
+from cairn_server import ports
 from tests.harness import fake_sky, quota, servers
 from tests.harness.fake_sky import FakeSky
 from tests.harness.scheduler import FINAL, Process
@@ -96,11 +96,6 @@ async def insist(call: Callable[[], Awaitable[T]]) -> T:
                 await asyncio.sleep(0.05)
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.fixture
 async def quotas(
     nats_server: servers.Nats, database_url: Callable[[str], str], tmp_path: Path
@@ -120,7 +115,9 @@ async def test_after_random_stops_and_crashes_there_is_no_orphan(
     tmp_path: Path,
 ) -> None:
     chance = random.Random(SEED)
-    address = f"127.0.0.1:{free_port()}"
+    # Not one that the kernel gives to somebody's connection while the scheduler is away.
+    (port,) = ports.free(["scheduler"]).values()
+    address = f"127.0.0.1:{port}"
     async with fake_sky.running(nats_server.url, chance=chance) as (sky, url):
         process = Process(
             quotas, postgres_url=database_url("scheduler"), nats_url=nats_server.url,

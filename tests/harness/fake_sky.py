@@ -238,7 +238,7 @@ async def running(
         for stream in ("JOB", "SCHEDULER"):
             await bus.ensure_stream(stream, STREAMS[stream])
         sky = FakeSky(bus, chance=chance, pace=pace, beat=beat)
-        config = uvicorn.Config(sky.app(), host="127.0.0.1", port=0, log_level="error", lifespan="off")
+        config = uvicorn.Config(sky.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
         hears = tasks.create_task(sky.hear())
         serves = tasks.create_task(server.serve())
