@@ -6,6 +6,7 @@ The scheduler is killed, the API server forgets, nodes die: no job is lost, none
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.harness import fake_sky, quota, servers
 from tests.harness.fake_sky import FakeSky
 from tests.harness.scheduler import FINAL, Process
 
-SEED = 7
+SEED = int(os.environ.get("CAIRN_TEST_SEED", "7"))
 EVENTS = 100
 T = TypeVar("T")
 
