@@ -13,8 +13,9 @@ import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
+from cairn_common import document
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import document, elsewhere, environment
+from cairn_scheduler import elsewhere, environment
 from cairn_scheduler.model import Cause, Resources, Spec
 
 MOST_JOBS = 1000

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cairn_scheduler import document
+from cairn_common import document
 from cairn_scheduler.cluster import Order
 from cairn_scheduler.sky.tool import Tool
 
