@@ -52,8 +52,8 @@ async def migrate(url: SecretStr | str, schema: str, folder: Traversable) -> lis
 
     The common tables (outbox, inbox, dead_letters) come first. Two processes may do this at once: the
     second one waits and finds nothing to do. Raises `MigrationError` where an applied file was changed,
-    numbers repeat, or a file fails (nothing of that file is kept then); `Unavailable` where
-    the server stays away for 60 s.
+    numbers repeat, or a file fails (nothing of that file is kept then); `Unavailable` where the server stays
+    away for 60 s. Numbers may leave gaps, and one that comes late into a gap is applied late.
     """
     common = _read(files("cairn_common") / "migrations", component="common")
     own = _read(folder, component="service")
@@ -84,7 +84,6 @@ def _read(folder: Traversable, *, component: str) -> list[_File]:
         found.append(_File(component, int(match[1]), item.name, item.read_text(encoding="utf-8")))
     found.sort(key=lambda file: file.number)
     numbers = [file.number for file in found]
-    # Gaps are good: work that goes on side by side takes numbers of its own.
     if len(set(numbers)) != len(numbers):
         raise MigrationError(f"each migration has a number of its own; found {numbers}")
     return found
@@ -105,10 +104,9 @@ async def _apply(connection: asyncpg.Connection[asyncpg.Record], found: list[_Fi
         "SELECT number, checksum FROM schema_migrations WHERE component = $1", component
     )
     applied = {row["number"]: row["checksum"] for row in rows}
-    newer = sorted(set(applied) - {file.number for file in found})
-    if newer:
+    if newer := sorted(applied.keys() - {file.number for file in found}):
         # An older release on a newer schema: each file is safe for the release before it.
-        log.warning("migration.newer", component=component, numbers=newer)
+        log.warning("migration.newer", component=component, applied=newer, known=len(found))
     done = []
     for file in found:
         if file.number not in applied:

@@ -1,0 +1,1 @@
+"""The pure engine: `decide(snapshot) -> Plan`. See `world` for the types."""
