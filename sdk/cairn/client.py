@@ -130,6 +130,17 @@ class Client:
         """Places to run, and how much of them is free."""
         return list(self.api.get(f"{BASE}/pools").get("pools", []))
 
+    def infras(self, *, refresh: bool = False) -> Json:
+        """Where jobs can run, with what is wrong there; ``complete`` is false while some are still asked."""
+        return self.api.get(f"{BASE}/infras", {"refresh": "true" if refresh else None})
+
+    def plan(self, task: str, *, code: Json | None = None) -> Json:
+        """Where the job of a task file's text would go, best first, and its price; nothing is stored."""
+        body: Json = {"task": task}
+        if code is not None:
+            body["code"] = code
+        return self.api.post(self._team("jobs") + ":plan", body)
+
     def runs(
         self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
     ) -> Iterator[Json]:

@@ -27,6 +27,7 @@ BUILT_IN = (
     ("Jobs", "logs", "logs", "logs"),
     ("Jobs", "watch", "watch", "watch"),
     ("Jobs", "stop", "stop", "stop"),
+    ("Jobs", "check", "check", "check"),
     ("Reaching in", "exec", "attach", "exec_"),
     ("Reaching in", "ssh", "attach", "ssh"),
     ("Reaching in", "forward", "forward", "forward"),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
 from cairn_scheduler.causes import Evidence
+from cairn_scheduler.infra import Placement, Survey
 from cairn_scheduler.model import Code, Resources, Spec
 
 
@@ -101,6 +102,15 @@ class Cluster(Protocol):
 
     def capacity(self) -> Resources:
         """All that it has, free or not."""
+        ...
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What it reaches, with what is wrong there. What was asked a moment ago is not asked again, unless
+        `refresh`. Answers within 20 s."""
+        ...
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """Where an attempt would go, best first. Raises NoPlacement, Unavailable."""
         ...
 
     async def launch(self, order: Order) -> None:

@@ -195,6 +195,8 @@ class Attempt:
     pids: tuple[int, ...] = ()
     # It ended because there was no room for it.
     no_capacity: bool = False
+    # Nothing of it is left. Written by whoever tidied it up, never with the job.
+    close_time: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,31 @@ class Api:
         lines = [clean(line) for line in answer.text.splitlines() if line.strip()]
         return [line for line in lines if not line.startswith(_NOISE)][-20:]
 
+    async def ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The answer to a question, such as which nodes there are."""
+        async with self._others:
+            return await self.wait(await self._post(path, body or {}))
+
+    async def asked(self, path: str, body: Mapping[str, object] | None = None) -> str:
+        """What SkyPilot prints while it answers: what only people were meant to read. Raises as `wait`, then
+        with all that was printed as the error's `log`."""
+        async with self._others:
+            request = await self._post(path, body or {})
+            try:
+                await self.wait(request)
+            except SkyError as error:
+                error.log = await self.printed(request)
+                raise
+            return await self.printed(request)
+
+    async def printed(self, request: str) -> str:
+        """What was printed for a request that has ended; empty where it cannot be had."""
+        query = {"request_id": request, "format": "plain", "follow": "false"}
+        try:
+            return (await self._http.get("/api/stream", params=query)).text
+        except httpx.HTTPError:
+            return ""
+
     async def wait(self, request: str) -> Any:
         """The result of a request, as soon as there is one."""
         while True:

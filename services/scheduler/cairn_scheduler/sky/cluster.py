@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,14 +20,16 @@ from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
-from cairn_scheduler.model import Resources
+from cairn_scheduler.infra import Placement, Survey
+from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
 from cairn_scheduler.sky.ears import Ears
 from cairn_scheduler.sky.errors import Away, Kind, SkyError
-from cairn_scheduler.sky.order import Surroundings, task_text
+from cairn_scheduler.sky.order import Surroundings, task_text, trial_text
 from cairn_scheduler.sky.ranks import Ranks
 from cairn_scheduler.sky.records import Record, Records
+from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tool import Tool
 
 log = structlog.get_logger(__name__)
@@ -63,9 +65,18 @@ class SkyCluster:
     """See `open_sky`; everything runs on the event loop that opened it."""
 
     def __init__(
-        self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str
+        self,
+        api: Api,
+        *,
+        kept: Records,
+        ears: Ears,
+        tool: Tool,
+        around: Surroundings,
+        surveyor: Surveyor,
+        prefix: str,
     ) -> None:
         self._api = api
+        self._surveyor = surveyor
         self._kept = kept
         self._ears = ears
         self._tool = tool
@@ -86,6 +97,14 @@ class SkyCluster:
     def capacity(self) -> Resources:
         """Without a bound: SkyPilot knows, and says so when asked."""
         return Resources(_BOUNDLESS, _BOUNDLESS, "", _BOUNDLESS)
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What SkyPilot reaches, and what it does not."""
+        return await self._surveyor.survey(refresh=refresh)
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """SkyPilot's choices, in its order."""
+        return await self._surveyor.placements(trial_text(spec))
 
     async def launch(self, order: Order) -> None:
         """Begins to launch; what comes of it is reported. Raises LaunchFailed where it cannot even begin."""
@@ -182,6 +201,7 @@ class SkyCluster:
 
     async def detach(self) -> None:
         """Stops watching; what runs goes on."""
+        await self._surveyor.stop()
         for watched in self.watched.values():
             if watched.killer is not None:
                 watched.killer.cancel()

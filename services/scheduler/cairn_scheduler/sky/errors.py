@@ -45,6 +45,8 @@ class SkyError(Exception):
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+        # What SkyPilot printed meanwhile, where that was asked for.
+        self.log = ""
 
 
 class Away(Exception):
