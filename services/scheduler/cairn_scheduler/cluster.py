@@ -25,6 +25,8 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
+    # Who submitted it, such as users/ada.
+    creator: str = ""
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""

@@ -231,6 +231,7 @@ class Loop:
             spec=job.spec,
             code=job.code,
             token=token.secret,
+            creator=job.creator,
         )
         try:
             await cluster.launch(order)

@@ -25,11 +25,12 @@ from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
 from cairn_scheduler.sky.ears import Ears
-from cairn_scheduler.sky.errors import Away, Kind, SkyError
+from cairn_scheduler.sky.errors import Away, Kind, SkyError, explained
 from cairn_scheduler.sky.order import Surroundings, task_text, trial_text
 from cairn_scheduler.sky.ranks import Ranks
 from cairn_scheduler.sky.records import Record, Records
 from cairn_scheduler.sky.survey import Surveyor
+from cairn_scheduler.sky.tenants import Workspaces, user_of
 from cairn_scheduler.sky.tool import Tool
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class SkyCluster:
     ) -> None:
         self._api = api
         self._surveyor = surveyor
+        self._workspaces = Workspaces(api)
         self._kept = kept
         self._ears = ears
         self._tool = tool
@@ -113,6 +115,7 @@ class SkyCluster:
         record = Record(
             uid=order.attempt_uid,
             team=order.team,
+            creator=order.creator,
             run_uid=order.run_uid,
             cluster=self._prefix + order.attempt_uid,
             num_nodes=order.spec.num_nodes,
@@ -275,7 +278,8 @@ class SkyCluster:
                         self._up(watched)
                         return
                     if error.kind is not Kind.FORGOTTEN:
-                        self.end(watched, _not_launched(error))
+                        printed = await self._api.printed(watched.record.request)
+                        self.end(watched, _not_launched(explained(error, printed)))
                         return
                     log.info("sky.launch_forgotten", attempt=watched.record.uid)
                     watched.record = self._kept.save(watched.record, request="")
@@ -290,8 +294,12 @@ class SkyCluster:
 
     async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
-        config = {"slurm": {"provision_timeout": _PROVISION_SECONDS}}
-        request = await self._api.launch(record.cluster, task, config=config)
+        config = {
+            "slurm": {"provision_timeout": _PROVISION_SECONDS},
+            **await self._workspaces.config(record.team),
+        }
+        user = user_of(record.creator)
+        request = await self._api.launch(record.cluster, task, config=config, user=user)
         watched.record = self._kept.save(watched.record, request=request)
         log.info("sky.launching", attempt=record.uid, cluster=record.cluster, request=request)
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 300
+_REGION = re.compile(r"\bregion=([A-Za-z0-9_.-]+)")
 _CONFIG = "~/.slurm/config of SkyPilot's API server"
 
 # What a complaint says, what it means, and what to do; {0} is its first group,
@@ -42,6 +43,13 @@ _COMPLAINTS = (
         r"Host key verification failed",
         "its login node shows another host key than before",
         "remove the old key of `Host {host}` from known_hosts of SkyPilot's API server, once you know why",
+    ),
+    (
+        # SSH itself failed, and said nothing: quiet as SkyPilot runs it, that is how a wrong key looks.
+        r"Command sinfo failed with return code 255",
+        "its login node does not let SkyPilot in: a wrong user or key, most often",
+        "correct User and IdentityFile of `Host {host}` in {config}, "
+        "or add the key to the user's authorized_keys",
     ),
     (
         r"Slurm configuration file (\S+) does not exist",
@@ -97,7 +105,7 @@ _COMPLAINTS = (
 )  # fmt: skip
 _UNREACHABLE = re.compile(
     r"ssh: connect to host|Connection timed out|Could not resolve hostname|Permission denied \(|"
-    r"Host key verification failed|Identity file .* not accessible|Load key "
+    r"failed with return code 255|Host key verification failed|Identity file .* not accessible|Load key "
 )
 
 
@@ -125,7 +133,8 @@ def unreachable(text: str) -> bool:
 def diagnose(text: str, *, infra: str = "") -> Diagnosis | None:
     """What a complaint of SkyPilot means; None where it is not one that is known here."""
     words = " ".join(plain(text).split())
-    host = infra.partition("/")[2].partition("/")[0] or "NAME"
+    region = _REGION.search(words)
+    host = infra.partition("/")[2].partition("/")[0] or (region.group(1) if region else "NAME")
     for pattern, problem, remedy in _COMPLAINTS:
         if match := re.search(pattern, words, re.IGNORECASE):
             groups = [group or "" for group in match.groups()]

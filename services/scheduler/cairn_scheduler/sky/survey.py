@@ -15,7 +15,7 @@ from cairn_common.errors import Unavailable
 from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
 from cairn_scheduler.sky import complaints, words
 from cairn_scheduler.sky.api import Api
-from cairn_scheduler.sky.errors import Away, Kind, SkyError
+from cairn_scheduler.sky.errors import Away, Kind, SkyError, explained
 
 log = structlog.get_logger(__name__)
 
@@ -74,11 +74,8 @@ class Surveyor:
             async with asyncio.timeout(_DRY_SECONDS):
                 text = await self._api.asked("/launch", body)
         except SkyError as error:
-            known = complaints.diagnose(f"{error.log}\n{error}")
-            raise NoPlacement(
-                str(known) if known else str(error),
-                passing=error.kind in (Kind.FULL, Kind.BROKEN) or complaints.unreachable(error.log),
-            ) from None
+            told = explained(error, error.log)
+            raise NoPlacement(str(told), passing=told.kind is not Kind.REFUSED) from None
         except (Away, TimeoutError) as error:
             raise Unavailable(
                 f"SkyPilot's API server at {self._url} does not answer; `cairn check` says more",
