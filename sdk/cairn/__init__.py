@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from cairn._run import Config, Run, current_run, finish, init, log
-from cairn._stopping import on_stop, stopping
+from cairn._stopping import checkpoint_due, on_stop, stop_reason, stopping
 
 if TYPE_CHECKING:
     from cairn._local import LocalRun, local_runs
@@ -33,6 +33,7 @@ __all__ = [
     "Config",
     "LocalRun",
     "Run",
+    "checkpoint_due",
     "config",
     "current_run",
     "finish",
@@ -43,6 +44,7 @@ __all__ = [
     "on_stop",
     "save_artifact",
     "save_checkpoint",
+    "stop_reason",
     "stopping",
     "sync",
     "use_artifact",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn import _stage
+from cairn import _stage, _stopping
 from cairn._blobs import TransferError
 from cairn._download import download_folder
 from cairn._http import Api, ApiError, Json, Pauses, Unreachable, segment
@@ -70,17 +71,19 @@ def save_checkpoint(
 
     Returns once there is a copy that later writes cannot touch; with ``wait`` once it is committed (or a
     minute has passed). Checkpoints are committed in the order of the calls. Trouble is a warning, and an
-    exception only in a strict run. Call it from one rank.
+    exception only in a strict run. Call it from one rank. After a `checkpoint_due` in a process that was told
+    to end it waits for the commit and raises SystemExit (143).
     """
     from cairn._run import current_run
 
-    run = current_run()
+    run, ends = current_run(), False
     try:
         if step < 0:
             raise ValueError(f"step must not be negative, is {step}")
         saver = _saver(run)
         saver.save(_stage.stage(path_or_state, saver.folder, step=int(step), metrics=_numbers(metrics)))
-        if wait and not saver.wait(EXIT_WAIT):
+        ends = _stopping.saved()
+        if (wait or ends) and not saver.wait(EXIT_WAIT):
             raise TransferError(
                 f"the checkpoint at step {step} is not committed yet; it is still being tried"
             )
@@ -88,6 +91,8 @@ def save_checkpoint(
         if run.strict:
             raise
         _log.warning("cairn: the checkpoint at step %s is not safe: %s", step, error)
+    if ends:
+        raise SystemExit(128 + signal.SIGTERM)
 
 
 def latest_checkpoint() -> Checkpoint | None:

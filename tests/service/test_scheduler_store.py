@@ -13,9 +13,9 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Aborted
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-from cairn_scheduler import model, store
+from cairn_scheduler import model, store, yielding
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import STEPS, Job, Spec, State
+from cairn_scheduler.model import STEPS, Hold, Job, Spec, State
 from cairn_scheduler.store import Request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -46,6 +46,8 @@ async def test_a_job_is_read_back_as_it_was_written(db: Database) -> None:
         (lambda now: model.admit(now, NOW, admission=3, pool="local"), Event.ADMITTED),
         (lambda now: model.launch(now, NOW, attempt_uid=new_uid()), Event.LAUNCHING),
         (lambda now: model.run(now, NOW, start_time=NOW, pids=(1, 2)), Event.RUNNING),
+        (lambda now: yielding.checkpointed(now, NOW, time=NOW), Event.CHECKPOINTED),
+        (lambda now: yielding.hold(now, NOW, kind=Hold.ADMIN), Event.PREEMPTING),
         (lambda now: model.cancel(now, NOW), Event.STOPPING),
     ):
         new = step(job)
@@ -55,7 +57,7 @@ async def test_a_job_is_read_back_as_it_was_written(db: Database) -> None:
         assert await store.job(db, team="t", uid=job.uid) == job
     told = await db.fetch("SELECT subject FROM outbox WHERE subject LIKE '%' || $1", job.uid)
     assert [row["subject"].split(".")[4] for row in told] == [
-        "submitted", "admitted", "launching", "running", "stopping"
+        "submitted", "admitted", "launching", "running", "checkpointed", "preempting", "stopping"
     ]  # fmt: skip
 
 
@@ -116,7 +118,7 @@ async def _force(conn: object, uid: str, state: State) -> None:
     execute = conn.execute  # type: ignore[attr-defined]
     await execute("ALTER TABLE jobs DISABLE TRIGGER jobs_step")
     await execute(
-        f"UPDATE jobs SET state = '{state}', pool = 'local', admissions = 1, end_time = {end},"
+        f"UPDATE jobs SET state = '{state}', pool = 'local', admissions = 1, hold = 'USER', end_time = {end},"
         " retry_time = now() WHERE uid = $1",
         uid,
     )

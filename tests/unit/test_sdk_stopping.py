@@ -54,6 +54,24 @@ def run(script: str) -> tuple[int, list[str]]:
             0,
             ["15", "False"],
         ),
+        # A loop that saves when it is due: told to end, it saves once more and ends.
+        (
+            "import tempfile\nos.chdir(tempfile.mkdtemp())\n"
+            "print(cairn.checkpoint_due(), cairn.checkpoint_due(0))\n"
+            f"{TERM}print(cairn.checkpoint_due(), cairn.stop_reason())\nsys.stdout.flush()\n"
+            "open('state', 'w').close()\ncairn.save_checkpoint('state', step=1)\nprint('never')",
+            128 + signal.SIGTERM,
+            ["False", "True", "True", "stopped"],
+        ),
+        # One that asks `stopping()` as well ends by itself, and hears why.
+        (
+            "import tempfile\nos.chdir(tempfile.mkdtemp())\nopen('n', 'w').write('preempted')\n"
+            "os.environ['CAIRN_NOTICE'] = os.path.abspath('n')\ncairn.stopping(), cairn.checkpoint_due()\n"
+            f"print(repr(cairn.stop_reason()))\n{TERM}open('state', 'w').close()\n"
+            "cairn.save_checkpoint('state', step=1)\nprint(cairn.stop_reason())",
+            0,
+            ["''", "preempted"],
+        ),
         # From a thread nothing can be installed; that is said, and nothing breaks.
         (
             "import threading\nt = threading.Thread(target=lambda: print(cairn.stopping()))\n"

@@ -18,6 +18,8 @@ _LOOK = {
     "LAUNCHING": ("◑", "cyan"),
     "RUNNING": ("●", "bold blue"),
     "RECOVERING": ("↻", "magenta"),
+    "PREEMPTING": ("⇤", "magenta"),
+    "HELD": ("‖", "yellow"),
     "SUCCEEDED": ("✓", "green"),
     "FAILED": ("✗", "red"),
     "CANCELLED": ("■", "dim"),
@@ -71,7 +73,9 @@ def metrics_text(record: Record, *, count: int = 2, room: int = 1000) -> Text:
         piece = Text("  " if text else "").append(f"{key} ", style="dim").append(digits(record.metrics[key]))
         if text.cell_len + piece.cell_len <= room:
             text.append_text(piece)
-    if record.note and (record.state in ("PENDING", "RECOVERING", "FAILED", "TIMED_OUT") or not text):
+    if record.note and (
+        record.state in ("PENDING", "HELD", "PREEMPTING", "RECOVERING", "FAILED", "TIMED_OUT") or not text
+    ):
         text.append("  " if text else "").append(record.note, style="dim")
     text.truncate(room, overflow="ellipsis")
     return text

@@ -9,7 +9,7 @@ from cairn._cli.looks import counts_text, records_table
 from cairn._cli.records import STATES, listing
 from cairn._cli.session import Session, common
 
-ALIVE = ("PENDING", "ADMITTED", "LAUNCHING", "RUNNING", "RECOVERING")
+ALIVE = ("PENDING", "ADMITTED", "LAUNCHING", "RUNNING", "RECOVERING", "PREEMPTING", "HELD")
 
 
 @click.command()

@@ -20,6 +20,8 @@ STATES = (
     "LAUNCHING",
     "RUNNING",
     "RECOVERING",
+    "PREEMPTING",
+    "HELD",
     "SUCCEEDED",
     "FAILED",
     "CANCELLED",
@@ -29,7 +31,7 @@ STATES = (
 SYSTEM = "system/"
 # A runner tells something every five seconds.
 SILENT_SECONDS = 30.0
-RUN_STATES = frozenset(STATES) - {"ADMITTED", "LAUNCHING"}
+RUN_STATES = frozenset(STATES) - {"ADMITTED", "LAUNCHING", "PREEMPTING", "HELD"}
 
 
 @dataclass(frozen=True, slots=True)

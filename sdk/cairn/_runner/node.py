@@ -44,7 +44,7 @@ def run_node(path: Path) -> int:
         _log.error("%s", error)
         return 1
     folder.write_state("launching")
-    place = Node(launch, os.environ, stop=signals.ask)
+    place = Node(launch, os.environ, stop=signals.ask, notice_file=folder.notice_file)
     with contextlib.closing(place):
         attempt = Attempt(folder, launch, signals, place)
         try:
@@ -66,7 +66,9 @@ class Node:
     # The folder goes with the cluster: what is not shipped by then is lost.
     patience = 600.0
 
-    def __init__(self, launch: Launch, environ: Mapping[str, str], *, stop: Callable[[], None]) -> None:
+    def __init__(
+        self, launch: Launch, environ: Mapping[str, str], *, stop: Callable[[], None], notice_file: Path
+    ) -> None:
         self.first = int(environ.get("SKYPILOT_NODE_RANK") or 0)
         self.listen: Listen | None = Listen(
             f"cairn.v1.scheduler.attempt.stopping.{launch.team}.{launch.run_uid}", self._hear
@@ -74,6 +76,7 @@ class Node:
         self._launch = launch
         self._environ = environ
         self._stop = stop
+        self._notice_file = notice_file
         self._writer: Writer | None = None
         self._over = threading.Event()
 
@@ -89,6 +92,10 @@ class Node:
             port=rendezvous.agreed_port(self._launch.attempt_uid),
             gpus=int(self._environ.get("SKYPILOT_NUM_GPUS_PER_NODE") or 0),
         )  # fmt: skip
+
+    def secrets(self, folder: Folder) -> Mapping[str, str]:
+        """SkyPilot put them into the environment."""
+        return {name: self._environ[name] for name in self._launch.secrets if name in self._environ}
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
         """The numbers; the rest is in the environment already."""
@@ -139,4 +146,7 @@ class Node:
         except DecodeError:
             return
         if event.attempt_stopping.attempt_uid == self._launch.attempt_uid:
+            if event.attempt_stopping.notice:
+                with contextlib.suppress(OSError):  # without it the program still hears the signal
+                    self._notice_file.write_text(event.attempt_stopping.notice)
             self._stop()

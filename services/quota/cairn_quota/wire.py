@@ -129,7 +129,7 @@ def job_view(job: job_pb2.Job) -> JobView:
 def _phase(state: job_pb2.Job.State.ValueType) -> JobPhase:
     if state in FINAL:
         return JobPhase.FINAL
-    if state == job_pb2.Job.PENDING:
+    if state in (job_pb2.Job.PENDING, job_pb2.Job.HELD):
         return JobPhase.QUEUED
     if state == job_pb2.Job.STATE_UNSPECIFIED:
         raise ValueError("a job without a state")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 
@@ -12,9 +11,8 @@ import structlog
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
-from cairn_common.db import Database
+from cairn_common.db import Connection, Database
 from cairn_common.errors import (
-    Aborted,
     FailedPrecondition,
     InvalidArgument,
     NotFound,
@@ -24,12 +22,13 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import facts, model, store, submit, wire
+from cairn_scheduler import model, steer, store, submit, wire, yielding
 from cairn_scheduler.cluster import Cluster
-from cairn_scheduler.model import IllegalStep, Job, Resources, State
+from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.plan import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.vault import Vault, keep
 from cairn_scheduler.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -40,6 +39,9 @@ ACCESS = {
     f"/{NAME}/GetJob": access(Role.VIEWER),
     f"/{NAME}/ListJobs": access(Role.VIEWER),
     f"/{NAME}/CancelJob": access(Role.MEMBER),
+    f"/{NAME}/HoldJob": access(Role.MEMBER),
+    f"/{NAME}/ReleaseJob": access(Role.MEMBER),
+    f"/{NAME}/PreemptJob": access(Role.ADMIN),
     f"/{NAME}/WatchJobs": access(Role.VIEWER),
     f"/{NAME}/CreateSweep": access(Role.MEMBER),
     f"/{NAME}/GetSweep": access(Role.VIEWER),
@@ -50,7 +52,6 @@ ACCESS = {
 EVERY_TEAM = "-"
 # gRPC takes 4 MiB; a page ends early where its jobs are large.
 _PAGE_BYTES = 3 * 2**20
-_CONFLICTS = 10
 
 Context = grpc.aio.ServicerContext[object, object]
 
@@ -66,12 +67,14 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         watch: Watch,
         wake: Callable[[], None],
+        vault: Vault,
     ) -> None:
         self._db = db
         self._clusters = clusters
         self._clock = clock
         self._watch = watch
         self._wake = wake
+        self._vault = vault
 
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Queues one job, once for each request_id."""
@@ -100,7 +103,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """One job, whole."""
         team, uid = _job_name(request.name)
         require(caller(), team, Role.VIEWER)
-        return wire.job_message(await self._job(team, uid))
+        return wire.job_message(await steer.found(self._db, team=team, uid=uid))
 
     async def GetSweep(self, request: scheduler_pb2.GetSweepRequest, context: Context) -> sweep_pb2.Sweep:
         """One sweep with its jobs, brief."""
@@ -136,30 +139,31 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def CancelJob(self, request: scheduler_pb2.CancelJobRequest, context: Context) -> job_pb2.Job:
         """Cancels at once what does not run, and asks what runs to stop."""
-        team, uid = _job_name(request.name)
-        require(caller(), team, Role.MEMBER)
-        for attempt in itertools.count():
-            job = await self._job(team, uid)
-            try:
-                new = model.cancel(job, self._clock.now())
-            except IllegalStep as error:
-                raise FailedPrecondition(
-                    str(error), reason=Reason.JOB_ENDED, job=uid, state=job.state
-                ) from None
-            if new is job:
-                break
-            event = facts.Event.FINISHED if new.state is State.CANCELLED else facts.Event.STOPPING
-            try:
-                async with self._db.transaction() as conn:
-                    await store.save(conn, job, new, event, actor=caller().subject)
-            except Aborted:
-                if attempt == _CONFLICTS:
-                    raise
-                continue
-            log.info("job.cancelled", job=uid, team=team, state=new.state)
-            self._wake()
-            break
-        return wire.job_message(new)
+        now = self._clock.now()
+        return await self._steer(request.name, Role.MEMBER, lambda job: model.cancel(job, now))
+
+    async def HoldJob(self, request: scheduler_pb2.HoldJobRequest, context: Context) -> job_pb2.Job:
+        """Takes a job out of the queue; one that runs is preempted first."""
+        why, now = steer.reason_of(request.reason), self._clock.now()
+        kind, role = (Hold.ADMIN, Role.ADMIN) if request.admin else (Hold.USER, Role.MEMBER)
+        return await self._steer(request.name, role, lambda job: yielding.hold(job, now, kind=kind, why=why))
+
+    async def ReleaseJob(self, request: scheduler_pb2.ReleaseJobRequest, context: Context) -> job_pb2.Job:
+        """Puts a held job back into the queue."""
+        team, _ = _job_name(request.name)
+        now, by_admin = self._clock.now(), caller().role(team) >= Role.ADMIN
+
+        def step(job: Job) -> Job:
+            steer.releasable(job, by_admin=by_admin)
+            return yielding.release(job, now)
+
+        return await self._steer(request.name, Role.MEMBER, step)
+
+    async def PreemptJob(self, request: scheduler_pb2.PreemptJobRequest, context: Context) -> job_pb2.Job:
+        """Takes a job's place; it goes on later from its checkpoint."""
+        told, now = steer.reason_of(request.reason), self._clock.now()
+        why = f"by {caller().subject}" + (f" ({told})" if told else "")
+        return await self._steer(request.name, Role.ADMIN, lambda job: yielding.preempt(job, now, why=why))
 
     async def WatchJobs(
         self, request: scheduler_pb2.WatchJobsRequest, context: Context
@@ -171,7 +175,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             named, uid = _job_name(request.job) if "/" in request.job else (team, request.job)
             if named != team:
                 raise NotFound(f"there is no job {uid} in team {team}", reason=Reason.JOB_NOT_FOUND, job=uid)
-            await self._job(team, check_uid(uid, "job"))
+            await steer.found(self._db, team=team, uid=check_uid(uid, "job"))
         else:
             uid = ""
         async for reply in self._watch.jobs(team=team, uid=uid, cursor=request.cursor):
@@ -202,16 +206,20 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     def _places(self) -> list[Place]:
         return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
 
-    async def _job(self, team: str, uid: str) -> Job:
-        found = await store.job(self._db, team=team, uid=uid)
-        if found is None:
-            raise NotFound(f"there is no job {uid} in team {team}", reason=Reason.JOB_NOT_FOUND, job=uid)
-        return found
+    async def _steer(self, name: str, role: Role, step: Callable[[Job], Job]) -> job_pb2.Job:
+        team, uid = _job_name(name)
+        require(caller(), team, role)
+        job, changed = await steer.change(self._db, team=team, uid=uid, step=step, actor=caller().subject)
+        if changed:
+            self._wake()
+        return wire.job_message(job)
 
     async def _create_job(self, draft: Draft) -> Job:
         job = draft.jobs[0]
         async with self._db.transaction() as conn:
             made = await store.insert_job(conn, job, request=draft.request, actor=draft.creator)
+            if made:
+                await self._keep_secrets(conn, draft)
         if made:
             log.info("job.submitted", job=job.uid, team=job.team, priority=job.priority)
             self._wake()
@@ -227,6 +235,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             if made:
                 for index, job in enumerate(draft.jobs):
                     await store.insert_job(conn, job, index=index, actor=draft.creator)
+                await self._keep_secrets(conn, draft)
         if made:
             log.info("sweep.submitted", sweep=sweep.uid, team=sweep.team, jobs=len(draft.jobs))
             self._wake()
@@ -235,6 +244,11 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         assert known is not None
         _check_same(draft, known[1])
         return _sweep_message(known[0], await store.sweep_jobs(self._db, known[0].uid))
+
+    async def _keep_secrets(self, conn: Connection, draft: Draft) -> None:
+        if draft.secrets:
+            for job in draft.jobs:
+                await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
 
     def _filter(self, request: scheduler_pb2.ListJobsRequest) -> tuple[Filter, str]:
         team = team_of(request.parent)

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import structlog
 
-from cairn.scheduler.v1 import attach_pb2_grpc, infra_pb2_grpc, scheduler_pb2_grpc
+from cairn.scheduler.v1 import attach_pb2_grpc, infra_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import Bus, connect
@@ -25,7 +25,7 @@ from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
 from cairn_common.subjects import STREAMS
-from cairn_scheduler import attach, handlers, reach
+from cairn_scheduler import attach, handlers, orphans, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.custody import Custody
@@ -36,6 +36,7 @@ from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
+from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import STREAM, Watch
 
 SCHEMA = "scheduler"
@@ -81,30 +82,34 @@ async def run(
     ):
         clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in (local, *others)}
         quota = Quota(channel)
-        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock))
+        vault = open_vault(settings.secrets_key, settings.data_dir)
+        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock, vault=vault))
         custody = Custody(db=db, quota=quota, clusters=clusters, clock=clock)
         checker = TokenChecker(channel, clock)
         watch = Watch(db)
         facts = handlers.QuotaFacts(wake=loop.wake, forget=checker.forget)
+        checkpoints = handlers.Checkpoints(db=db, clock=clock)
         works = [
-            tasks.create_task(_on_the_bus(settings, db, facts=facts, watch=watch)),
+            tasks.create_task(_on_the_bus(settings, db, facts=facts, checkpoints=checkpoints, watch=watch)),
             *(tasks.create_task(loop.listen(cluster)) for cluster in clusters.values()),
             tasks.create_task(loop.run()),
             tasks.create_task(custody.run(loop.tidy)),
         ]
-        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake)
+        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake, vault=vault)
+        audit = orphans.OrphanApi(db, clusters=clusters)
         reaching = reach.InfraApi(clusters=clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
-            access={**ACCESS, **attach.ACCESS, **reach.ACCESS},
+            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS, **reach.ACCESS},
             authenticate=checker.check,
             services=[
                 lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(api, server),
                 lambda server: attach_pb2_grpc.add_AttachServiceServicer_to_server(attaching, server),
                 lambda server: infra_pb2_grpc.add_InfraServiceServicer_to_server(reaching, server),
+                lambda server: orphan_pb2_grpc.add_OrphanServiceServicer_to_server(audit, server),
             ],
-            names=[NAME, attach.NAME, reach.NAME],
+            names=[NAME, attach.NAME, orphans.NAME, reach.NAME],
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:
@@ -131,21 +136,30 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
 
 
 async def _on_the_bus(
-    settings: SchedulerSettings, db: Database, *, facts: handlers.QuotaFacts, watch: Watch
+    settings: SchedulerSettings,
+    db: Database,
+    *,
+    facts: handlers.QuotaFacts,
+    checkpoints: handlers.Checkpoints,
+    watch: Watch,
 ) -> NoReturn:
     """Tells and hears, whenever the bus is there; callers are answered without it."""
     while True:
         try:
             async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
-                await _talk(bus, db, facts=facts, watch=watch)
+                await _talk(bus, db, facts=facts, checkpoints=checkpoints, watch=watch)
         except* Unavailable:
             log.warning("bus.waiting")
         finally:
             watch.bus = None
 
 
-async def _talk(bus: Bus, db: Database, *, facts: handlers.QuotaFacts, watch: Watch) -> None:
+async def _talk(
+    bus: Bus, db: Database, *, facts: handlers.QuotaFacts, checkpoints: handlers.Checkpoints, watch: Watch
+) -> None:
     await bus.ensure_stream(STREAM, STREAMS[STREAM])
+    # The tracker's to make; whoever comes first makes the same.
+    await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
     watch.bus = bus
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(db, bus))
@@ -155,6 +169,15 @@ async def _talk(bus: Bus, db: Database, *, facts: handlers.QuotaFacts, watch: Wa
                 durable="scheduler-quota",
                 subjects=handlers.SUBJECTS,
                 handler=facts,
+                db=db,
+            )
+        )
+        tasks.create_task(
+            bus.consume(
+                stream="TRACKER",
+                durable="scheduler-tracker",
+                subjects=handlers.COMMITTED,
+                handler=checkpoints,
                 db=db,
             )
         )

@@ -233,6 +233,8 @@ def _taken(cause: Cause) -> tuple[Cause, str]:
 def _stopped(evidence: Evidence, asked: Cause | None) -> tuple[Cause, str]:
     if asked is Cause.TIMEOUT:
         return asked, "It ran for longer than its max_runtime."
+    if asked is Cause.PREEMPTED:
+        return asked, "Its place was taken; it goes on from its last checkpoint."
     if asked is not None:
         return asked, "It was stopped on request."
     return Cause.INFRA, "The runner was told to stop, but not by Cairn."

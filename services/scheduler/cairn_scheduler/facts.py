@@ -26,6 +26,10 @@ class Event(StrEnum):
     RECOVERING = "recovering"
     REQUEUED = "requeued"
     STOPPING = "stopping"
+    HELD = "held"
+    PREEMPTING = "preempting"
+    PREEMPTED = "preempted"
+    CHECKPOINTED = "checkpointed"
     FINISHED = "finished"
 
 

@@ -21,13 +21,14 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, store
+from cairn_scheduler import model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
 from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
 from cairn_scheduler.quota import Quota, Refused
+from cairn_scheduler.vault import Sealed, Vault
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Outside:
     quota: Quota
     clusters: Mapping[str, Cluster]
     clock: Clock
+    vault: Vault
 
 
 class Loop:
@@ -115,12 +117,14 @@ class Loop:
             cluster = self._out.clusters[attempt.cluster]
             if attempt.uid not in known[attempt.cluster]:
                 await self._missing(job, attempt, cluster)
+            elif job.state is State.PREEMPTING and job.cancel_time is None:
+                await cluster.stop(attempt.uid, notice="preempted")
             elif job.cancel_time is not None or self._overdue(job, attempt):
                 await cluster.stop(attempt.uid)
 
     async def _missing(self, job: Job, attempt: Attempt, cluster: Cluster) -> None:
         """The cluster does not know an attempt: it was never started there, or its traces are gone."""
-        if attempt.state is AttemptState.LAUNCHING and job.cancel_time is None:
+        if attempt.state is AttemptState.LAUNCHING and job.state is State.LAUNCHING and not job.cancel_time:
             await self._start(job, attempt, cluster)
             return
         end = self._out.clock.now().timestamp()
@@ -222,6 +226,12 @@ class Loop:
             )
             return
         await store.set_token(self._out.db, attempt.uid, token.uid)
+        try:
+            secrets = await self._secrets(job)
+        except Sealed as error:
+            end = self._out.clock.now().timestamp()
+            await self._insist(Ended(attempt.uid, Evidence(message=str(error), refused=True, end_time=end)))
+            return
         order = Order(
             team=job.team,
             run_uid=job.uid,
@@ -232,6 +242,7 @@ class Loop:
             code=job.code,
             token=token.secret,
             creator=job.creator,
+            secrets=secrets,
         )
         try:
             await cluster.launch(order)
@@ -239,6 +250,15 @@ class Loop:
             log.warning("attempt.launch_failed", attempt=attempt.uid, error=str(error))
             end = self._out.clock.now().timestamp()
             await self._insist(Ended(attempt.uid, Evidence(message=str(error), end_time=end)))
+
+    async def _secrets(self, job: Job) -> dict[str, str]:
+        """Raises Sealed where they are not to be had."""
+        if not job.spec.secrets:
+            return {}
+        sealed = await vault.kept(self._out.db, job.uid)
+        if sealed is None:
+            raise Sealed("Its secrets are not kept any more. Submit it again.")
+        return self._out.vault.open(job.uid, sealed)
 
     async def _insist(self, report: Started | Ended) -> None:
         """Writes a report down, waiting for the database, and reading again where a step came between."""
@@ -299,14 +319,19 @@ class Loop:
     def _after(self, job: Job, ending: Ending) -> tuple[Job, Event]:
         """The job's next version: another attempt by its cause, or the end."""
         now = self._out.clock.now()
+        if ending.cause is Cause.PREEMPTED and job.state is State.PREEMPTING:
+            return _given_up(yielding.preempted(job, now, ending))
         rejections = sum(attempt.no_capacity for attempt in job.attempts)
         if ending.no_capacity:
             wait = wait_for_room(rejections + 1)
         else:
-            tried = [a for a in job.attempts if not a.state.active and not a.no_capacity]
+            tried = [a for a in job.attempts if not a.state.active and not a.no_capacity and not a.yielded]
             wait = retry_after(ending, spec=job.spec, attempts=tried)
         if job.cancel_time is not None or wait is None:
             return model.finish(job, now, ending), Event.FINISHED
+        if job.state is State.PREEMPTING:
+            # It failed before it was told: its place is taken all the same.
+            return _given_up(yielding.preempted(job, now, ending))
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED
@@ -316,8 +341,14 @@ def _asked(job: Job, attempt: Attempt, evidence: Evidence) -> Cause | None:
     """Why the scheduler had told an attempt to stop, if it had: it follows from what is written down."""
     if job.cancel_time is not None:
         return Cause.CANCELLED
+    if job.state is State.PREEMPTING and (evidence.stopped or evidence.lost):
+        return Cause.PREEMPTED
     if job.spec.max_runtime is None or attempt.start_time is None:
         return None
     # Both by one clock, where the place has its own.
     ran = evidence.end_time - (evidence.start_time or attempt.start_time.timestamp())
     return Cause.TIMEOUT if ran >= job.spec.max_runtime else None
+
+
+def _given_up(job: Job) -> tuple[Job, Event]:
+    return job, Event.HELD if job.state is State.HELD else Event.PREEMPTED

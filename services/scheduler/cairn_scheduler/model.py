@@ -18,6 +18,8 @@ class State(StrEnum):
     LAUNCHING = "LAUNCHING"
     RUNNING = "RUNNING"
     RECOVERING = "RECOVERING"
+    PREEMPTING = "PREEMPTING"
+    HELD = "HELD"
     SUCCEEDED = "SUCCEEDED"
     FAILED = "FAILED"
     CANCELLED = "CANCELLED"
@@ -63,26 +65,49 @@ class Cause(StrEnum):
     LOST = "LOST"
 
 
-PLACED = frozenset({State.ADMITTED, State.LAUNCHING, State.RUNNING, State.RECOVERING})
+class Hold(StrEnum):
+    """Who keeps a job out of the queue. A closed set."""
 
-# The database holds the same table (migrations/0001_init.sql); a test compares the two.
+    USER = "USER"
+    ADMIN = "ADMIN"
+    DEPENDENCY = "DEPENDENCY"
+    BUDGET = "BUDGET"
+
+
+PLACED = frozenset({State.ADMITTED, State.LAUNCHING, State.RUNNING, State.RECOVERING, State.PREEMPTING})
+
+# The database holds the same table (the newest migration with a jobs_step); a test compares the two.
 STEPS: dict[State, frozenset[State]] = {
-    State.PENDING: frozenset({State.ADMITTED, State.CANCELLED}),
-    State.ADMITTED: frozenset({State.LAUNCHING, State.CANCELLED}),
+    State.PENDING: frozenset({State.ADMITTED, State.CANCELLED, State.HELD}),
+    State.HELD: frozenset({State.PENDING, State.CANCELLED}),
+    State.ADMITTED: frozenset({State.LAUNCHING, State.CANCELLED, State.PENDING, State.HELD}),
     State.LAUNCHING: frozenset(
-        {State.RUNNING, State.RECOVERING, State.PENDING, State.FAILED, State.CANCELLED, State.TIMED_OUT}
-    ),
-    State.RUNNING: frozenset(
         {
-            State.SUCCEEDED,
+            State.RUNNING,
             State.RECOVERING,
+            State.PREEMPTING,
             State.PENDING,
             State.FAILED,
             State.CANCELLED,
             State.TIMED_OUT,
         }
     ),
-    State.RECOVERING: frozenset({State.LAUNCHING, State.PENDING, State.CANCELLED}),
+    State.RUNNING: frozenset(
+        {
+            State.SUCCEEDED,
+            State.RECOVERING,
+            State.PREEMPTING,
+            State.PENDING,
+            State.FAILED,
+            State.CANCELLED,
+            State.TIMED_OUT,
+        }
+    ),
+    # It may still end by itself before it is stopped.
+    State.PREEMPTING: frozenset(
+        {State.PENDING, State.HELD, State.SUCCEEDED, State.FAILED, State.CANCELLED, State.TIMED_OUT}
+    ),
+    State.RECOVERING: frozenset({State.LAUNCHING, State.PENDING, State.HELD, State.CANCELLED}),
     State.SUCCEEDED: frozenset(),
     State.FAILED: frozenset(),
     State.CANCELLED: frozenset(),
@@ -136,6 +161,17 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """Files of the caller's machine at a path on the node: an archive as of code. `file`: it holds one, which
+    is to be `target` itself."""
+
+    target: str
+    digest: str
+    size: int
+    file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What to run, resolved from a task file. Durations in seconds."""
 
@@ -154,6 +190,9 @@ class Spec:
     environment: Environment | None = None
     # Where, in SkyPilot's words; empty: on this machine.
     infra: str = ""
+    # Variables whose values are kept apart (`vault`), and files of the caller's machine.
+    secrets: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
 
     @property
     def pool(self) -> str:
@@ -197,6 +236,8 @@ class Attempt:
     no_capacity: bool = False
     # Nothing of it is left. Written by whoever tidied it up, never with the job.
     close_time: datetime | None = None
+    # It gave its place up on request: such an attempt does not count as a failure.
+    yielded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +268,10 @@ class Job:
     admissions: int = 0
     # The pool that holds its slots, from ADMITTED on.
     pool: str = ""
+    # Who keeps it out of the queue, or will once its attempt has ended.
+    hold: Hold | None = None
+    # When its last checkpoint was committed.
+    checkpoint_time: datetime | None = None
 
     @property
     def active(self) -> Attempt | None:
@@ -254,11 +299,12 @@ class Ending:
     end_time: datetime
     no_capacity: bool = False
     hopeless: bool = False
+    yielded: bool = False
 
 
 def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
     """Quota is reserved under `{uid}-{admission}`: the job holds a place in the pool."""
-    return _step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
+    return step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
 
 
 def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
@@ -270,11 +316,11 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         cluster=job.pool,
         create_time=now,
     )
-    return _step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
+    return step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 
 
 def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...]) -> Job:
-    """The command of the active attempt runs."""
+    """The command of the active attempt runs; of a job that is being preempted, too."""
     attempt = _active(job)
     changed = replace(
         attempt,
@@ -282,13 +328,10 @@ def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...])
         start_time=start_time,
         pids=pids,
     )
-    return _step(
-        job,
-        State.RUNNING,
-        now,
-        attempts=_with(job, changed),
-        start_time=job.start_time or start_time,
-    )
+    attempts, began = _with(job, changed), job.start_time or start_time
+    if job.state is State.PREEMPTING:
+        return remark(job, now, attempts=attempts, start_time=began)
+    return step(job, State.RUNNING, now, attempts=attempts, start_time=began)
 
 
 def finish(job: Job, now: datetime, ending: Ending) -> Job:
@@ -301,24 +344,26 @@ def finish(job: Job, now: datetime, ending: Ending) -> Job:
         state = State.TIMED_OUT
     else:
         state = State.FAILED
-    return _step(
+    return step(
         job,
         state,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         end_time=now,
+        reason="",
+        hold=None,
     )
 
 
 def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows at `retry_time`; place and quota are kept."""
-    return _step(
+    return step(
         job,
         State.RECOVERING,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         retry_time=retry_time,
@@ -327,11 +372,11 @@ def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) ->
 
 def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows much later: place and quota are given back."""
-    return _step(
+    return step(
         job,
         State.PENDING,
         now,
-        attempts=_ended(job, ending),
+        attempts=ended(job, ending),
         cause=ending.cause,
         message=ending.message,
         retry_time=retry_time,
@@ -350,8 +395,8 @@ def cancel(job: Job, now: datetime) -> Job:
     if job.state.final:
         raise IllegalStep(f"job {job.uid} has ended as {job.state}; it cannot be cancelled")
     if job.active is not None:
-        return replace(job, revision=job.revision + 1, update_time=now, cancel_time=now)
-    return _step(
+        return remark(job, now, cancel_time=now)
+    return step(
         job,
         State.CANCELLED,
         now,
@@ -361,10 +406,17 @@ def cancel(job: Job, now: datetime) -> Job:
         message="Cancelled before it ran." if not job.attempts else "Cancelled between two attempts.",
         reason="",
         retry_time=None,
+        hold=None,
     )
 
 
-def _step(job: Job, state: State, now: datetime, **changes: object) -> Job:
+def remark(job: Job, now: datetime, **changes: object) -> Job:
+    """The next version in the same state."""
+    return replace(job, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
+
+
+def step(job: Job, state: State, now: datetime, **changes: object) -> Job:
+    """The next version in another state. Raises IllegalStep."""
     if state not in STEPS[job.state]:
         raise IllegalStep(f"job {job.uid} cannot go from {job.state} to {state}")
     return replace(job, state=state, revision=job.revision + 1, update_time=now, **changes)  # type: ignore[arg-type]
@@ -382,7 +434,8 @@ def _active(job: Job) -> Attempt:
     return job.active
 
 
-def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
+def ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
+    """The attempts of a job whose active one has ended so."""
     attempt = _active(job)
     states = {None: AttemptState.SUCCEEDED, Cause.CANCELLED: AttemptState.CANCELLED}
     changed = replace(
@@ -395,6 +448,7 @@ def _ended(job: Job, ending: Ending) -> tuple[Attempt, ...]:
         start_time=attempt.start_time or ending.start_time,
         end_time=ending.end_time,
         no_capacity=ending.no_capacity,
+        yielded=ending.yielded,
     )
     return _with(job, changed)
 

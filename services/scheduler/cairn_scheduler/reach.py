@@ -70,7 +70,8 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         """As CreateJob or CreateSweep would make it. Raises what they would."""
         creator, places, now = caller().subject, self._places(), self._clock.now()
         fields: dict[str, Any] = {
-            "parent": request.parent, "task": request.task, "code": request.code, "validate_only": True
+            "parent": request.parent, "task": request.task, "code": request.code, "secrets": request.secrets,
+            "mounts": request.mounts, "validate_only": True,
         }  # fmt: skip
         try:
             return submit.draft_job(

@@ -18,7 +18,9 @@ from cairn_scheduler.model import (
     Cause,
     Code,
     Environment,
+    Hold,
     Job,
+    Mount,
     Resources,
     Spec,
     State,
@@ -32,7 +34,8 @@ _SELECT = """
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
-    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra,
+    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
+    j.hold, j.checkpoint_time,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -95,9 +98,9 @@ async def insert_job(
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
             num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
             code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
-            retries, infra)
+            retries, infra, secrets, mounts)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35)
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35, $36, $37)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
         """,
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
@@ -107,7 +110,8 @@ async def insert_job(
         job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
         job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
         job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
-        json.dumps(job.spec.retries), job.spec.infra,
+        json.dumps(job.spec.retries), job.spec.infra, list(job.spec.secrets),
+        json.dumps([asdict(mount) for mount in job.spec.mounts]),
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False
@@ -139,12 +143,12 @@ async def save(conn: Connection, old: Job, new: Job, event: Event, *, actor: str
         """
         UPDATE jobs SET state = $3, revision = $4, reason = $5, cause = $6, message = $7, admissions = $8,
             pool = $9, update_time = $10, cancel_time = $11, start_time = $12, end_time = $13,
-            retry_time = $14
+            retry_time = $14, hold = $15, checkpoint_time = $16
         WHERE uid = $1 AND revision = $2
         """,
         old.uid, old.revision, new.state.value, new.revision, new.reason, new.cause, new.message,
         new.admissions, new.pool, new.update_time, new.cancel_time, new.start_time, new.end_time,
-        new.retry_time,
+        new.retry_time, new.hold or "", new.checkpoint_time,
     )  # fmt: skip
     if tag != "UPDATE 1":
         raise Aborted(f"job {old.uid} was changed in the same moment; try again", reason=Reason.CONFLICT)
@@ -159,14 +163,14 @@ async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> Non
     await conn.execute(
         """
         INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
-            create_time, start_time, end_time, pids, no_capacity)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+            create_time, start_time, end_time, pids, no_capacity, yielded)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
         ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
-            start_time = $11, end_time = $12, pids = $13, no_capacity = $14
+            start_time = $11, end_time = $12, pids = $13, no_capacity = $14, yielded = $15
         """,
         attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
         attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
-        attempt.end_time, list(attempt.pids), attempt.no_capacity,
+        attempt.end_time, list(attempt.pids), attempt.no_capacity, attempt.yielded,
     )  # fmt: skip
 
 
@@ -194,7 +198,7 @@ async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
 async def jobs_running(db: Database) -> list[Job]:
     """The jobs of which an attempt is active, oldest first."""
     rows = await db.fetch(
-        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING')"
+        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')"
         " ORDER BY j.create_time, j.uid"
     )
     return [_job(row) for row in rows]
@@ -275,7 +279,7 @@ async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Wait
         """
         SELECT uid, team, state, priority, create_time, retry_time, num_nodes, cpu_milli, gpus, accelerator,
             memory_mib, pool, overtaken, reason, infra
-        FROM jobs WHERE end_time IS NULL
+        FROM jobs WHERE end_time IS NULL AND state <> 'HELD'
         """
     )
     placed, waiting, reasons = [], [], {}
@@ -418,6 +422,8 @@ def _job(row: Row) -> Job:
         retry_time=row["retry_time"],
         admissions=row["admissions"],
         pool=row["pool"],
+        hold=Hold(row["hold"]) if row["hold"] else None,
+        checkpoint_time=row["checkpoint_time"],
     )
 
 
@@ -435,6 +441,8 @@ def _spec(row: Row) -> Spec:
         grace=row["grace"],
         params=json.loads(row["params"]),
         infra=row["infra"],
+        secrets=tuple(row["secrets"]),
+        mounts=tuple(Mount(**mount) for mount in json.loads(row["mounts"])),
         environment=_environment(json.loads(row["environment"])),
     )
 
@@ -465,6 +473,7 @@ def _attempt(row: Row) -> Attempt:
         pids=tuple(row["pids"]),
         no_capacity=row["no_capacity"],
         close_time=row["close_time"],
+        yielded=row["yielded"],
     )
 
 

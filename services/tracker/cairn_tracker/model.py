@@ -41,6 +41,8 @@ class JobState(IntEnum):
     FAILED = 7
     CANCELLED = 8
     TIMED_OUT = 9
+    PREEMPTING = 10
+    HELD = 11
 
 
 FINAL_STATES = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT})
@@ -48,6 +50,7 @@ FINAL_STATES = frozenset({RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLE
 _BY_JOB_STATE = {
     JobState.RUNNING: RunState.RUNNING,
     JobState.RECOVERING: RunState.RECOVERING,
+    JobState.PREEMPTING: RunState.RUNNING,
     JobState.SUCCEEDED: RunState.SUCCEEDED,
     JobState.FAILED: RunState.FAILED,
     JobState.CANCELLED: RunState.CANCELLED,

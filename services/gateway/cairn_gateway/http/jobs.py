@@ -1,4 +1,4 @@
-"""Routes of the scheduler: jobs, sweeps, infras, pools."""
+"""Routes of the scheduler: jobs, sweeps, infras, pools, orphans."""
 
 from __future__ import annotations
 
@@ -40,6 +40,27 @@ ROUTES = (
     ),
     Route(
         method="POST",
+        path="/teams/{team}/jobs/{job}:hold",
+        rpc="SchedulerService/HoldJob",
+        summary="Keep a job out of the queue until it is released; one that runs is preempted first.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:release",
+        rpc="SchedulerService/ReleaseJob",
+        summary="Put a held job back into the queue.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:preempt",
+        rpc="SchedulerService/PreemptJob",
+        summary="Take a job's place; it goes on later, in the same run, from its checkpoint.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
         path="/teams/{team}/sweeps",
         rpc="SchedulerService/CreateSweep",
         summary="Queue one job for each point of a grid, all or none.",
@@ -70,5 +91,17 @@ ROUTES = (
         path="/pools",
         rpc="SchedulerService/ListPools",
         summary="Places to run, and how much of them is free.",
+    ),
+    Route(
+        method="GET",
+        path="/orphans",
+        rpc="OrphanService/ListOrphans",
+        summary="What exists at the places to run and belongs to no living attempt.",
+    ),
+    Route(
+        method="POST",
+        path="/orphans:remove",
+        rpc="OrphanService/RemoveOrphans",
+        summary="Begin to take that away.",
     ),
 )

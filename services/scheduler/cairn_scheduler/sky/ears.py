@@ -52,7 +52,7 @@ class Ears:
             finally:
                 self._bus = None
 
-    async def tell_stop(self, *, team: str, run_uid: str, attempt_uid: str) -> None:
+    async def tell_stop(self, *, team: str, run_uid: str, attempt_uid: str, notice: str) -> None:
         """Tells an attempt's runners that it is to end. Raises Unavailable."""
         if self._bus is None:
             raise Unavailable("the bus is away")
@@ -61,6 +61,7 @@ class Ears:
         fact = scheduler_events.SchedulerEvent(id=new_uid(), time=time, actor=SELF)
         fact.attempt_stopping.job_uid = run_uid
         fact.attempt_stopping.attempt_uid = attempt_uid
+        fact.attempt_stopping.notice = notice
         to = subjects.subject("scheduler", "attempt", "stopping", team, run_uid)
         await self._bus.publish(to, fact.SerializeToString(), msg_id=fact.id)
 

@@ -1,0 +1,89 @@
+"""Jobs that give their place up, and jobs that are kept out of the queue: pure steps, as in `model`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime
+
+from cairn_scheduler.model import Cause, Ending, Hold, IllegalStep, Job, State, ended, remark, step
+
+_HOLDERS = {
+    Hold.USER: "its team",
+    Hold.ADMIN: "an admin",
+    Hold.DEPENDENCY: "a job that it waits for",
+    Hold.BUDGET: "a budget that is spent",
+}
+
+
+def preempt(job: Job, now: datetime, *, why: str) -> Job:
+    """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
+
+    `why` is told to people. Raises IllegalStep where it holds no place, or is being stopped.
+    """
+    if job.state is State.PREEMPTING:
+        return job
+    if not job.state.placed:
+        raise IllegalStep(f"job {job.uid} is {job.state}; it holds no place that could be taken")
+    if job.cancel_time is not None:
+        raise IllegalStep(f"job {job.uid} is being stopped already")
+    if job.active is not None:
+        return step(job, State.PREEMPTING, now, reason=f"Preempting: {why}")
+    return _back(job, now, reason=f"Preempted: {why}")
+
+
+def preempted(job: Job, now: datetime, ending: Ending) -> Job:
+    """The attempt of a job in PREEMPTING has ended: HELD if that was asked for, else first of its class."""
+    attempts = ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
+    if job.hold is not None:
+        return step(
+            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+            reason=f"Held: by {_HOLDERS[job.hold]}",
+        )  # fmt: skip
+    return step(
+        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+        retry_time=now, reason=job.reason.replace("Preempting:", "Preempted:", 1),
+    )  # fmt: skip
+
+
+def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
+    """Keeps it out of the queue; one that runs is preempted first. A stronger hold replaces a weaker one.
+
+    Raises IllegalStep in a final state, or where it is being stopped.
+    """
+    if job.state.final or job.cancel_time is not None:
+        raise IllegalStep(f"job {job.uid} {_over(job)}; it cannot be held")
+    if job.hold is not None and (job.hold is kind or kind is not Hold.ADMIN):
+        return job
+    reason = f"Held: by {_HOLDERS[kind]}" + (f" ({why})" if why else "")
+    if job.state is State.HELD:
+        return remark(job, now, hold=kind, reason=reason)
+    if job.state is State.PREEMPTING:
+        return remark(job, now, hold=kind)
+    if job.active is not None:
+        return replace(preempt(job, now, why=f"to be held by {_HOLDERS[kind]}"), hold=kind)
+    return step(job, State.HELD, now, hold=kind, reason=reason, pool="", retry_time=None)
+
+
+def release(job: Job, now: datetime) -> Job:
+    """Back to the queue. Raises IllegalStep where nobody holds it."""
+    if job.hold is None:
+        raise IllegalStep(f"job {job.uid} is {job.state}; nobody holds it")
+    if job.state is State.PREEMPTING:
+        return remark(job, now, hold=None)
+    return _back(job, now, reason="NotEvaluated: it was released just now", hold=None)
+
+
+def checkpointed(job: Job, now: datetime, *, time: datetime) -> Job:
+    """A checkpoint of its active attempt was committed at `time`; an older one changes nothing."""
+    if job.active is None or (job.checkpoint_time is not None and job.checkpoint_time >= time):
+        return job
+    return remark(job, now, checkpoint_time=time)
+
+
+def _back(job: Job, now: datetime, **changes: object) -> Job:
+    """To the queue without an ending; one that ran before is first of its class."""
+    return step(job, State.PENDING, now, pool="", retry_time=now if job.attempts else None, **changes)
+
+
+def _over(job: Job) -> str:
+    return f"has ended as {job.state}" if job.state.final else "is being stopped"
