@@ -165,7 +165,7 @@ class Client:
         stored. What `submit` would refuse is refused."""
         body: Json = {"task": task, "code": code, "secrets": dict(secrets or {}), "mounts": list(mounts)}
         given = {key: value for key, value in body.items() if value}
-        return self.api.post(self._team("jobs") + ":plan", given, patience=1.0)
+        return self.api.post(self._team("jobs") + ":plan", given)
 
     def orphans(self) -> list[Json]:
         """What exists at the places to run and belongs to no living attempt. For admins."""

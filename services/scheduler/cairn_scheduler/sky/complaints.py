@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 _LONGEST = 300
-_REGION = re.compile(r"\bregion=([A-Za-z0-9_.-]+)")
+_REGION = re.compile(r"Slurm\(.*?\bregion=([A-Za-z0-9_.-]+)")
 _CONFIG = "~/.slurm/config of SkyPilot's API server"
 
 # What a complaint says, what it means, and what to do; {0} is its first group,
@@ -130,11 +130,22 @@ def unreachable(text: str) -> bool:
     return _UNREACHABLE.search(text) is not None
 
 
+def place(complaint: str) -> str:
+    """The infra of Slurm that a complaint names; empty: none."""
+    region = _REGION.search(complaint)
+    return f"slurm/{region.group(1)}" if region else ""
+
+
+def about(complaint: str, log: str) -> bool:
+    """Whether the log speaks of the place that the complaint names, where it names one."""
+    name = place(complaint).partition("/")[2]
+    return not name or re.search(rf"\bfor (?:cluster )?{re.escape(name)}\b", log) is not None
+
+
 def diagnose(text: str, *, infra: str = "") -> Diagnosis | None:
     """What a complaint of SkyPilot means; None where it is not one that is known here."""
     words = " ".join(plain(text).split())
-    region = _REGION.search(words)
-    host = infra.partition("/")[2].partition("/")[0] or (region.group(1) if region else "NAME")
+    host = (infra or place(words)).partition("/")[2].partition("/")[0] or "NAME"
     for pattern, problem, remedy in _COMPLAINTS:
         if match := re.search(pattern, words, re.IGNORECASE):
             groups = [group or "" for group in match.groups()]

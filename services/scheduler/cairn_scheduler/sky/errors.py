@@ -73,7 +73,11 @@ def explained(error: SkyError, log: str) -> SkyError:
     A login node that cannot be reached looks to SkyPilot as if there was no such machine: that may pass.
     """
     away = next((text for text in (str(error), log) if complaints.unreachable(text)), None)
-    known = complaints.diagnose(str(error) if away is None else away)
+    if away is log and not complaints.about(str(error), log):
+        # SkyPilot had looked at others, too.
+        away = None
+    text = str(error) if away is None else away
+    known = complaints.diagnose(text, infra=complaints.place(str(error)))
     kind = error.kind
     if away is not None and kind in (Kind.REFUSED, Kind.FULL):
         kind = Kind.BROKEN
