@@ -25,10 +25,10 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
-    # Who submitted it, such as users/ada.
-    creator: str = ""
     # Values of `spec.secrets`, for the attempt's environment alone.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Who submitted it, such as users/ada.
+    creator: str = ""
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
