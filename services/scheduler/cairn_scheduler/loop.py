@@ -241,6 +241,7 @@ class Loop:
             spec=job.spec,
             code=job.code,
             token=token.secret,
+            creator=job.creator,
             secrets=secrets,
         )
         try:
