@@ -192,8 +192,7 @@ async def test_50_parallel_submits_against_room_for_one_admit_exactly_one(quota:
         try:
             await teams.ReserveQuota(request)
         except aio.AioRpcError as error:
-            assert from_rpc_error(error).reason is Reason.QUOTA_EXCEEDED
-            return 0
+            return int(from_rpc_error(error).reason is not Reason.QUOTA_EXCEEDED)
         return 1
 
     # The older call pays by the same rules: 9 fit into no flavor of the team's.
