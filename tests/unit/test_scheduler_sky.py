@@ -82,21 +82,19 @@ def test_where_a_job_runs(resources: str, infra: str) -> None:
 @pytest.mark.parametrize(
     ("task", "path"),
     [
-        ("resources: {use_spot: true}", "resources.use_spot"),
-        ("resources: {any_of: [{cpus: 1}]}", "resources.any_of"),
-        ("file_mounts: {/data: s3://x}", "file_mounts"),
+        ("file_mounts: {/data: s3://x}", "file_mounts./data"),
         ("resources: {infra: aws, instance_type: p5.48xlarge}", "resources.instance_type"),
         ("resources: {infra: aws, nonsense: 1}", "resources.nonsense"),
         ("resources: {infra: 'a b'}", "resources.infra"),
         ("resources: {infra: 3}", "resources.infra"),
         ("resources: {infra: aws, accelerators: [1]}", "resources.accelerators"),
-        ("resources: {infra: aws, accelerators: 'A100:x'}", "resources.accelerators"),
+        ("resources: {infra: aws, accelerators: 'A100:x'}", "resources.accelerators.A100"),
         ("resources: {any_of: [{infra: aws, cpus: none}]}", "resources.any_of[0].cpus"),
         ("resources: {any_of: [{infra: aws}, {infra: local}]}", "resources.any_of"),
         ("resources: {infra: aws, any_of: []}", "resources.any_of"),
         ("resources: {infra: aws, ordered: [{any_of: []}]}", "resources.ordered[0]"),
-        ("resources: {infra: aws}\nfile_mounts: {/data: ./data}", "file_mounts./data"),
-        ("resources: {infra: aws}\nsecrets: {A: b}", "secrets"),
+        ("resources: {infra: aws}\nfile_mounts: {/data: {name: b, source: ./data}}", "file_mounts./data"),
+        ("resources: {infra: aws}\nsecrets: {A: [b]}", "secrets.A"),
     ],
 )
 def test_what_cannot_be_passed_on_is_refused_with_its_path(task: str, path: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,7 +63,9 @@ class Attempt:
         folder.spool.mkdir(mode=0o700, exist_ok=True)
         self._writer = Writer(folder.spool)
         self._place.tell_with(self._writer)
-        self._console = Console(self._writer, mask=Secrets(folder.token_file).mask, first=self._place.first)
+        self._secrets = dict(self._place.secrets(folder))
+        secrets = Secrets(folder.token_file, self._secrets.values())
+        self._console = Console(self._writer, mask=secrets.mask, first=self._place.first)
         self._end = End(ranks=launch.num_nodes)
         self._clock = Clock()
         self._deadline: float | None = None
@@ -80,7 +83,7 @@ class Attempt:
         if self._place.listen is not None:
             self._ship()
         try:
-            if self._fetch_code() and self._prepare() and self._set_up():
+            if self._fetch_code() and self._lay_mounts() and self._prepare() and self._set_up():
                 self._run_ranks()
         except OSError as error:
             self._end.message = f"The attempt could not go on: {error}."
@@ -112,17 +115,40 @@ class Attempt:
         order = self._launch.code
         if not order or not order.get("digest"):
             return True
-        from cairn._runner.code import CodeError, Stopped, fetch, unpack
+        from cairn._runner.code import unpack
+
+        return self._bring("code", order, lambda archive: unpack(archive, self._folder.work))
+
+    def _lay_mounts(self) -> bool:
+        """Files of the caller's machine, at their places."""
+        if not self._launch.mounts:
+            return True
+        from cairn._runner.mounts import lay
+
+        home = self._place.basis().get("HOME", "")
+        for mount in self._launch.mounts:
+            target = str(mount["target"])
+            place = partial(
+                lay, target=target, file=bool(mount.get("file")), work=self._folder.work, home=home,
+                scratch=self._folder.path / "mount",
+            )  # fmt: skip
+            if not self._bring(target, mount, place):
+                return False
+        return True
+
+    def _bring(self, what: str, order: Mapping[str, Any], place: Callable[[Path], None]) -> bool:
+        """Fetches an archive and lets `place` unpack it; False: `self._end` says why not."""
+        from cairn._runner.code import CodeError, Stopped, fetch
 
         digest, size = str(order["digest"]), int(order["size"])
         archive = self._folder.path / "code.tar.gz"
-        self._console.say(f"fetching code {digest[:12]} ({size} bytes)")
+        self._console.say(f"fetching {what} {digest[:12]} ({size} bytes)")
         try:
             fetch(
                 f"{self._launch.url.rstrip('/')}/api/v1/teams/{self._launch.team}/code/{digest}", archive,
                 digest=digest, size=size, token=self._folder.token, pause=self._signals.pause,
             )  # fmt: skip
-            unpack(archive, self._folder.work)
+            place(archive)
         except Stopped:
             self._end.message = "Stopped while its code was fetched."
             return False
@@ -266,6 +292,7 @@ class Attempt:
             **self._place.basis(),
             **self._place.meeting(rank),
             **{name: str(value) for name, value in launch.envs.items()},
+            **self._secrets,
             **self._place.of_rank(rank),
             "CAIRN_RUN": launch.run_uid,
             "CAIRN_TEAM": launch.team,
@@ -278,6 +305,7 @@ class Attempt:
             "CAIRN_NOTICE": str(folder.notice_file),
             "CAIRN_SPOOL": str(folder.spool),
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
+            "CAIRN_SECRETS": ",".join(self._secrets),
             "PYTHONUNBUFFERED": "1",
         }
 

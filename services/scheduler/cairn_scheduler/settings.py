@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from cairn_common.settings import ServiceSettings
 from cairn_scheduler.sky.opening import LOOK_SECONDS
@@ -18,5 +18,8 @@ class SchedulerSettings(ServiceSettings):
     skypilot_url: str = ""
     # SkyPilot's clusters are looked at every so many seconds, for what is silent and what is nobody's.
     skypilot_look_seconds: float = Field(default=LOOK_SECONDS, ge=0.5, le=3600)
+    # What the secrets of jobs are encrypted with, at least 32 characters: the same for all replicas. Empty:
+    # a key that is made once in the data folder.
+    secrets_key: SecretStr = SecretStr("")
     # Python environments of jobs are kept up to this size, those in use besides.
     local_environments_gib: int = Field(default=50, ge=1, le=100_000)
