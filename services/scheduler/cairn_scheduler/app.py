@@ -19,6 +19,7 @@ from cairn.scheduler.v1 import attach_pb2_grpc, scheduler_pb2_grpc
 from cairn_common import rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import connect
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock, SystemClock
 from cairn_common.db import pool
 from cairn_common.errors import Unavailable
@@ -108,6 +109,7 @@ async def _on_the_bus(
 ) -> NoReturn:
     """What every replica needs of the bus; callers are answered without it."""
     while True:
+        heed_cancellation()
         try:
             async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
                 await handlers.ensure_streams(bus)

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable
@@ -47,6 +48,7 @@ class Custody:
     async def run(self, wake: asyncio.Event) -> NoReturn:
         """Rounds for ever. What is away is waited for."""
         while True:
+            heed_cancellation()
             wake.clear()
             try:
                 await self.round()

@@ -13,6 +13,7 @@ import structlog
 
 from cairn_common import outbox
 from cairn_common.bus import Bus, connect
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Unavailable
@@ -52,6 +53,7 @@ class Bell:
     async def carry(self) -> NoReturn:
         """Tells the others, for ever."""
         while True:
+            heed_cancellation()
             await self._rung.wait()
             self._rung.clear()
             try:
@@ -77,6 +79,7 @@ class Office:
 async def decide_for_ever(office: Office, holder: str) -> NoReturn:
     """Waits for the lease, and decides for as long as nobody else does."""
     while True:
+        heed_cancellation()
         try:
             async with lease.held(office.db, holder) as lead:
                 await _decide(office, lead)
@@ -138,12 +141,14 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
 
 async def _hear_bell(db: Database, wake: Callable[[], None]) -> NoReturn:
     while True:
+        heed_cancellation()
         closed = asyncio.Event()
         try:
             async with db.dedicated() as connection:
                 connection.add_termination_listener(lambda _, closed=closed: closed.set())  # type: ignore[misc]
                 await connection.add_listener(WAKE, lambda *_: wake())
                 wake()
+                heed_cancellation()
                 await closed.wait()
         except Unavailable:
             log.info("bell.waiting")
@@ -156,6 +161,7 @@ async def _on_the_bus(office: Office, lead: Lead, wake: Callable[[], None]) -> N
     facts = handlers.QuotaFacts(wake=wake)
     checkpoints = handlers.Checkpoints(db=office.db, lead=lead, clock=office.clock)
     while True:
+        heed_cancellation()
         try:
             async with connect(settings.nats_url, seed=settings.nats_seed, name="scheduler-loop") as bus:
                 await _talk(bus, office.db, facts=facts, checkpoints=checkpoints)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
@@ -70,6 +71,7 @@ class Lead:
     async def keep(self) -> NoReturn:
         """Signs of life for ever. Raises Fenced."""
         while True:
+            heed_cancellation()
             try:
                 await self.beat()
             except Unavailable as error:
@@ -108,6 +110,7 @@ async def platform(db: Database) -> str:
 
 async def _wait(db: Database, holder: str) -> Lead:
     while True:
+        heed_cancellation()
         try:
             epoch = await _take(db, holder)
         except Unavailable as error:

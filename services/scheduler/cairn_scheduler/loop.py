@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
@@ -66,6 +67,7 @@ class Loop:
         """Rounds for ever. What is away (database, quota service) is waited for."""
         failures = 0
         while True:
+            heed_cancellation()
             self._wake.clear()
             try:
                 pause = await self.round()
@@ -253,6 +255,7 @@ class Loop:
         """Writes a report down, waiting for the database, and reading again where a step came between."""
         pause = 0.1
         while True:
+            heed_cancellation()
             try:
                 await self._apply(report)
                 return
