@@ -40,6 +40,7 @@ BUILT_IN = (
     ("Results", "open", "open", "open_page"),
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "artifacts", "models"),
+    ("Account", "infra", "infra", "infra"),
     ("Account", "login", "login", "login"),
     ("Account", "team", "account", "team"),
     ("Account", "usage", "account", "usage"),

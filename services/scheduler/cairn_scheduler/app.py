@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import structlog
 
-from cairn.scheduler.v1 import attach_pb2_grpc, scheduler_pb2_grpc
+from cairn.scheduler.v1 import attach_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
 from cairn_common import rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import connect
@@ -26,7 +26,7 @@ from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
-from cairn_scheduler import attach, handlers, lease
+from cairn_scheduler import attach, handlers, lease, orphans
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
@@ -35,6 +35,7 @@ from cairn_scheduler.plan import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky import cluster as sky
+from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import Watch
 
 SCHEMA = "scheduler"
@@ -71,24 +72,27 @@ async def run(
     ):
         _own(settings.data_dir, await lease.platform(db))
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
-        office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell)
+        vault = open_vault(settings.secrets_key, settings.data_dir)
+        office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),
             tasks.create_task(decide_for_ever(office, holder)),
         ]
         places = _places(settings, capacity)
-        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring)
+        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
+        audit = orphans.OrphanApi(db, clusters=office.clusters)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
-            access={**ACCESS, **attach.ACCESS},
+            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS},
             authenticate=checker.check,
             services=[
                 lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(api, server),
                 lambda server: attach_pb2_grpc.add_AttachServiceServicer_to_server(attaching, server),
+                lambda server: orphan_pb2_grpc.add_OrphanServiceServicer_to_server(audit, server),
             ],
-            names=[NAME, attach.NAME],
+            names=[NAME, attach.NAME, orphans.NAME],
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
@@ -24,6 +24,8 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
+    # Values of `spec.secrets`, for the attempt's environment alone.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
@@ -43,6 +45,9 @@ class Order:
             "max_runtime": spec.max_runtime,
             "grace": spec.grace,
             "environment": asdict(spec.environment) if spec.environment else None,
+            # Their names, so that their values can be kept out of what is recorded.
+            "secrets": list(spec.secrets),
+            "mounts": [asdict(mount) for mount in spec.mounts],
             "code": {"digest": code.digest, "size": code.size} if code.digest else None,
             "url": url,
             "bus_url": bus_url,
@@ -85,6 +90,22 @@ class Remains(Enum):
     UNSHIPPED = "unshipped"
     # All is shipped.
     SHIPPED = "shipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What exists at a place for one attempt: a cluster there, or processes here."""
+
+    attempt_uid: str
+    # As the place names it.
+    name: str
+    # As the place tells it, such as UP.
+    status: str = ""
+    create_time: datetime | None = None
+    # So far, in US dollars; None: not known.
+    cost: float | None = None
+    # The attempt has ended, and this is being taken away.
+    leaving: bool = False
 
 
 class LaunchFailed(Exception):
@@ -133,4 +154,12 @@ class Cluster(Protocol):
 
     async def tidy(self, attempt_uid: str) -> None:
         """Removes what an ended attempt does not need any more; it is not listed after that."""
+        ...
+
+    async def inventory(self) -> Sequence[Held]:
+        """What really exists there of this platform's, by the place's own account. Raises Unavailable."""
+        ...
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Begins to take away what exists there for an attempt that does not live."""
         ...

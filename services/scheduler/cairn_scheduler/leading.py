@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
@@ -28,6 +28,7 @@ from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
+from cairn_scheduler.vault import Vault
 
 log = structlog.get_logger(__name__)
 
@@ -74,6 +75,9 @@ class Office:
     quota: Quota
     clock: Clock
     bell: Bell
+    vault: Vault
+    # Those of this process while it decides, else none.
+    clusters: dict[str, Cluster] = field(default_factory=dict)
 
 
 async def decide_for_ever(office: Office, holder: str) -> NoReturn:
@@ -90,9 +94,9 @@ async def decide_for_ever(office: Office, holder: str) -> NoReturn:
 
 
 async def _decide(office: Office, lead: Lead) -> None:
-    db, clock, quota = office.db, office.clock, office.quota
+    db, clock, quota, vault = office.db, office.clock, office.quota, office.vault
     async with _clusters(office) as clusters, asyncio.TaskGroup() as tasks:
-        loop = Loop(Outside(db=db, lead=lead, quota=quota, clusters=clusters, clock=clock))
+        loop = Loop(Outside(db=db, lead=lead, quota=quota, clusters=clusters, clock=clock, vault=vault))
         custody = Custody(db=db, lead=lead, quota=quota, clusters=clusters, clock=clock)
         office.bell.here = loop.wake
         try:
@@ -108,7 +112,7 @@ async def _decide(office: Office, lead: Lead) -> None:
 
 
 @asynccontextmanager
-async def _clusters(office: Office) -> AsyncIterator[dict[str, Cluster]]:
+async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
     settings = office.settings
     async with (
         open_local(
@@ -120,7 +124,11 @@ async def _clusters(office: Office) -> AsyncIterator[dict[str, Cluster]]:
         ) as local,
         _elsewhere(settings, office.data_dir) as others,
     ):
-        yield {cluster.name: cluster for cluster in (local, *others)}
+        office.clusters.update({cluster.name: cluster for cluster in (local, *others)})
+        try:
+            yield office.clusters
+        finally:
+            office.clusters.clear()
 
 
 @asynccontextmanager
@@ -145,7 +153,7 @@ async def _hear_bell(db: Database, wake: Callable[[], None]) -> NoReturn:
         closed = asyncio.Event()
         try:
             async with db.dedicated() as connection:
-                connection.add_termination_listener(lambda _, closed=closed: closed.set())  # type: ignore[misc]
+                connection.add_termination_listener(lambda _, closed=closed: closed.set())
                 await connection.add_listener(WAKE, lambda *_: wake())
                 wake()
                 heed_cancellation()

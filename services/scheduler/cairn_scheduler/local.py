@@ -27,12 +27,14 @@ import structlog
 
 from cairn_common.ids import is_uid
 from cairn_scheduler import folders, processes
-from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.folders import Folder, Surroundings
 from cairn_scheduler.model import Resources
 
 log = structlog.get_logger(__name__)
 
+# Of an attempt's processes so many are named.
+_SHOWN = 4
 _LOOK_SECONDS = 15.0
 _STOP_MARGIN = 15.0
 # sun_path holds 108 bytes.
@@ -199,6 +201,26 @@ class LocalCluster:
             log.warning("attempt.not_tidied", attempt=attempt_uid, error=str(error))
             return
         self._watched.pop(attempt_uid, None)
+
+    async def inventory(self) -> Sequence[Held]:
+        """The attempts of which processes run here."""
+        running = await asyncio.to_thread(processes.of_attempts)
+        return [
+            Held(
+                attempt_uid=uid,
+                name="processes " + ", ".join(str(process.pid) for process in found[:_SHOWN]),
+                status="RUNNING",
+                create_time=datetime.fromtimestamp(min(map(processes.began, found)), UTC),
+                leaving=uid in self._watched and self._watched[uid].pidfd is not None,
+            )
+            for uid, found in running.items()
+            # Another platform on this machine has others.
+            if (self._root / uid).is_dir()
+        ]
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Kills what runs of an attempt."""
+        await asyncio.to_thread(processes.end_all, attempt_uid, sessions=(), since=0)
 
     def adopt(self) -> None:
         """Finds the attempts that earlier schedulers started. Call it once, before anything else."""

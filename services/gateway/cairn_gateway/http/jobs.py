@@ -1,4 +1,4 @@
-"""Routes of the scheduler: jobs, sweeps, pools."""
+"""Routes of the scheduler: jobs, sweeps, pools, orphans."""
 
 from __future__ import annotations
 
@@ -78,5 +78,17 @@ ROUTES = (
         path="/pools",
         rpc="SchedulerService/ListPools",
         summary="Places to run, and how much of them is free.",
+    ),
+    Route(
+        method="GET",
+        path="/orphans",
+        rpc="OrphanService/ListOrphans",
+        summary="What exists at the places to run and belongs to no living attempt.",
+    ),
+    Route(
+        method="POST",
+        path="/orphans:remove",
+        rpc="OrphanService/RemoveOrphans",
+        summary="Begin to take that away.",
     ),
 )

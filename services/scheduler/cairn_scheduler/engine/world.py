@@ -143,9 +143,8 @@ class Circuit:
 class Budget:
     """What is left of a budget of the subtree `node` (or of one `user`, anywhere below `node`).
 
-    `left` = balance - holds, in thousandths of the unit's second: for GPU-hours thousandths of a GPU-second,
-    for money millionths of the currency. `rates`: by flavor, what one GPU costs a second, in thousandths of
-    that; `""` is the rate of flavors that are not named (1000 for plain GPU-hours).
+    `left` = balance - holds: of GPU-hours in GPU-milliseconds, of money in millionths. `rates`: by flavor,
+    what one GPU takes of that in a millisecond, in thousandths; `""` is for flavors that are not named.
     """
 
     id: str
@@ -249,6 +248,8 @@ class Policy:
     """How the engine behaves. Durations in milliseconds."""
 
     sharing: Sharing = Sharing.FAIR
+    # FAIR: whether rule S2-b comes after rule S2-a (see `victims`).
+    initial_share_rule: bool = True
     # After so long a gang inside its nominal quota gets a reservation (or after so many overtook it).
     reserve_after: int = 1_800_000
     most_overtaken: int = 16
@@ -262,7 +263,7 @@ class Policy:
 class Snapshot:
     """All that a decision depends on, the time included. The order of entries has no influence.
 
-    `use`: decayed use by (node, user), any unit. `version`: of the quota tree that the plan will apply to.
+    `use`: decayed use by (node, user), in GPU-milliseconds. `version`: of the quota tree, for the plan.
     """
 
     now: int
@@ -360,14 +361,18 @@ class Preemption:
 class Plan:
     """What to do now. `reasons` by job uid, for every job that stays pending.
 
-    `holds` are all reservations from now on, old ones that go on included. `overtaken`: new counts of those
-    that were passed. `wake_at`: when the passing of time alone may change the plan; None: never.
+    `promises`: who starts when victims are gone, those of this plan and those that are still in their grace;
+    the next plans will say so again, and admit them then. `holds` are all reservations from now on, old ones
+    that go on included. `overtaken`: new counts of those that were passed. `news`: the reasons that are not
+    the engine's last ones. `wake_at`: when the passing of time alone may change the plan; None: never.
     """
 
     admissions: tuple[Admission, ...] = ()
+    promises: tuple[Admission, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     holds: tuple[Hold, ...] = ()
     reasons: Mapping[str, Reason] = field(default_factory=dict)
+    news: Mapping[str, Reason] = field(default_factory=dict)
     overtaken: Mapping[str, int] = field(default_factory=dict)
     wake_at: int | None = None
     version: int = 0

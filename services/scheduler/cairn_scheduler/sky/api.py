@@ -21,6 +21,8 @@ _MOST_OTHERS = 8
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 # One look at a request waits at most this long, so that a lost connection is noticed.
 _LOOK = httpx.Timeout(60.0, connect=5.0)
+# The server reports the costs of so many days.
+_COST_DAYS = 30
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
@@ -34,6 +36,16 @@ class User:
 
     uid: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A cluster that the server knows. `launched`: seconds since 1970; `cost`: so far, in US dollars."""
+
+    name: str
+    status: str
+    launched: float | None
+    cost: float | None
 
 
 @asynccontextmanager
@@ -73,13 +85,30 @@ class Api:
 
     async def clusters(self) -> dict[str, str]:
         """All clusters and their status, as the server remembers them; one call, however many."""
+        return {str(one["name"]): str(one["status"]) for one in await self._status()}
+
+    async def inventory(self) -> list[Listed]:
+        """All clusters, each with its age and its cost."""
+        found = await self._status()
+        try:
+            costs = await self.wait(await self._post("/cost_report", {"days": _COST_DAYS}))
+        except SkyError:
+            # A catalog that is missing must not hide a cluster.
+            costs = []
+        known = {str(one.get("name")): one.get("total_cost") for one in costs or [] if isinstance(one, dict)}
+        return [
+            Listed(str(one["name"]), str(one["status"]), one.get("launched_at"), known.get(str(one["name"])))
+            for one in found
+        ]
+
+    async def _status(self) -> list[dict[str, Any]]:
         body = {
             "all_users": True, "include_credentials": False, "include_handle": False, "summary_response": True
         }  # fmt: skip
         found = await self.wait(await self._post("/status", body))
         if not isinstance(found, list):
             raise Away("an answer to /status that is no list")
-        return {str(one["name"]): str(one["status"]) for one in found}
+        return found
 
     async def job_states(self, name: str) -> list[str]:
         """How SkyPilot sees the cluster's jobs, the newest first: more than one where a launch was made

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,8 +18,9 @@ import structlog
 
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
+from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
-from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.model import Resources
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
@@ -156,6 +157,41 @@ class SkyCluster:
         if watched is None or watched.record.phase == records.DOWN:
             self._kept.remove(attempt_uid)
             self.watched.pop(attempt_uid, None)
+
+    async def inventory(self) -> Sequence[Held]:
+        """The clusters that bear this platform's name. Raises Unavailable."""
+        try:
+            found = await self._api.inventory()
+        except (Away, SkyError) as error:
+            raise Unavailable(
+                f"SkyPilot's API server does not say which clusters there are: {error}"
+            ) from None
+        return [
+            Held(
+                attempt_uid=uid,
+                name=one.name,
+                status=one.status,
+                create_time=None if one.launched is None else datetime.fromtimestamp(one.launched, UTC),
+                cost=one.cost,
+                leaving=self._leaving(uid),
+            )
+            for one in found
+            if (uid := self.attempt_of(one.name)) is not None
+        ]
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Begins to take a cluster away that nobody here knows."""
+        if not self._leaving(attempt_uid):
+            self._spawn(self.remove(self._prefix + attempt_uid), f"discard {attempt_uid}")
+
+    def attempt_of(self, cluster: str) -> str | None:
+        """Whose cluster bears this name; None for one that is not of this platform."""
+        uid = cluster.removeprefix(self._prefix)
+        return uid if cluster.startswith(self._prefix) and is_uid(uid) else None
+
+    def _leaving(self, attempt_uid: str) -> bool:
+        watched = self.watched.get(attempt_uid)
+        return watched is not None and watched.record.phase == records.ENDED
 
     def adopt(self) -> None:
         """Finds the attempts of earlier schedulers. Call it once, before anything else.

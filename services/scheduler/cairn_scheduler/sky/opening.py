@@ -41,7 +41,7 @@ async def open_sky(
         since = min((number or 0 for number in known), default=None)
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
-            tasks.create_task(watch(cluster, api, prefix=prefix), name="sky watchdog"),
+            tasks.create_task(watch(cluster, api), name="sky watchdog"),
         ]
         try:
             yield cluster

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cairn_scheduler import document
+from cairn_scheduler import document, environment, fields, mounts
 from cairn_scheduler.cluster import Order
 from cairn_scheduler.sky.tool import Tool
 
@@ -31,17 +31,22 @@ def task_text(order: Order, *, tool: Tool, around: Surroundings) -> str:
     given = document.read(order.spec.task) if order.spec.task.strip() else {}
     given = given if isinstance(given, dict) else {}
     resources: dict[str, Any] = dict(given.get("resources") or {})
+    # The queue is ours.
+    resources.pop("priority", None)
+    if image := environment.image((given.get("cairn") or {}).get("env")):
+        resources["image_id"] = image
     resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
     task: dict[str, Any] = {
+        **fields.passed(given, fields.TASK),
         "name": f"cairn-{order.run_uid[-8:]}",
         "num_nodes": order.spec.num_nodes,
         "resources": resources,
         "envs": dict(order.spec.envs),
-        "secrets": {"CAIRN_NODE_TOKEN": order.token},
+        "secrets": {**order.secrets, "CAIRN_NODE_TOKEN": order.token},
         "run": script(order, tool=tool, around=around),
     }
-    if given.get("file_mounts"):
-        task["file_mounts"] = given["file_mounts"]
+    if found := mounts.buckets(given.get("file_mounts")):
+        task["file_mounts"] = found
     return json.dumps(task)
 
 

@@ -1,0 +1,417 @@
+"""One pass over everything: who starts, who is evicted for whom, who waits and why.
+
+All changes are made to the engine's state as the pass goes, so that each decision sees those before it, and
+are undone in the end.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from cairn_scheduler.engine import gates
+from cairn_scheduler.engine.choose import Choice, Ground
+from cairn_scheduler.engine.hold import foresee
+from cairn_scheduler.engine.order import ALWAYS, Line, best_line, standing
+from cairn_scheduler.engine.quota import Seat
+from cairn_scheduler.engine.state import State
+from cairn_scheduler.engine.victims import Search, Victims, comes_back
+from cairn_scheduler.engine.world import (
+    Admission,
+    Admitted,
+    Code,
+    Hold,
+    JobRequest,
+    Key,
+    Option,
+    Plan,
+    Preemption,
+    Reason,
+    Sharing,
+    Why,
+)
+
+if TYPE_CHECKING:
+    from cairn_scheduler.engine.decide import Engine
+
+
+class Pass:
+    """See the module; `expected` is what the plan's admissions will hold."""
+
+    def __init__(self, engine: Engine, now: int) -> None:
+        self.engine, self.now = engine, now
+        self.state = engine.state
+        self.frame, self.policy = engine.frame, engine.frame.policy
+        self.gates = gates.Gates(self.state, engine.frame, now)
+        self.ground = Ground(self.state, engine.actual, self.gates, now)
+        self.use: dict[tuple[str, str], int] = dict(engine.frame.use)
+        self.holds: list[Hold] = []
+        self.admissions: list[Admission] = []
+        self.promises: list[Admission] = []
+        self.preemptions: list[Preemption] = []
+        self.expected: dict[str, Admitted] = {}
+        # Jobs that got or were promised a place in this pass: nobody may evict them in it.
+        self.fresh: dict[str, Admitted] = {}
+        self.overtaken: dict[str, int] = {}
+        self.wake: list[int] = []
+        # Whether it was an `add`.
+        self._undo: list[tuple[State, bool, Admitted]] = []
+        self._live: dict[str, list[Line]] = {}
+        self._heap: list[tuple[object, ...]] = []
+        self._starving: dict[Key, list[JobRequest]] = {}
+        self._tried: list[Line] = []
+        self._tick = self._pushed = 0
+
+    def run(self) -> Plan:
+        """Makes the plan and leaves the engine's state as it was."""
+        self._evict_for_nobody()
+        self._keep_holds()
+        self._keep_claims()
+        self._fill()
+        plan = self._plan()
+        for state, added, job in reversed(self._undo):
+            with state.tentative():
+                if added:
+                    state.remove(job)
+                else:
+                    state.add(job)
+        return plan
+
+    # What goes before everything else
+
+    def _evict_for_nobody(self) -> None:
+        running = [job for uid, job in sorted(self.engine.admitted.items()) if not job.stopping]
+        held = [job for job in running if job.request.node in self.state.running]
+        for job, budget in self.gates.evicted(held):
+            self._evict(job, Why.DRAIN if budget is None else Why.BUDGET, "")
+
+    def _keep_holds(self) -> None:
+        """Reservations that go on; one that has run out rests for as long again."""
+        for hold in sorted(self.frame.holds, key=lambda hold: (hold.pool, hold.uid)):
+            request = self.engine.pending.get(hold.uid)
+            line = self.engine.line(hold.uid)
+            if request is None or self.now >= hold.until + self.policy.reserve_bound:
+                continue
+            if line is not None and self.now < hold.until:
+                self._foresee(line.seat, request, hold.flavor, hold.until)
+            else:
+                self.holds.append(hold)
+
+    def _foresee(self, seat: Seat, request: JobRequest, flavor: str, until: int) -> None:
+        option = next((option for option in request.options if option.flavor == flavor), None)
+        if option is None:
+            return
+        shadow = foresee(self.state, seat, request, option, self.now, self.policy, until)
+        if shadow is not None:
+            self.ground.shadows.append(shadow)
+            self.holds.append(shadow.hold)
+
+    def _keep_claims(self) -> None:
+        """Jobs whose victims are still in their grace keep the places that these will leave."""
+        owners = {job.stopping for job in self.engine.stopping.values()}
+        lines = [(line, self.engine.pending[uid]) for uid in owners if (line := self.engine.line(uid))]
+        lines.sort(key=lambda pair: (-pair[1].priority, pair[1].create_time, pair[1].uid))
+        for line, request in lines:
+            chosen = self.ground.choose(line.seat, request, gates.usable(self.state, line.seat, request))
+            if isinstance(chosen, Choice):
+                self._start(line.seat, request, chosen)
+
+    # The main part
+
+    def _fill(self) -> None:
+        for _, job in sorted(self.engine.stopping.items()):
+            if job.stopping != "-":
+                self._return(job)
+        for name, lines in self.engine.queue.lines.items():
+            live = [line for line in lines.values() if self._worth(line)]
+            if live:
+                self._live.setdefault(name, []).extend(live)
+                self._push(self.state.tree.seats[name])
+        while self._heap or self._try_again():
+            entry = heapq.heappop(self._heap)
+            seat: Seat = entry[-1]  # type: ignore[assignment]
+            if seat.id not in self._live or (entry[-3] != self._tick and not self._still(seat)):
+                continue
+            self._next(seat)
+
+    def _try_again(self) -> bool:
+        """When all were tried: those whose chances of victims have changed since they were."""
+        again = [line for line in self._tried if line.moved != line.motion(self.state)]
+        self._tried = [line for line in self._tried if line not in again]
+        for line in again:
+            self._revive(line)
+        return bool(self._heap)
+
+    def _worth(self, line: Line) -> bool:
+        """Whether its first job is to be tried: not where nothing changed since it failed."""
+        line.first = 0
+        while (request := line.head()) is not None and request.uid in self.fresh:
+            line.first += 1
+        if request is None:
+            return False
+        if line.freed == ALWAYS or line.freed != line.stamp(self.state):
+            return True
+        if line.until and line.until <= self.now:
+            return True
+        return line.moved != ALWAYS and line.moved != line.motion(self.state)
+
+    def _push(self, seat: Seat) -> None:
+        line = best_line(self._live.get(seat.id, ()), self.use)
+        if line is None:
+            self._live.pop(seat.id, None)
+            return
+        request = line.head()
+        assert request is not None
+        order: object = ()
+        if self.policy.sharing is Sharing.FAIR and request.options:
+            order = standing(self.state, seat, request.options[self._likely(seat, request)])
+        heapq.heappush(
+            self._heap,
+            (order, -request.priority, request.create_time, request.uid, self._tick, self._pushed, seat),
+        )
+        self._pushed += 1
+
+    def _still(self, seat: Seat) -> bool:
+        """Pushes an entry anew that was made before something changed; whether it is still the first."""
+        self._push(seat)
+        if self._heap and self._heap[0][-1] is seat and self._heap[0][-3] == self._tick:
+            heapq.heappop(self._heap)
+            return True
+        return False
+
+    def _likely(self, seat: Seat, request: JobRequest) -> int:
+        """The option that it would start with, by the quota alone; the first where none fits."""
+        borrowing = -1
+        for index, option in enumerate(request.options):
+            if self.state.within(seat, option):
+                if not seat.borrows(option.usage):
+                    return index
+                if borrowing < 0:
+                    borrowing = index
+        return max(borrowing, 0)
+
+    def _next(self, seat: Seat) -> None:
+        line = best_line(self._live[seat.id], self.use)
+        assert line is not None
+        request = line.head()
+        assert request is not None
+        reason = self._try(line, request)
+        if reason is None:
+            line.first += 1
+            while (head := line.head()) is not None and head.uid in self.fresh:
+                line.first += 1
+        else:
+            self._failed(line, request, reason)
+        if line.first >= len(line.jobs) or reason is not None:
+            self._live[seat.id] = [one for one in self._live[seat.id] if one is not line]
+        self._push(seat)
+
+    def _try(self, line: Line, request: JobRequest) -> Reason | None:
+        """Starts a job, or plans whom to evict for it; else why not."""
+        seat = line.seat
+        stopped = self.gates.stopped(seat)
+        if stopped is not None:
+            return stopped
+        if line.options is None:
+            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
+            line.options = gates.usable(self.state, seat, request)
+        if line.fixed is not None:
+            return line.fixed
+        chosen = self.ground.choose(seat, request, line.options)
+        if isinstance(chosen, Choice):
+            self._start(seat, request, chosen)
+            return None
+        line.until = 0
+        for index in chosen.short:
+            victims = self._victims(line, request, index)
+            if victims:
+                self._preempt(seat, request, index, victims)
+                return None
+        self._reserve(seat, request, line.options, chosen.reason)
+        return chosen.reason
+
+    def _start(self, seat: Seat, request: JobRequest, choice: Choice) -> None:
+        """A job gets its place, or the promise of it."""
+        option = request.options[choice.option]
+        flavor = self.state.flavors.get(option.flavor)
+        admission = Admission(
+            request.uid,
+            choice.option,
+            option.flavor,
+            flavor.pool if flavor is not None else "",
+            choice.machines,
+            choice.debt > 0,
+        )
+        job = Admitted(request, choice.option, choice.machines, self.now)
+        self._add(self.state, job)
+        self.fresh[request.uid] = job
+        if choice.now and request.uid not in self.engine.admitted:
+            self.admissions.append(admission)
+            self.expected[request.uid] = job
+            if self.ground.actual is not None:
+                self._add(self.ground.actual, job)
+        else:
+            self.promises.append(admission)
+        self.gates.admitted(seat, request, option)
+        for shadow in self.ground.shadows:
+            shadow.passed(seat, job, self.now)
+        by = (seat.id, request.user)
+        self.use[by] = self.use.get(by, 0) + max(1, gates.gpus(option)) * 3_600_000
+        self._pass_by(request, option)
+        self._tick += 1
+
+    def _add(self, state: State, job: Admitted) -> None:
+        state.add(job)
+        self._undo.append((state, True, job))
+
+    # Eviction
+
+    def _victims(self, line: Line, request: JobRequest, index: int) -> Victims:
+        """Whom to evict; nobody where that would come back to it."""
+        option = request.options[index]
+        search = Search(
+            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self.fresh
+        )
+        found = search.run(self.policy)
+        if search.until:
+            line.until = min(line.until or search.until, search.until)
+        if not found or comes_back(search, found, index, self.policy):
+            return []
+        if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.ground.shadows):
+            return []
+        return found
+
+    def _preempt(self, seat: Seat, request: JobRequest, index: int, victims: Victims) -> None:
+        for job, why in victims:
+            self._evict(job, why, request.uid)
+        option = request.options[index]
+        placement = self.state.place(request, option)
+        assert placement is not None
+        self._start(seat, request, Choice(index, placement, False, seat.debt(option.usage)))
+        again = [line for line in self._tried if self._worth(line)]
+        self._tried = [line for line in self._tried if line not in again]
+        for line in again:
+            self._revive(line)
+
+    def _evict(self, job: Admitted, why: Why, by: str) -> None:
+        if self.ground.actual is None:
+            self.ground.actual = self.engine.full_state()
+            for fresh in self.fresh.values():
+                if fresh.request.uid not in self.expected:
+                    self.ground.actual.remove(fresh)
+        self.state.remove(job)
+        self._undo.append((self.state, False, job))
+        self.preemptions.append(Preemption(job.request.uid, why, by))
+        if by:
+            self._return(job)
+
+    def _return(self, job: Admitted) -> None:
+        """A victim waits again, at the head of its class; it may be promised another place at once."""
+        request = replace(job.request, requeued=True, attempted=True)
+        line = Line((request.uid,), self.state.tree.seats[request.node], request)
+        line.put(request)
+        self._revive(line)
+
+    def _revive(self, line: Line) -> None:
+        self._live.setdefault(line.seat.id, []).append(line)
+        self._tick += 1
+        self._push(line.seat)
+
+    # Those who stay
+
+    def _failed(self, line: Line, request: JobRequest, reason: Reason) -> None:
+        line.reason = reason
+        line.freed = line.moved = ALWAYS
+        if reason.code in _UNTIL_FREED:
+            line.freed, line.moved = line.stamp(self.state), line.motion(self.state)
+            self._tried.append(line)
+        for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
+            waiting = self._starving.setdefault(key, [])
+            if len(waiting) < _MOST_WATCHED and request.uid in self.engine.pending:
+                waiting.append(request)
+
+    def _pass_by(self, request: JobRequest, option: Option) -> None:
+        """Counts those that it passed and that lack what it took."""
+        for key, amount in option.usage:
+            for waiting in self._starving.get(key, ()) if amount > 0 else ():
+                if waiting.uid != request.uid:
+                    count = self.overtaken.get(waiting.uid, waiting.overtaken)
+                    self.overtaken[waiting.uid] = count + 1
+
+    def _reserve(self, seat: Seat, request: JobRequest, options: list[int], reason: Reason) -> None:
+        """The bounded reservation of a job that starves within its nominal quota."""
+        if reason.code not in _CAN_STARVE or request.uid not in self.engine.pending:
+            return
+        overtaken = self.overtaken.get(request.uid, request.overtaken)
+        due = request.create_time + self.policy.reserve_after
+        if due > self.now and overtaken < self.policy.most_overtaken:
+            self.wake.append(due)
+            return
+        for index in options:
+            option = request.options[index]
+            flavor = self.state.flavors.get(option.flavor)
+            pool = flavor.pool if flavor is not None else ""
+            taken = any(hold.pool == pool or hold.uid == request.uid for hold in self.holds)
+            if not taken and seat.holds(option.usage):
+                self._foresee(seat, request, option.flavor, self.now + self.policy.reserve_bound)
+                return
+
+    def _plan(self) -> Plan:
+        told: dict[str, Reason] = {}
+        waiting = self._waiting_for()
+        for lines in self.engine.queue.lines.values():
+            for line in lines.values():
+                reason = line.reason or _UNSEEN
+                for _, uid in line.jobs:
+                    told[uid] = reason
+        for uid in self.fresh:
+            if uid in self.expected:
+                told.pop(uid, None)
+            elif uid in self.engine.pending:
+                told[uid] = waiting
+        for uid, request in self.engine.aside.items():
+            told[uid] = gates.asleep(request, self.now) or Reason(
+                Code.NOT_EVALUATED, node=request.node, note=f"no node {request.node} in the quota tree"
+            )
+        return Plan(
+            admissions=tuple(self.admissions),
+            promises=tuple(self.promises),
+            preemptions=tuple(self.preemptions),
+            holds=tuple(self.holds),
+            reasons=told,
+            overtaken=self.overtaken,
+            wake_at=self._wake_at(),
+            version=self.frame.version,
+        )
+
+    def _waiting_for(self) -> Reason:
+        victims = [p.uid for p in self.preemptions] + list(self.engine.stopping)
+        gone = max((job.gone_at for job in self.engine.stopping.values()), default=0)
+        return Reason(
+            Code.WAITING_FOR_VICTIMS, requested=len(victims), others=tuple(sorted(victims)[:5]), until=gone
+        )
+
+    def _wake_at(self) -> int | None:
+        times = [*self.wake, *self.gates.wake]
+        times += [r.not_before for r in self.engine.aside.values()]
+        times += [hold.until for hold in self.holds] + [s.hold.start for s in self.ground.shadows]
+        for lines in self.engine.queue.lines.values():
+            times += [line.until for line in lines.values() if line.until]
+        return min((time for time in times if time > self.now), default=None)
+
+
+_UNSEEN = Reason(Code.NOT_EVALUATED)
+_CAN_STARVE = frozenset(
+    {
+        Code.QUOTA_FULL,
+        Code.LENDING_LIMITED,
+        Code.FAIR_SHARE_BEHIND,
+        Code.PRIORITY_BEHIND,
+        Code.CAPACITY_FULL,
+        Code.GANG_FRAGMENTED,
+    }
+)
+_UNTIL_FREED = _CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
+# So many jobs that lack the same are watched for being overtaken; those behind them are not first anyway.
+_MOST_WATCHED = 16

@@ -1,0 +1,97 @@
+"""What is held while a plan is made: the quota tree and the machines together, with all changes undone after.
+
+There are two of these. In the **promised** one victims are gone already and those who get their places have
+them; everything is decided there. In the **actual** one victims hold what they have until they are gone; who
+fits in the promised one alone is promised a place and starts later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from cairn_scheduler.engine.fit import Placement, Room
+from cairn_scheduler.engine.quota import Seat, Tree
+from cairn_scheduler.engine.world import Admitted, Flavor, JobRequest, Key, Node, Option, Pool, PoolKind
+
+
+class State:
+    """See the module. `running`: by node id, the jobs charged to it."""
+
+    __slots__ = ("flavors", "rooms", "running", "tree")
+
+    def __init__(self, nodes: Iterable[Node], flavors: Iterable[Flavor], pools: Iterable[Pool]) -> None:
+        self.tree = Tree(nodes)
+        self.flavors = {flavor.name: flavor for flavor in flavors}
+        self.rooms = {pool.name: Room(pool) for pool in pools if pool.kind is PoolKind.FIXED}
+        self.running: dict[str, dict[str, Admitted]] = {name: {} for name in self.tree.seats}
+
+    def room(self, option: Option) -> Room | None:
+        """The machines that an option uses; None where they are not looked at."""
+        flavor = self.flavors.get(option.flavor)
+        return None if flavor is None else self.rooms.get(flavor.pool)
+
+    def add(self, job: Admitted) -> None:
+        """A job holds what it has."""
+        request = job.request
+        option = request.options[job.option]
+        self.tree.take(self.tree.seats[request.node], option.usage)
+        self.running[request.node][request.uid] = job
+        room = self.room(option)
+        if room is not None and job.machines:
+            room.take(job.machines, request.per_rank)
+
+    def remove(self, job: Admitted) -> None:
+        """A job holds nothing any more."""
+        request = job.request
+        option = request.options[job.option]
+        self.tree.give(self.tree.seats[request.node], option.usage)
+        del self.running[request.node][request.uid]
+        room = self.room(option)
+        if room is not None and job.machines:
+            room.give(job.machines, request.per_rank)
+            room.gen += not self.tree.quiet
+
+    @contextmanager
+    def tentative(self) -> Iterator[None]:
+        """What is changed inside is changed back by the caller, and is nobody's news."""
+        before, self.tree.quiet = self.tree.quiet, True
+        try:
+            yield
+        finally:
+            self.tree.quiet = before
+
+    def within(self, seat: Seat, option: Option) -> bool:
+        """Whether the quota has room for it."""
+        for key, amount in option.usage:
+            cell = seat.cell(key)
+            if cell is not None and amount > 0 and cell.available() < amount:
+                return False
+        return True
+
+    def short(self, seat: Seat, request: JobRequest, option: Option) -> list[Key]:
+        """The keys of which too little is there; all of its flavor's where machines are what is lacking."""
+        short: list[Key] = []
+        for key, amount in option.usage:
+            cell = seat.cell(key)
+            if cell is not None and amount > 0 and cell.available() < amount:
+                short.append(key)
+        room = self.room(option)
+        if room is not None and room.free_ranks(request.per_rank, request.ranks) < request.ranks:
+            amounts = dict(request.per_rank)
+            for key, _ in option.usage:
+                if key[0] == option.flavor and amounts.get(key[1]) and key not in short:
+                    short.append(key)
+        return short
+
+    def place(self, request: JobRequest, option: Option) -> Placement | None:
+        """Machines for it, `()` where they are not looked at; None where they do not suffice."""
+        room = self.room(option)
+        return () if room is None else room.place(request.ranks, request.per_rank)
+
+    def fits(self, seat: Seat, request: JobRequest, option: Option) -> bool:
+        """Quota and machines."""
+        if not self.within(seat, option):
+            return False
+        room = self.room(option)
+        return room is None or room.free_ranks(request.per_rank, request.ranks) >= request.ranks
