@@ -200,6 +200,7 @@ class Tail:
         try:
             async with pull.open():
                 while True:
+                    heed_cancellation()
                     for message in await pull.next():
                         yield message
         finally:
