@@ -15,7 +15,7 @@ from typing import NoReturn
 
 import structlog
 
-from cairn.scheduler.v1 import attach_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
+from cairn.scheduler.v1 import attach_pb2_grpc, infra_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
 from cairn_common import rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import connect
@@ -26,7 +26,7 @@ from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
-from cairn_scheduler import attach, handlers, lease, orphans
+from cairn_scheduler import attach, handlers, lease, orphans, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
@@ -79,20 +79,24 @@ async def run(
             tasks.create_task(bell.carry()),
             tasks.create_task(decide_for_ever(office, holder)),
         ]
+        # Whether this one decides is known, and if so its places are open: what is asked of them is answered.
+        await office.settled.wait()
         places = _places(settings, capacity)
         api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
         audit = orphans.OrphanApi(db, clusters=office.clusters)
+        reaching = reach.InfraApi(clusters=office.clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
-            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS},
+            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS, **reach.ACCESS},
             authenticate=checker.check,
             services=[
                 lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(api, server),
                 lambda server: attach_pb2_grpc.add_AttachServiceServicer_to_server(attaching, server),
+                lambda server: infra_pb2_grpc.add_InfraServiceServicer_to_server(reaching, server),
                 lambda server: orphan_pb2_grpc.add_OrphanServiceServicer_to_server(audit, server),
             ],
-            names=[NAME, attach.NAME, orphans.NAME],
+            names=[NAME, attach.NAME, orphans.NAME, reach.NAME],
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

@@ -13,6 +13,7 @@ from cairn.quota.v1 import events_pb2
 from cairn.tracker.v1 import artifact_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common.bus import Bus, Message
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted
@@ -35,6 +36,8 @@ async def ensure_streams(bus: Bus) -> None:
     """Its own, and its neighbours': whoever comes first makes the same."""
     for name in ("SCHEDULER", "QUOTA", "TRACKER"):
         await bus.ensure_stream(name, STREAMS[name])
+    # Whoever is cancelled here must not begin what has no end.
+    heed_cancellation()
 
 
 class QuotaFacts:

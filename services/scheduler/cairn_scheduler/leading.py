@@ -78,6 +78,8 @@ class Office:
     vault: Vault
     # Those of this process while it decides, else none.
     clusters: dict[str, Cluster] = field(default_factory=dict)
+    # Whether this process decides, or another, is known.
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 async def decide_for_ever(office: Office, holder: str) -> NoReturn:
@@ -85,7 +87,7 @@ async def decide_for_ever(office: Office, holder: str) -> NoReturn:
     while True:
         heed_cancellation()
         try:
-            async with lease.held(office.db, holder) as lead:
+            async with lease.held(office.db, holder, waiting=office.settled.set) as lead:
                 await _decide(office, lead)
         except* Fenced:
             log.warning("lease.lost")
@@ -125,6 +127,7 @@ async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
         _elsewhere(settings, office.data_dir) as others,
     ):
         office.clusters.update({cluster.name: cluster for cluster in (local, *others)})
+        office.settled.set()
         try:
             yield office.clusters
         finally:

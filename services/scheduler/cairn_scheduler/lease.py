@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn
 
@@ -89,9 +89,14 @@ def new_holder() -> str:
 
 
 @asynccontextmanager
-async def held(db: Database, holder: str) -> AsyncIterator[Lead]:
-    """Waits until this process decides; for the block it does, unless `Fenced` is raised in it."""
-    lead = await _wait(db, holder)
+async def held(
+    db: Database, holder: str, *, waiting: Callable[[], None] = lambda: None
+) -> AsyncIterator[Lead]:
+    """Waits until this process decides; for the block it does, unless `Fenced` is raised in it.
+
+    Calls `waiting` where another decides.
+    """
+    lead = await _wait(db, holder, waiting)
     log.info("lease.taken", epoch=lead.epoch, holder=holder)
     try:
         yield lead
@@ -108,7 +113,7 @@ async def platform(db: Database) -> str:
     return str(await db.fetchval("SELECT platform FROM lease"))
 
 
-async def _wait(db: Database, holder: str) -> Lead:
+async def _wait(db: Database, holder: str, waiting: Callable[[], None]) -> Lead:
     while True:
         heed_cancellation()
         try:
@@ -118,6 +123,7 @@ async def _wait(db: Database, holder: str) -> Lead:
             epoch = None
         if epoch is not None:
             return Lead(db, epoch)
+        waiting()
         await asyncio.sleep(_BEAT_SECONDS)
 
 

@@ -250,6 +250,7 @@ class Loop:
             spec=job.spec,
             code=job.code,
             token=token.secret,
+            creator=job.creator,
             secrets=secrets,
         )
         try:

@@ -472,6 +472,7 @@ def _attempt(row: Row) -> Attempt:
         end_time=row["end_time"],
         pids=tuple(row["pids"]),
         no_capacity=row["no_capacity"],
+        close_time=row["close_time"],
         yielded=row["yielded"],
     )
 

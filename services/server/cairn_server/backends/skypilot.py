@@ -83,6 +83,8 @@ def prepare(folder: Path, *, port: int, operator: Mapping[str, str]) -> Program:
             "USER": operator.get("USER", "cairn"),
             "PATH": f"{venv / 'bin'}:{operator.get('PATH', os.defpath)}",
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+            # As `sky api start` sets it: without it no workspace can be made.
+            "IS_SKYPILOT_SERVER": "true",
             "SKYPILOT_API_SERVER_LOCAL_PORT": str(port),
             _MARK: str(folder),
         },
