@@ -153,6 +153,24 @@ class Client:
         """Places to run, and how much of them is free."""
         return list(self.api.get(f"{BASE}/pools").get("pools", []))
 
+    def infras(self, *, refresh: bool = False) -> Json:
+        """Where jobs can run, with what is wrong there; ``complete`` is false while some are still asked."""
+        return self.api.get(f"{BASE}/infras", {"refresh": "true" if refresh else None})
+
+    def plan(
+        self,
+        task: str,
+        *,
+        code: Json | None = None,
+        secrets: Mapping[str, str] | None = None,
+        mounts: Sequence[Json] = (),
+    ) -> Json:
+        """Where the job (or sweep) of a task file's text would go, best first, and its price; nothing is
+        stored. What `submit` would refuse is refused."""
+        body: Json = {"task": task, "code": code, "secrets": dict(secrets or {}), "mounts": list(mounts)}
+        given = {key: value for key, value in body.items() if value}
+        return self.api.post(self._team("jobs") + ":plan", given)
+
     def orphans(self) -> list[Json]:
         """What exists at the places to run and belongs to no living attempt. For admins."""
         return list(self.api.get(f"{BASE}/orphans").get("orphans", []))

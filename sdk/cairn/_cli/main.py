@@ -27,6 +27,7 @@ BUILT_IN = (
     ("Jobs", "logs", "logs", "logs"),
     ("Jobs", "watch", "watch", "watch"),
     ("Jobs", "stop", "stop", "stop"),
+    ("Jobs", "check", "check", "check"),
     ("Jobs", "hold", "steer", "hold"),
     ("Jobs", "release", "steer", "release"),
     ("Jobs", "preempt", "steer", "preempt"),

@@ -11,6 +11,7 @@ from rich.status import Status
 from rich.text import Text
 
 from cairn._cli import repository, secrets
+from cairn._cli.dry import say_dry
 from cairn._cli.ending import say_ending
 from cairn._cli.errors import FAILED
 from cairn._cli.follow import Shown, follow
@@ -108,7 +109,7 @@ def run(
     order = _order(ctx, task, wishes)
     made = _submit(session, order, name, dry_run)
     if dry_run:
-        _say_dry(session, order, made)
+        session.emit(made) if session.as_json else say_dry(session, order, made)
         return
     if order.sweep:
         _sweep_queued(ctx, session, made, following)
@@ -142,9 +143,13 @@ def _submit(session: Session, order: Task, name: str, dry_run: bool) -> Json:
     brought = [_bring(session, mount, upload=not dry_run) for mount in order.mounts]
     submit = client.submit_sweep if order.sweep else client.submit
     with _status(session, "checking" if dry_run else "queueing"):
-        return submit(
+        made = submit(
             order.text, code=code, name=name, validate_only=dry_run, secrets=order.secrets, mounts=brought
         )
+        if dry_run:
+            plan = client.plan(order.text, code=code, secrets=order.secrets, mounts=brought)
+            made["placements"] = plan.get("placements", [])
+        return made
 
 
 def _bring(session: Session, mount: Mount, *, upload: bool) -> Json:
@@ -233,26 +238,6 @@ def _follow(ctx: click.Context, session: Session, uid: str) -> None:
     else:
         say_ending(session, record)
     ctx.exit(0 if record.state == "SUCCEEDED" else FAILED)
-
-
-def _say_dry(session: Session, order: Task, made: Json) -> None:
-    if session.as_json:
-        session.emit(made)
-        return
-    jobs = made.get("jobs") if order.sweep else [made]
-    for job in jobs or []:
-        spec = job.get("spec", {})
-        resources = spec.get("resources", {})
-        facts = [f"{int(resources.get('cpu_milli', 1000)) / 1000:g} CPUs"]
-        if resources.get("gpus"):
-            facts.append(f"{resources['gpus']} {clean(str(resources.get('accelerator') or 'GPU'))}")
-        facts += [f"{clean(key)}={plain(value)}" for key, value in spec.get("params", {}).items()]
-        session.out.print(
-            Text("✓ good  ", "green")
-            .append(f"{clean(str(job.get('display_name') or order.name))}  ", "bold default")
-            .append(", ".join(facts), "default")
-        )
-    session.say("nothing was queued (--dry-run)")
 
 
 def _files(count: int) -> str:

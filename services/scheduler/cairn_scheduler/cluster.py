@@ -9,6 +9,7 @@ from enum import Enum
 from typing import Protocol
 
 from cairn_scheduler.causes import Evidence
+from cairn_scheduler.infra import Placement, Survey
 from cairn_scheduler.model import Code, Resources, Spec
 
 
@@ -26,6 +27,8 @@ class Order:
     token: str = field(repr=False)
     # Values of `spec.secrets`, for the attempt's environment alone.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Who submitted it, such as users/ada.
+    creator: str = ""
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
@@ -132,6 +135,15 @@ class Cluster(Protocol):
 
     def capacity(self) -> Resources:
         """All that it has, free or not."""
+        ...
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What it reaches, with what is wrong there. What was asked a moment ago is not asked again, unless
+        `refresh`. Answers within 20 s."""
+        ...
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """Where an attempt would go, best first. Raises NoPlacement, Unavailable."""
         ...
 
     async def launch(self, order: Order) -> None:

@@ -29,7 +29,8 @@ from cairn_common.ids import is_uid
 from cairn_scheduler import folders, processes
 from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.folders import Folder, Surroundings
-from cairn_scheduler.model import Resources
+from cairn_scheduler.infra import Accelerator, Infra, InfraState, Placement, Survey
+from cairn_scheduler.model import Resources, Spec
 
 log = structlog.get_logger(__name__)
 
@@ -77,6 +78,7 @@ async def open_local(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as hints:
         hints.bind(str(notify))
         notify.chmod(0o600)
+        ours = notify.stat().st_ino
         loop = asyncio.get_running_loop()
         loop.add_reader(hints.fileno(), cluster.hear, hints)
         try:
@@ -85,7 +87,9 @@ async def open_local(
         finally:
             loop.remove_reader(hints.fileno())
             cluster.detach()
-            notify.unlink(missing_ok=True)
+            # Another scheduler may have taken over, and made its own.
+            if notify.exists() and notify.stat().st_ino == ours:
+                notify.unlink(missing_ok=True)
 
 
 class LocalCluster:
@@ -108,6 +112,37 @@ class LocalCluster:
     def capacity(self) -> Resources:
         """What this machine has, or was told to offer."""
         return self._capacity
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """This machine, always enabled."""
+        has, taken = self._capacity, self._taken()
+        gpus = Accelerator(
+            kind=has.accelerator or "GPU",
+            counts=tuple(range(1, has.gpus + 1)),
+            total=has.gpus,
+            free=has.gpus - len(taken),
+        )
+        machine = Infra(
+            name=self.name,
+            state=InfraState.ENABLED,
+            accelerators=(gpus,) if has.gpus else (),
+            nodes=1,
+            cpu_milli=has.cpu_milli,
+        )
+        return Survey((machine,))
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """Here; whether it is too large is the plan's to say."""
+        each = spec.resources
+        kind = each.accelerator or self._capacity.accelerator or "GPU"
+        return [
+            Placement(
+                infra=self.name,
+                accelerators=f"{kind}:{each.gpus}" if each.gpus else "",
+                cpus=each.cpu_milli / 1000,
+                memory_gib=each.memory_mib / 1024 if each.memory_mib else None,
+            )
+        ]
 
     async def launch(self, order: Order) -> None:
         """Writes the folder, then starts a runner, unless one has begun already. Raises LaunchFailed."""
@@ -350,8 +385,11 @@ class LocalCluster:
                 return known
         return processes.runner_of(folder.uid)
 
+    def _taken(self) -> set[int]:
+        return {number for watched in self._watched.values() for number in watched.gpu_ids}
+
     def _choose_gpus(self, order: Order) -> Sequence[Sequence[int]]:
-        taken = {number for watched in self._watched.values() for number in watched.gpu_ids}
+        taken = self._taken()
         free = [number for number in range(self._capacity.gpus) if number not in taken]
         each, ranks = order.spec.resources.gpus, order.spec.num_nodes
         if each * ranks > len(free):

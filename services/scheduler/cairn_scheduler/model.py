@@ -234,6 +234,8 @@ class Attempt:
     pids: tuple[int, ...] = ()
     # It ended because there was no room for it.
     no_capacity: bool = False
+    # Nothing of it is left. Written by whoever tidied it up, never with the job.
+    close_time: datetime | None = None
     # It gave its place up on request: such an attempt does not count as a failure.
     yielded: bool = False
 

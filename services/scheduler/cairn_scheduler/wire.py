@@ -214,6 +214,7 @@ def _attempt(job: Job, attempt: Attempt) -> job_pb2.Attempt:
         create_time=timestamp(attempt.create_time),
         start_time=timestamp(attempt.start_time),
         end_time=timestamp(attempt.end_time),
+        close_time=timestamp(attempt.close_time),
         pids=attempt.pids,
     )
 

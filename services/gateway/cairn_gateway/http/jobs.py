@@ -1,4 +1,4 @@
-"""Routes of the scheduler: jobs, sweeps, pools, orphans."""
+"""Routes of the scheduler: jobs, sweeps, infras, pools, orphans."""
 
 from __future__ import annotations
 
@@ -79,6 +79,19 @@ ROUTES = (
         rpc="SchedulerService/GetSweep",
         summary="A sweep with its jobs.",
         bind={"name": SWEEP},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs:plan",
+        rpc="InfraService/PlanJob",
+        summary="Where a task would go, and its price per hour. Nothing is stored.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="GET",
+        path="/infras",
+        rpc="InfraService/ListInfras",
+        summary="Where jobs can run, with GPUs and prices; for what does not work the reason and the remedy.",
     ),
     Route(
         method="GET",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
 # Of a cluster's events those that tell of its launch.
 _STORY = "STATUS_CHANGE,LAUNCH_PROGRESS,DEBUG"
+_ELSEWHERE = re.compile(r"is in workspace '([^']+)', but the active workspace is")
 # SkyPilot's own words around a job's.
 _NOISE = ("Job ID not provided", "├──", "└──", "Tailing logs")
 
@@ -70,15 +72,25 @@ class Api:
         self._user = user
         self._others = asyncio.Semaphore(_MOST_OTHERS)
 
-    async def launch(self, name: str, task: str, *, config: Mapping[str, object]) -> str:
+    async def launch(
+        self, name: str, task: str, *, config: Mapping[str, object], user: User | None = None
+    ) -> str:
         """Begins to bring a cluster up and to run the task there; the id of that request."""
         body = {"task": task, "cluster_name": name, "override_skypilot_config": config}
-        return await self._post("/launch", body)
+        return await self._post("/launch", body, user=user)
 
     async def down(self, name: str) -> None:
-        """Takes a cluster away. Raises SkyError GONE where there is none."""
+        """Takes a cluster away, whatever workspace it is in. Raises SkyError GONE where there is none."""
         async with self._others:
-            await self.wait(await self._post("/down", {"cluster_name": name}))
+            try:
+                await self.wait(await self._post("/down", {"cluster_name": name}))
+            except SkyError as error:
+                workspace = _ELSEWHERE.search(str(error))
+                if workspace is None:
+                    raise
+                config = {"active_workspace": workspace.group(1)}
+                body = {"cluster_name": name, "override_skypilot_config": config}
+                await self.wait(await self._post("/down", body))
 
     async def cancel(self, request: str) -> None:
         """Stops work on a request; what it made stays."""
@@ -143,6 +155,37 @@ class Api:
         lines = [clean(line) for line in answer.text.splitlines() if line.strip()]
         return [line for line in lines if not line.startswith(_NOISE)][-20:]
 
+    async def workspaces(self) -> set[str]:
+        """The names of those that there are."""
+        async with self._others:
+            found = await self.wait(await self._request("GET", "/workspaces"))
+        return set(found or {})
+
+    async def ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The answer to a question, such as which nodes there are."""
+        async with self._others:
+            return await self.wait(await self._post(path, body or {}))
+
+    async def asked(self, path: str, body: Mapping[str, object] | None = None) -> str:
+        """What SkyPilot prints while it answers: what only people were meant to read. Raises as `wait`, then
+        with all that was printed as the error's `log`."""
+        async with self._others:
+            request = await self._post(path, body or {})
+            try:
+                await self.wait(request)
+            except SkyError as error:
+                error.log = await self.printed(request)
+                raise
+            return await self.printed(request)
+
+    async def printed(self, request: str) -> str:
+        """What was printed for a request that has ended; empty where it cannot be had."""
+        query = {"request_id": request, "format": "plain", "follow": "false"}
+        try:
+            return (await self._http.get("/api/stream", params=query)).text
+        except httpx.HTTPError:
+            return ""
+
     async def wait(self, request: str) -> Any:
         """The result of a request, as soon as there is one."""
         while True:
@@ -156,9 +199,12 @@ class Api:
                 raise SkyError(Kind.FORGOTTEN, "the API server does not know the request any more")
             return _result(answer)
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> str:
+    async def _post(self, path: str, body: Mapping[str, object], *, user: User | None = None) -> str:
+        return await self._request("POST", path, {**self._base(user), **body})
+
+    async def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> str:
         try:
-            answer = await self._http.post(path, json={**self._base(), **body})
+            answer = await self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise Away(repr(error)) from error
         if answer.status_code in _REFUSED:
@@ -168,8 +214,9 @@ class Api:
             raise Away(f"{path}: {answer.status_code} {clean(answer.text)}")
         return str(request)
 
-    def _base(self) -> dict[str, object]:
-        who = {"SKYPILOT_USER_ID": self._user.uid, "SKYPILOT_USER": self._user.name}
+    def _base(self, user: User | None = None) -> dict[str, object]:
+        asking = user or self._user
+        who = {"SKYPILOT_USER_ID": asking.uid, "SKYPILOT_USER": asking.name}
         return {"env_vars": who, "entrypoint": "cairn", "entrypoint_command": "cairn"}
 
 

@@ -21,21 +21,24 @@ from cairn_common.errors import Unavailable
 from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started, Stepped
-from cairn_scheduler.model import Resources
+from cairn_scheduler.infra import Placement, Survey
+from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
 from cairn_scheduler.sky.ears import Ears
-from cairn_scheduler.sky.errors import Away, Kind, SkyError
-from cairn_scheduler.sky.order import Surroundings, task_text
+from cairn_scheduler.sky.errors import Away, Kind, SkyError, explained
+from cairn_scheduler.sky.order import Surroundings, task_text, trial_text
 from cairn_scheduler.sky.ranks import Ranks
 from cairn_scheduler.sky.records import Record, Records
+from cairn_scheduler.sky.survey import Surveyor
+from cairn_scheduler.sky.tenants import Workspaces, user_of
 from cairn_scheduler.sky.tool import Tool
 
 log = structlog.get_logger(__name__)
 
 NAME = "skypilot"
 # Nobody knows how much there is; SkyPilot says it when it is asked for too much.
-_BOUNDLESS = 2**50
+BOUNDLESS = Resources(2**50, 2**50, "", 2**50)
 # How long SkyPilot may look for a free machine before it gives up; then the queue is ours again. Seconds.
 _PROVISION_SECONDS = 120
 _STOP_MARGIN = 15.0
@@ -68,9 +71,19 @@ class SkyCluster:
     """See `open_sky`; everything runs on the event loop that opened it."""
 
     def __init__(
-        self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str
+        self,
+        api: Api,
+        *,
+        kept: Records,
+        ears: Ears,
+        tool: Tool,
+        around: Surroundings,
+        surveyor: Surveyor,
+        prefix: str,
     ) -> None:
         self._api = api
+        self._surveyor = surveyor
+        self._workspaces = Workspaces(api)
         self._kept = kept
         self._ears = ears
         self._tool = tool
@@ -90,7 +103,15 @@ class SkyCluster:
 
     def capacity(self) -> Resources:
         """Without a bound: SkyPilot knows, and says so when asked."""
-        return Resources(_BOUNDLESS, _BOUNDLESS, "", _BOUNDLESS)
+        return BOUNDLESS
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What SkyPilot reaches, and what it does not."""
+        return await self._surveyor.survey(refresh=refresh)
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """SkyPilot's choices, in its order."""
+        return await self._surveyor.placements(trial_text(spec))
 
     async def launch(self, order: Order) -> None:
         """Begins to launch; what comes of it is reported. Raises LaunchFailed where it cannot even begin."""
@@ -99,6 +120,7 @@ class SkyCluster:
         record = Record(
             uid=order.attempt_uid,
             team=order.team,
+            creator=order.creator,
             run_uid=order.run_uid,
             cluster=self._prefix + order.attempt_uid,
             num_nodes=order.spec.num_nodes,
@@ -222,6 +244,7 @@ class SkyCluster:
 
     async def detach(self) -> None:
         """Stops watching; what runs goes on."""
+        await self._surveyor.stop()
         for watched in self.watched.values():
             if watched.killer is not None:
                 watched.killer.cancel()
@@ -295,7 +318,8 @@ class SkyCluster:
                         self._up(watched)
                         return
                     if error.kind is not Kind.FORGOTTEN:
-                        self.end(watched, _not_launched(error))
+                        printed = await self._api.printed(watched.record.request)
+                        self.end(watched, _not_launched(explained(error, printed)))
                         return
                     log.info("sky.launch_forgotten", attempt=watched.record.uid)
                     watched.record = self._kept.save(watched.record, request="")
@@ -310,8 +334,12 @@ class SkyCluster:
 
     async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
-        config = {"slurm": {"provision_timeout": _PROVISION_SECONDS}}
-        request = await self._api.launch(record.cluster, task, config=config)
+        config = {
+            "slurm": {"provision_timeout": _PROVISION_SECONDS},
+            **await self._workspaces.config(record.team),
+        }
+        user = user_of(record.creator)
+        request = await self._api.launch(record.cluster, task, config=config, user=user)
         watched.record = self._kept.save(watched.record, request=request)
         log.info("sky.launching", attempt=record.uid, cluster=record.cluster, request=request)
 

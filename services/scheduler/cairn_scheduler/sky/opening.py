@@ -16,15 +16,25 @@ from cairn_scheduler.sky.cluster import SkyCluster
 from cairn_scheduler.sky.ears import Ears
 from cairn_scheduler.sky.order import Surroundings
 from cairn_scheduler.sky.records import Records
+from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tool import pack
 from cairn_scheduler.sky.watchdog import watch
+
+LOOK_SECONDS = 20.0
 
 
 @asynccontextmanager
 async def open_sky(
-    folder: Path, *, api_url: str, around: Surroundings, nats_url: str, seed: SecretStr | str | None
+    folder: Path,
+    *,
+    api_url: str,
+    around: Surroundings,
+    nats_url: str,
+    seed: SecretStr | str | None,
+    look_seconds: float = LOOK_SECONDS,
 ) -> AsyncIterator[SkyCluster]:
-    """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts.
+    """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts. Every
+    `look_seconds` its account is compared with ours.
 
     At the end the attempts go on by themselves. The server need not be there yet.
     """
@@ -35,13 +45,21 @@ async def open_sky(
     ears = Ears(nats_url, seed)
     user = User(hashlib.sha256(platform.encode()).hexdigest()[:8], "cairn")
     async with open_api(api_url, user=user) as api, asyncio.TaskGroup() as tasks:
-        cluster = SkyCluster(api, kept=kept, ears=ears, tool=tool, around=around, prefix=prefix)
+        cluster = SkyCluster(
+            api,
+            kept=kept,
+            ears=ears,
+            tool=tool,
+            around=around,
+            surveyor=Surveyor(api, url=api_url),
+            prefix=prefix,
+        )
         cluster.adopt()
         known = [record.sequence for record in kept.all()]
         since = min((number or 0 for number in known), default=None)
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
-            tasks.create_task(watch(cluster, api), name="sky watchdog"),
+            tasks.create_task(watch(cluster, api, pause=look_seconds), name="sky watchdog"),
         ]
         try:
             yield cluster
