@@ -166,9 +166,7 @@ def _send(session: Session, file: str, text: str, *, node: str, dry: bool, etag:
         return session.client.apply_quota_tree(text, node=node, etag=etag, validate_only=dry)
     except ApiError as error:
         if error.reason == "TREE_INVALID":
-            raise CliError(
-                f"{file}: {clean(error.detail)}", code=USAGE, hint="nothing was changed"
-            ) from None
+            raise CliError(f"{file}: {clean(error.detail)}", code=USAGE, hint="nothing was changed") from None
         raise
 
 
