@@ -288,7 +288,8 @@ class SkyCluster:
         self._spawn(self._take_down(watched), f"down {watched.record.uid}")
 
     def _watch(self, record: Record) -> Watched:
-        watched = Watched(record, Ranks(record.num_nodes))
+        # Silent from now on, at the earliest: after a restart not all are to be asked for at once.
+        watched = Watched(record, Ranks(record.num_nodes), asked=time.monotonic())
         self.watched[record.uid] = watched
         return watched
 
