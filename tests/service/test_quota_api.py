@@ -102,7 +102,8 @@ async def test_what_does_not_fit_is_refused_with_limit_used_and_requested(quota:
     error = await problem(service.ReserveQuota(asking(team, gpus=2)))
     assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert error.reason is Reason.QUOTA_EXCEEDED
-    assert error.metadata == {"team": team, "resource": "gpus", "limit": "4", "used": "3", "requested": "2"}
+    told = {"team": team, "node": team, "resource": "gpus", "limit": "4", "used": "3", "requested": "2"}
+    assert error.metadata == told
     assert "Asked for 2 GPUs" in error.message
     assert (await held(quota, team)).gpus == 3
 
