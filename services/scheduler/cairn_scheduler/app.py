@@ -97,7 +97,7 @@ async def run(
         ]
         api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake, vault=vault)
         audit = orphans.OrphanApi(db, clusters=clusters)
-        reaching = reach.InfraApi(clusters=clusters, clock=clock)
+        reaching = reach.InfraApi(db, clusters=clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
@@ -128,6 +128,7 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
     async with open_sky(
         data_dir / "sky",
         api_url=settings.skypilot_url,
+        provision_seconds=settings.skypilot_provision_seconds,
         around=Surroundings(settings.public_url, settings.public_nats_url or settings.nats_url),
         nats_url=settings.nats_url,
         seed=settings.nats_seed,

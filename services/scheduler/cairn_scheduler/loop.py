@@ -25,10 +25,11 @@ from cairn_scheduler import model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
+from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State, pool_of
 from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
 from cairn_scheduler.quota import Quota, Refused
 from cairn_scheduler.vault import Sealed, Vault
+from cairn_scheduler.ways import Ways
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +56,7 @@ class Loop:
     def __init__(self, outside: Outside) -> None:
         self._out = outside
         self._wake = asyncio.Event()
+        self._ways = Ways(outside.db)
         self.tidy = asyncio.Event()
 
     def wake(self) -> None:
@@ -143,7 +145,15 @@ class Loop:
         placed, waiting, told = await store.queue(db, now=now)
         places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._out.clusters.items())]
         limits = await self._limits({job.team for job in waiting})
-        snapshot = Snapshot(now=now, places=places, placed=placed, waiting=waiting, limits=limits)
+        waiting = await self._ways.look(waiting, now=now)
+        snapshot = Snapshot(
+            now=now,
+            places=places,
+            placed=placed,
+            waiting=waiting,
+            limits=limits,
+            circuits=self._ways.shut,
+        )
         plan = decide(snapshot)
         jobs = await store.jobs_by_uid(db, [a.uid for a in plan.admissions]) if plan.admissions else {}
         reserved: dict[str, int] = {}
@@ -199,7 +209,8 @@ class Loop:
     async def _launch(self, job: Job) -> None:
         """Writes the intent to start another attempt, then starts it."""
         now = self._out.clock.now()
-        new = model.launch(job, now, attempt_uid=new_uid())
+        ways = self._ways.of(job, now=now) if job.pool == pool_of("any") else ()
+        new = model.launch(job, now, attempt_uid=new_uid(), circuits=ways)
         try:
             async with self._out.db.transaction() as conn:
                 await store.save(conn, job, new, Event.LAUNCHING)
@@ -242,6 +253,7 @@ class Loop:
             code=job.code,
             token=token.secret,
             creator=job.creator,
+            circuits=attempt.circuits,
             secrets=secrets,
         )
         try:
@@ -332,6 +344,9 @@ class Loop:
         if job.state is State.PREEMPTING:
             # It failed before it was told: its place is taken all the same.
             return _given_up(yielding.preempted(job, now, ending))
+        if ending.no_capacity and job.active is not None and job.active.circuits:
+            # Its circuits say when it is tried again; others may take its place meanwhile.
+            return model.requeue(job, now, ending, retry_time=now), Event.REQUEUED
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED

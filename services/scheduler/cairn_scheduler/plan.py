@@ -9,9 +9,10 @@ a pool's free slots. A later, smaller job may pass one that does not fit, but ea
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 
+from cairn_scheduler.circuits import Circuit, Gate
 from cairn_scheduler.model import Resources
 
 MOST_OVERTAKEN = 16
@@ -51,6 +52,8 @@ class Waiting:
     overtaken: int = 0
     # The only pool that it can run in; empty: any.
     pool: str = ""
+    # The ways that it can go there, as circuits.py names them; none: it needs none.
+    circuits: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +79,8 @@ class Snapshot:
     placed: Sequence[Placed]
     waiting: Sequence[Waiting]
     limits: Mapping[str, Limit]
+    # Those that are not closed.
+    circuits: Mapping[str, Circuit] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,16 +154,22 @@ def decide(snapshot: Snapshot) -> Plan:
     """One plan for one snapshot. The same whatever the order of its entries."""
     rooms = _rooms(snapshot)
     held = _holdings(snapshot)
+    gate = Gate(snapshot.circuits, snapshot.now)
     blocked: list[_Blocked] = []
     admissions: list[Admission] = []
     reasons: dict[str, str] = {}
     for job in sorted(snapshot.waiting, key=_rank):
-        reason = _not_now(job, snapshot) or _over_quota(job, snapshot.limits, held)
+        reason = (
+            _not_now(job, snapshot)
+            or _over_quota(job, snapshot.limits, held)
+            or gate.keeps(job.circuits, job.need)
+        )
         if reason is None:
             fitting, reason = _fit(job, rooms, blocked)
             if fitting is not None:
                 _pass(blocked, job, fitting.place.name)
                 fitting.take(job.need)
+                gate.passed(job.circuits, job.need, job.uid)
                 held.setdefault(job.team, _Held()).take(job.need)
                 admissions.append(Admission(job.uid, fitting.place.name))
                 continue
@@ -169,7 +180,7 @@ def decide(snapshot: Snapshot) -> Plan:
         admissions=tuple(admissions),
         reasons=reasons,
         overtaken={b.job.uid: b.overtaken for b in blocked if b.overtaken != before[b.job.uid]},
-        wake_at=_wake_at(snapshot),
+        wake_at=_wake_at(snapshot, gate),
     )
 
 
@@ -322,6 +333,7 @@ def _same_kind(asked: str, has: str) -> bool:
     return not asked or not has or asked.partition("-")[0] == has.partition("-")[0]
 
 
-def _wake_at(snapshot: Snapshot) -> datetime | None:
+def _wake_at(snapshot: Snapshot, gate: Gate) -> datetime | None:
     times = [p.retry_time for p in snapshot.placed] + [w.retry_time for w in snapshot.waiting]
+    times.append(gate.wake_at())
     return min((t for t in times if t is not None and t > snapshot.now), default=None)

@@ -23,9 +23,17 @@ from cairn_scheduler.sky.watchdog import watch
 
 @asynccontextmanager
 async def open_sky(
-    folder: Path, *, api_url: str, around: Surroundings, nats_url: str, seed: SecretStr | str | None
+    folder: Path,
+    *,
+    api_url: str,
+    around: Surroundings,
+    nats_url: str,
+    seed: SecretStr | str | None,
+    provision_seconds: int = 120,
 ) -> AsyncIterator[SkyCluster]:
     """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts.
+
+    `provision_seconds`: how long SkyPilot may look for a free machine; then the queue is ours again.
 
     At the end the attempts go on by themselves. The server need not be there yet.
     """
@@ -43,6 +51,7 @@ async def open_sky(
             tool=tool,
             around=around,
             surveyor=Surveyor(api, url=api_url),
+            provision_seconds=provision_seconds,
             prefix=prefix,
         )
         cluster.adopt()
