@@ -13,7 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from cairn_scheduler import document, elsewhere
+from cairn_common import document
+from cairn_scheduler import elsewhere
 from cairn_scheduler.model import Resources, Spec
 
 # An attempt that is older tells nothing of today.

@@ -38,13 +38,19 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         self._clusters = clusters
         self._clock = clock
 
+    def _known(self) -> Mapping[str, Cluster]:
+        if not self._clusters:
+            raise Unavailable("the scheduler that answers does not decide, so it has no places; ask again")
+        return self._clusters
+
     async def ListInfras(
         self, request: infra_pb2.ListInfrasRequest, context: Context
     ) -> infra_pb2.ListInfrasResponse:
         """This machine, and what SkyPilot reaches."""
-        clusters = [cluster for _, cluster in sorted(self._clusters.items())]
+        self._check_deciding()
+        clusters = [cluster for _, cluster in sorted(self._known().items())]
         surveys = await asyncio.gather(*(one.survey(refresh=request.refresh) for one in clusters))
-        if pool_of("any") not in self._clusters:
+        if pool_of("any") not in self._known():
             surveys.append(Survey((_no_skypilot(),)))
         shut = circuits.derive(await ways.tries(self._db, now=self._clock.now()))
         return infra_pb2.ListInfrasResponse(
@@ -55,10 +61,11 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
     async def PlanJob(self, request: infra_pb2.PlanJobRequest, context: Context) -> infra_pb2.PlanJobResponse:
         """Where a task would go."""
         require(caller(), submit.team_of(request.parent), Role.MEMBER)
+        self._check_deciding()
         draft = self._draft(request)
         spec = draft.jobs[0].spec
         try:
-            placements = await self._clusters[spec.pool].placements(spec)
+            placements = await self._known()[spec.pool].placements(spec)
         except NoPlacement as error:
             if error.passing:
                 raise Unavailable(str(error), neighbour=spec.infra) from None
@@ -69,6 +76,11 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
             ) from None
         messages = [_placement_message(one, nodes=spec.num_nodes) for one in placements]
         return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs))
+
+    def _check_deciding(self) -> None:
+        """Raises Unavailable in a replica that waits: the places to run are the other's."""
+        if not self._clusters:
+            raise Unavailable("this scheduler waits while another one decides; ask again")
 
     def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
         """As CreateJob or CreateSweep would make it. Raises what they would."""
@@ -89,7 +101,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         )
 
     def _places(self) -> list[Place]:
-        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
+        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._known().items())]
 
 
 def _infra_message(infra: Infra, shut: Mapping[str, Circuit]) -> infra_pb2.Infra:
