@@ -79,7 +79,8 @@ def until(what: Callable[[], Any], *, timeout: float) -> Any:
 
 def ended(platform: Platform, uid: str, *, timeout: float = 180) -> dict[str, Any]:
     client = platform.client()
-    return until(lambda: (job := client.job(uid))["state"] in FINAL and job, timeout=timeout)
+    until(lambda: client.job(uid)["state"] in FINAL, timeout=timeout)
+    return client.job(uid)
 
 
 def skypilot(platform: Platform, path: str, **body: Any) -> Any:
