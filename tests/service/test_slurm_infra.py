@@ -47,8 +47,7 @@ def _operator(home: Path, theirs: Path, *, dead: int) -> None:
     """A home like that of the operator of the cluster, with two broken ones beside it."""
     (home / ".slurm").mkdir(parents=True)
     (home / ".sky").mkdir()
-    for name in ("catalogs", "config.yaml"):
-        (home / ".sky" / name).symlink_to(theirs / ".sky" / name)
+    (home / ".sky" / "catalogs").symlink_to(theirs / ".sky" / "catalogs")
     good = (theirs / ".slurm" / "config").read_text()
     key = home / "wrong"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
@@ -58,9 +57,13 @@ def _operator(home: Path, theirs: Path, *, dead: int) -> None:
     nokey = re.sub(r"User \S+", "User root", nokey)
     config = home / ".slurm" / "config"
     config.write_text("\n".join([good, noport, nokey]))
-    text = (theirs / ".sky" / "config.yaml").read_text()
-    (home / ".sky" / "config.yaml").unlink()
-    (home / ".sky" / "config.yaml").write_text(text.replace("[lab]", "[lab, noport, nokey]"))
+    slurm = {
+        "allowed_clusters": ["lab", "noport", "nokey"],
+        "pricing": {"cpu": 0.04, "memory": 0.004, "accelerators": {"H100": 3.0, "A100": 1.5}},
+        "cluster_configs": {"lab": {"tmpdir": str(theirs.parent / "run" / "tmp")}},
+    }
+    # JSON is YAML.
+    (home / ".sky" / "config.yaml").write_text(json.dumps({"slurm": slurm, "rbac": {"default_role": "user"}}))
 
 
 def cairn(platform: Platform, *arguments: str, rc: int = 0) -> Any:
