@@ -112,6 +112,12 @@ class Process:
                 [sys.executable, "-c", code], env=self._env, stdout=log, stderr=log, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the one that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def signal(self, number: signal.Signals) -> None:
         """Sends it a signal."""
         assert self._process is not None

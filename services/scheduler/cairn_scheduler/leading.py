@@ -146,6 +146,7 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
         around=Surroundings(settings.public_url, settings.public_nats_url or settings.nats_url),
         nats_url=settings.nats_url,
         seed=settings.nats_seed,
+        look_seconds=settings.skypilot_look_seconds,
     ) as cluster:
         yield [cluster]
 
