@@ -84,7 +84,7 @@ async def run(
         places = _places(settings, capacity)
         api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
         audit = orphans.OrphanApi(db, clusters=office.clusters)
-        reaching = reach.InfraApi(clusters=office.clusters, clock=clock)
+        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,

@@ -27,10 +27,11 @@ from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_roo
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
-from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
+from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State, pool_of
 from cairn_scheduler.planner import REASON_SECONDS, Planner
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.vault import Sealed, Vault
+from cairn_scheduler.ways import Ways
 
 log = structlog.get_logger(__name__)
 
@@ -58,8 +59,10 @@ class Loop:
 
     def __init__(self, outside: Outside) -> None:
         self._out = outside
+        self._ways = Ways(outside.db)
         self._planner = Planner(
             db=outside.db,
+            ways=self._ways,
             lead=outside.lead,
             quota=outside.quota,
             clusters=outside.clusters,
@@ -154,7 +157,8 @@ class Loop:
     async def _launch(self, job: Job) -> None:
         """Writes the intent to start another attempt, then starts it."""
         now = self._out.clock.now()
-        new = model.launch(job, now, attempt_uid=new_uid())
+        ways = self._ways.of(job, now=now) if job.pool == pool_of("any") else ()
+        new = model.launch(job, now, attempt_uid=new_uid(), circuits=ways)
         try:
             async with self._out.lead.transaction() as conn:
                 await store.save(conn, job, new, Event.LAUNCHING)
@@ -198,6 +202,7 @@ class Loop:
             code=job.code,
             token=token.secret,
             creator=job.creator,
+            circuits=attempt.circuits,
             secrets=secrets,
         )
         try:
@@ -290,6 +295,9 @@ class Loop:
         if job.state is State.PREEMPTING:
             # It failed before it was told: its place is taken all the same.
             return _given_up(yielding.preempted(job, now, ending))
+        if ending.no_capacity and job.active is not None and job.active.circuits:
+            # Its circuits say when it is tried again; others may take its place meanwhile.
+            return model.requeue(job, now, ending, retry_time=now), Event.REQUEUED
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED

@@ -236,6 +236,8 @@ class Attempt:
     no_capacity: bool = False
     # Nothing of it is left. Written by whoever tidied it up, never with the job.
     close_time: datetime | None = None
+    # The ways that it may go on SkyPilot (circuits.py).
+    circuits: tuple[str, ...] = ()
     # It gave its place up on request: such an attempt does not count as a failure.
     yielded: bool = False
 
@@ -317,7 +319,7 @@ def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
     return step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
 
 
-def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
+def launch(job: Job, now: datetime, *, attempt_uid: str, circuits: tuple[str, ...] = ()) -> Job:
     """A new attempt is about to start; this is the intent, written before anything runs."""
     attempt = Attempt(
         uid=attempt_uid,
@@ -325,6 +327,7 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         state=AttemptState.LAUNCHING,
         cluster=job.pool,
         create_time=now,
+        circuits=circuits,
     )
     return step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 

@@ -27,6 +27,7 @@ from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
 from cairn_scheduler.snapshot import Entry
 from cairn_scheduler.tree import Tree
+from cairn_scheduler.ways import Ways
 
 log = structlog.get_logger(__name__)
 
@@ -49,9 +50,17 @@ class Planner:
     """Keeps the engine's reservations, and the reasons that are not written yet."""
 
     def __init__(
-        self, *, db: Database, lead: Lead, quota: Quota, clusters: Mapping[str, Cluster], clock: Clock
+        self,
+        *,
+        db: Database,
+        ways: Ways,
+        lead: Lead,
+        quota: Quota,
+        clusters: Mapping[str, Cluster],
+        clock: Clock,
     ) -> None:
         self._db = db
+        self._ways = ways
         self._lead = lead
         self._quota = quota
         self._clusters = clusters
@@ -66,14 +75,17 @@ class Planner:
         now = self._clock.now()
         entries = await queue_store.entries(self._db)
         waiting = [entry for entry in entries if entry.state is State.PENDING]
-        plan, admitted, rejected = await self._settle(entries, waiting, now)
+        kept = await self._ways.look(waiting, now=now)
+        open_ones = [entry for entry in entries if entry.uid not in kept]
+        plan, admitted, rejected = await self._settle(open_ones, waiting, now)
+        rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
         self._holds = plan.holds
         later = await self._remember(waiting, plan, rejected, admitted)
         due = [entry for entry in entries if _due(entry, now)]
         return Outcome(
             due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
-            wake_at=_wake_at(entries, plan, now),
+            wake_at=_wake_at(entries, plan, self._ways.wake_at, now),
             again=victims or later,
         )
 
@@ -202,8 +214,10 @@ def _launch_order(entry: Entry) -> tuple[bool, datetime, datetime, str]:
     return (entry.retry_time is None, time, entry.create_time, entry.uid)
 
 
-def _wake_at(entries: Iterable[Entry], plan: Plan, now: datetime) -> datetime | None:
+def _wake_at(entries: Iterable[Entry], plan: Plan, trial: datetime | None, now: datetime) -> datetime | None:
     times = [entry.retry_time for entry in entries if entry.retry_time and entry.retry_time > now]
+    if trial is not None and trial > now:
+        times.append(trial)
     if plan.wake_at is not None:
         times.append(datetime.fromtimestamp(plan.wake_at / 1000, UTC))
     return min(times, default=None)
