@@ -35,17 +35,14 @@ class Ways:
         missing = [entry.uid for entry in there if entry.uid not in self._names]
         known = {entry.uid: self._names[entry.uid] for entry in there if entry.uid in self._names}
         self._names = known | (await _names(self._db, missing) if missing else {})
-        gate, kept = Gate(self.shut, now), {}
+        gate = Gate(self.shut, now)
         self.wake_at = gate.wake_at()
-        for entry in sorted(there, key=_rank):
-            if entry.retry_time is not None and entry.retry_time > now:
-                continue
-            names, need = self._names.get(entry.uid, ()), entry.resources.times(entry.num_nodes)
-            if (reason := gate.keeps(names, need)) is not None:
-                kept[entry.uid] = reason
-            else:
-                gate.passed(names, need, entry.uid)
-        return kept
+        asking = [
+            (entry.uid, self._names.get(entry.uid, ()), entry.resources.times(entry.num_nodes))
+            for entry in sorted(there, key=_rank)
+            if entry.retry_time is None or entry.retry_time <= now
+        ]
+        return circuits.kept_back(gate, asking)
 
     def of(self, job: Job, *, now: datetime) -> tuple[str, ...]:
         """The ways that an attempt of this job may go now; where all are shut, all of them."""
