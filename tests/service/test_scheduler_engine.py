@@ -60,6 +60,16 @@ async def running(cairn: Scheduler, job: Job) -> Job:
     return await cairn.until(job, lambda now: now.state == Job.RUNNING and bool(now.attempts[-1].pids))
 
 
+async def waits(cairn: Scheduler, job: Job, *words: str) -> Job:
+    """The job once it is pending with one of these words as its reason: a remark, of which no event tells."""
+    async with asyncio.timeout(30):
+        while True:
+            now = await cairn.job(job.name)
+            if now.state == Job.PENDING and any(word in now.reason for word in words):
+                return now
+            await asyncio.sleep(0.05)
+
+
 async def cancel(cairn: Scheduler, *jobs: Job) -> None:
     for job in jobs:
         await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
@@ -82,8 +92,7 @@ async def test_what_was_lent_is_taken_back_and_its_job_goes_on_later(cairn: Sche
     assert len(taken) == 1
     assert taken[0].attempts[0].cause == job_pb2.CAUSE_PREEMPTED
     # Nothing of its own is free: it waits, and says why.
-    waits = await cairn.until(taken[0], lambda job: "may use" in job.reason or "CapacityFull" in job.reason)
-    assert waits.state == Job.PENDING
+    await waits(cairn, taken[0], "may use", "CapacityFull")
     await cancel(cairn, claim)
     back = await cairn.until(taken[0], lambda job: job.state == Job.RUNNING)
     assert len(back.attempts) == 2
@@ -93,8 +102,7 @@ async def test_what_was_lent_is_taken_back_and_its_job_goes_on_later(cairn: Sche
 async def test_a_job_beyond_what_its_node_may_ever_use_says_so(cairn: Scheduler) -> None:
     lender, _ = await applied(cairn)
     job = await cairn.submit(gpus(1, flavors="[unknown]"), team=lender)
-    waits = await cairn.until(job, lambda now: "NoMatchingFlavor" in now.reason)
-    assert waits.state == Job.PENDING
+    await waits(cairn, job, "NoMatchingFlavor")
     await cancel(cairn, job)
 
 
@@ -104,8 +112,8 @@ async def test_many_submits_against_room_for_one_admit_one(cairn: Scheduler) -> 
     async with asyncio.timeout(60):
         while True:
             now = await asyncio.gather(*(cairn.job(job.name) for job in jobs))
-            waits = [job for job in now if job.state == Job.PENDING and "QuotaFull" in job.reason]
-            if len(waits) == 49:
+            told = [job for job in now if job.state == Job.PENDING and "QuotaFull" in job.reason]
+            if len(told) == 49:
                 break
             await asyncio.sleep(0.1)
     held = await cairn.quota.db.fetchval(
