@@ -22,11 +22,7 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-<<<<<<< HEAD
-from cairn_scheduler import model, queue_store, steer, store, submit, wire, yielding
-=======
-from cairn_scheduler import history, model, steer, store, submit, wire, yielding
->>>>>>> main
+from cairn_scheduler import history, model, queue_store, steer, store, submit, wire, yielding
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep

@@ -251,7 +251,7 @@ class Loop:
                 await self._running(job, report)
         elif isinstance(report, Stepped):
             step = Step(attempt.uid, report.number, report.time, report.text)
-            async with self._out.db.transaction() as conn:
+            async with self._out.lead.transaction() as conn:
                 await history.add_step(conn, job, attempt, step)
         elif isinstance(report, Ended):
             await self._ended(job, attempt, report.evidence)
