@@ -68,26 +68,36 @@ class Cell:
 
     def available(self) -> int:
         """How much more may be used here now; negative where it is overcommitted."""
-        if self.parent is None:
-            room = self.quota - self.usage
-        else:
-            above = self.parent.available()
-            if self.borrow is not None:
-                felt = self.usage - self.local
-                above = min(above, self.quota - self.local - (felt if felt > 0 else 0) + self.borrow)
-            spare = self.local - self.usage
-            room = above + spare if spare > 0 else above
-        return room if self.most is None else min(room, self.most - self.total)
+        room = self._room()
+        cell: Cell | None = self
+        while cell is not None:
+            if cell.most is not None and cell.most - cell.total < room:
+                room = cell.most - cell.total
+            cell = cell.parent
+        return room
 
     def potential(self) -> int:
         """How much could be used here if nobody else used anything."""
+        room = self._whole()
+        caps = [cell.most for cell in self.path() if cell.most is not None]
+        return min(room, *caps) if caps else room
+
+    def _room(self) -> int:
+        """What is available by the quotas alone."""
         if self.parent is None:
-            room = self.quota
-        else:
-            room = self.local + self.parent.potential()
-            if self.borrow is not None:
-                room = min(room, self.quota + self.borrow)
-        return room if self.most is None else min(room, self.most)
+            return self.quota - self.usage
+        above = self.parent._room()
+        if self.borrow is not None:
+            felt = self.usage - self.local
+            above = min(above, self.quota - self.local - (felt if felt > 0 else 0) + self.borrow)
+        spare = self.local - self.usage
+        return above + spare if spare > 0 else above
+
+    def _whole(self) -> int:
+        if self.parent is None:
+            return self.quota
+        room = self.local + self.parent._whole()
+        return room if self.borrow is None else min(room, self.quota + self.borrow)
 
     def path(self) -> Iterator[Cell]:
         """This cell and those above."""
