@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cairn_scheduler.engine import gates
 from cairn_scheduler.engine.choose import Choice, Ground
 from cairn_scheduler.engine.hold import foresee
-from cairn_scheduler.engine.order import ALWAYS, Line, best_line, standing
+from cairn_scheduler.engine.order import ALWAYS, Line, best_line
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import Search, Victims, comes_back
@@ -71,11 +71,7 @@ class Pass:
         self._fill()
         plan = self._plan()
         for state, added, job in reversed(self._undo):
-            with state.tentative():
-                if added:
-                    state.remove(job)
-                else:
-                    state.add(job)
+            state.undo(job, added=added)
         return plan
 
     # What goes before everything else
@@ -124,7 +120,7 @@ class Pass:
             if job.stopping != "-":
                 self._return(job)
         for name, lines in self.engine.queue.lines.items():
-            live = [line for line in lines.values() if self._worth(line)]
+            live = [line for line in lines.values() if self._open(line)]
             if live:
                 self._live.setdefault(name, []).extend(live)
                 self._push(self.state.tree.seats[name])
@@ -137,24 +133,21 @@ class Pass:
 
     def _try_again(self) -> bool:
         """When all were tried: those whose chances of victims have changed since they were."""
-        again = [line for line in self._tried if line.moved != line.motion(self.state)]
+        again = [line for line in self._tried if not line.unchanged(self.state, self.now)]
         self._tried = [line for line in self._tried if line not in again]
         for line in again:
             self._revive(line)
         return bool(self._heap)
 
-    def _worth(self, line: Line) -> bool:
-        """Whether its first job is to be tried: not where nothing changed since it failed."""
+    def _open(self, line: Line) -> bool:
+        """Whether a line has a job that has no place yet."""
         line.first = 0
-        while (request := line.head()) is not None and request.uid in self.fresh:
+        self._skip(line)
+        return line.first < len(line.jobs)
+
+    def _skip(self, line: Line) -> None:
+        while (head := line.head()) is not None and head.uid in self.fresh:
             line.first += 1
-        if request is None:
-            return False
-        if line.freed == ALWAYS or line.freed != line.stamp(self.state):
-            return True
-        if line.until and line.until <= self.now:
-            return True
-        return line.moved != ALWAYS and line.moved != line.motion(self.state)
 
     def _push(self, seat: Seat) -> None:
         line = best_line(self._live.get(seat.id, ()), self.use)
@@ -163,9 +156,7 @@ class Pass:
             return
         request = line.head()
         assert request is not None
-        order: object = ()
-        if self.policy.sharing is Sharing.FAIR and request.options:
-            order = standing(self.state, seat, request.options[self._likely(seat, request)])
+        order = line.standing(self.state, fair=self.policy.sharing is Sharing.FAIR)
         heapq.heappush(
             self._heap,
             (order, -request.priority, request.create_time, request.uid, self._tick, self._pushed, seat),
@@ -180,17 +171,6 @@ class Pass:
             return True
         return False
 
-    def _likely(self, seat: Seat, request: JobRequest) -> int:
-        """The option that it would start with, by the quota alone; the first where none fits."""
-        borrowing = -1
-        for index, option in enumerate(request.options):
-            if self.state.within(seat, option):
-                if not seat.borrows(option.usage):
-                    return index
-                if borrowing < 0:
-                    borrowing = index
-        return max(borrowing, 0)
-
     def _next(self, seat: Seat) -> None:
         line = best_line(self._live[seat.id], self.use)
         assert line is not None
@@ -198,9 +178,7 @@ class Pass:
         assert request is not None
         reason = self._try(line, request)
         if reason is None:
-            line.first += 1
-            while (head := line.head()) is not None and head.uid in self.fresh:
-                line.first += 1
+            self._skip(line)
         else:
             self._failed(line, request, reason)
         if line.first >= len(line.jobs) or reason is not None:
@@ -218,6 +196,9 @@ class Pass:
             line.options = gates.usable(self.state, seat, request)
         if line.fixed is not None:
             return line.fixed
+        if line.reason is not None and line.unchanged(self.state, self.now):
+            self._reserve(seat, request, line.options, line.reason)
+            return line.reason
         chosen = self.ground.choose(seat, request, line.options)
         if isinstance(chosen, Choice):
             self._start(seat, request, chosen)
@@ -289,7 +270,7 @@ class Pass:
         placement = self.state.place(request, option)
         assert placement is not None
         self._start(seat, request, Choice(index, placement, False, seat.debt(option.usage)))
-        again = [line for line in self._tried if self._worth(line)]
+        again = [line for line in self._tried if not line.unchanged(self.state, self.now)]
         self._tried = [line for line in self._tried if line not in again]
         for line in again:
             self._revive(line)

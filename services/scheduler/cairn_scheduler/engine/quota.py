@@ -112,7 +112,7 @@ class Seat:
 
     __slots__ = (
         "_lendable", "_share", "capped", "cells", "children", "depth", "hot", "id", "node", "over", "parent",
-        "quotas", "root",
+        "quotas", "root", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, parent: Seat | None) -> None:
@@ -120,6 +120,8 @@ class Seat:
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.root: Seat = self if parent is None else parent.root
         self.children: list[Seat] = []
+        # Grows whenever what runs at the node or below it has changed.
+        self.version = 0
         # The subtree's quota by rationed key, and (of a root) keys with nothing but a `most` somewhere.
         self.quotas: dict[Key, int] = {}
         self.capped: set[Key] = set()

@@ -37,6 +37,7 @@ class State:
         option = request.options[job.option]
         self.tree.take(self.tree.seats[request.node], option.usage)
         self.running[request.node][request.uid] = job
+        self._note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.take(job.machines, request.per_rank)
@@ -47,10 +48,25 @@ class State:
         option = request.options[job.option]
         self.tree.give(self.tree.seats[request.node], option.usage)
         del self.running[request.node][request.uid]
+        self._note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.give(job.machines, request.per_rank)
             room.gen += not self.tree.quiet
+
+    def undo(self, job: Admitted, *, added: bool) -> None:
+        """Takes an `add` or a `remove` back, which frees nothing that was not free before it."""
+        with self.tentative():
+            if added:
+                self.remove(job)
+            else:
+                self.add(job)
+        self._note(job.request.node)
+
+    def _note(self, node: str) -> None:
+        if not self.tree.quiet:
+            for seat in self.tree.seats[node].path():
+                seat.version += 1
 
     @contextmanager
     def tentative(self) -> Iterator[None]:
