@@ -18,12 +18,12 @@ Need = tuple[tuple[str, int], ...]
 class Room:
     """What is free on the machines of one pool while a plan is made."""
 
-    __slots__ = ("_alike", "_capacity", "_free", "_resources", "gen", "name")
+    __slots__ = ("_alike", "_capacity", "_free", "_resources", "gen", "move", "name")
 
     def __init__(self, pool: Pool) -> None:
         self.name = pool.name
-        # How often something was freed here.
-        self.gen = 0
+        # How often something was freed here, and how often anything changed.
+        self.gen = self.move = 0
         self._resources: tuple[str, ...] = tuple(sorted({r for m in pool.machines for r in m.capacity}))
         self._free: dict[str, tuple[int, ...]] = {}
         self._capacity: dict[tuple[int, ...], int] = {}
@@ -39,7 +39,7 @@ class Room:
         """One that changes by itself."""
         other = object.__new__(Room)
         other.name, other._resources, other._capacity = self.name, self._resources, self._capacity
-        other.gen = self.gen
+        other.gen, other.move = self.gen, self.move
         other._free = dict(self._free)
         other._alike = {free: dict(names) for free, names in self._alike.items()}
         return other

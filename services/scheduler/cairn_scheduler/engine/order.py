@@ -98,7 +98,7 @@ class Line:
         """Grows whenever anything changed that could give it victims."""
         if self.cells is None:
             self._watch(state)
-        return sum(cell.move for cell in self.movers)
+        return sum(cell.move for cell in self.movers) + sum(state.rooms[name].move for name in self.rooms)
 
     def unchanged(self, state: State, now: int) -> bool:
         """Whether nothing has changed since it failed that could let its first job start."""

@@ -7,6 +7,7 @@ are undone in the end.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int) -> None:
-        self.engine, self.now = engine, now
+    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str]) -> None:
+        self.engine, self.now, self.barred = engine, now, barred
+        # Jobs that are not to start, and for whose sake: then the plan is void.
+        self.unstable: dict[str, str] = {}
         self.state = engine.state
         self.frame, self.policy = engine.frame, engine.frame.policy
         self.gates = gates.Gates(self.state, engine.frame, now)
@@ -62,6 +65,8 @@ class Pass:
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
         self._tick = self._pushed = 0
+        self._spared = False
+        self._checked: dict[Line, tuple[int, int]] = {}
 
     def run(self) -> Plan:
         """Makes the plan and leaves the engine's state as it was."""
@@ -109,6 +114,8 @@ class Pass:
         lines = [(line, self.engine.pending[uid]) for uid in owners if (line := self.engine.line(uid))]
         lines.sort(key=lambda pair: (-pair[1].priority, pair[1].create_time, pair[1].uid))
         for line, request in lines:
+            if request.uid in self.barred:
+                continue
             chosen = self.ground.choose(line.seat, request, gates.usable(self.state, line.seat, request))
             if isinstance(chosen, Choice):
                 self._start(line.seat, request, chosen)
@@ -132,12 +139,43 @@ class Pass:
             self._next(seat)
 
     def _try_again(self) -> bool:
-        """When all were tried: those whose chances of victims have changed since they were."""
+        """When all were tried: those whose chances have changed since they were.
+
+        Who could now evict a job that only just got its place would do so in the next pass, so that job is
+        not to have it: the pass is made again without.
+        """
         again = [line for line in self._tried if not line.unchanged(self.state, self.now)]
-        self._tried = [line for line in self._tried if line not in again]
+        again = [line for line in again if self._checked.get(line) != self._marks(line)]
+        tried_again = set(again)
+        self._tried = [line for line in self._tried if line not in tried_again]
+        revived = []
         for line in again:
+            self._checked[line] = self._marks(line)
+            request = line.head()
+            if request is None or line.freed != line.stamp(self.state) or self._ousts(line, request):
+                revived.append(line)
+            else:
+                line.moved = line.motion(self.state)
+                self._tried.append(line)
+        if self.unstable:
+            return False
+        for line in revived:
             self._revive(line)
         return bool(self._heap)
+
+    def _marks(self, line: Line) -> tuple[int, int]:
+        return line.stamp(self.state), line.motion(self.state)
+
+    def _ousts(self, line: Line, request: JobRequest) -> bool:
+        """Whether it has victims, the jobs that started in this pass included."""
+        for index in line.options or ():
+            option = request.options[index]
+            search = Search(self.state, line.seat, request, option, self.now, self.engine.classes)
+            found = search.run(self.policy)
+            if found and not comes_back(search, found, index, self.policy):
+                self.unstable |= {j.request.uid: request.uid for j, _ in found if j.request.uid in self.fresh}
+                return True
+        return False
 
     def _open(self, line: Line) -> bool:
         """Whether a line has a job that has no place yet."""
@@ -156,6 +194,9 @@ class Pass:
             return
         request = line.head()
         assert request is not None
+        if line.options is None:
+            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
+            line.options = gates.usable(self.state, seat, request)
         order = line.standing(self.state, fair=self.policy.sharing is Sharing.FAIR)
         heapq.heappush(
             self._heap,
@@ -188,12 +229,13 @@ class Pass:
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
+        self._spared = False
+        if request.uid in self.barred:
+            return Reason(Code.RESERVED_FOR, node=seat.id, others=(self.barred[request.uid],))
         stopped = self.gates.stopped(seat)
         if stopped is not None:
             return stopped
-        if line.options is None:
-            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
-            line.options = gates.usable(self.state, seat, request)
+        assert line.options is not None
         if line.fixed is not None:
             return line.fixed
         if line.reason is not None and line.unchanged(self.state, self.now):
@@ -255,6 +297,7 @@ class Pass:
             self.state, line.seat, request, option, self.now, self.engine.classes, protected=self.fresh
         )
         found = search.run(self.policy)
+        self._spared |= search.spared
         if search.until:
             line.until = min(line.until or search.until, search.until)
         if not found or comes_back(search, found, index, self.policy):
@@ -270,10 +313,10 @@ class Pass:
         placement = self.state.place(request, option)
         assert placement is not None
         self._start(seat, request, Choice(index, placement, False, seat.debt(option.usage)))
-        again = [line for line in self._tried if not line.unchanged(self.state, self.now)]
-        self._tried = [line for line in self._tried if line not in again]
-        for line in again:
+        again = {line for line in self._tried if line.freed != line.stamp(self.state)}
+        for line in [line for line in self._tried if line in again]:
             self._revive(line)
+        self._tried = [line for line in self._tried if line not in again]
 
     def _evict(self, job: Admitted, why: Why, by: str) -> None:
         if self.ground.actual is None:
@@ -305,7 +348,9 @@ class Pass:
         line.reason = reason
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
-            line.freed, line.moved = line.stamp(self.state), line.motion(self.state)
+            line.freed = line.stamp(self.state)
+            # Who was spared for being fresh has to be looked at in the end.
+            line.moved = ALWAYS if self._spared else line.motion(self.state)
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])

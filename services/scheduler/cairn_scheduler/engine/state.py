@@ -41,6 +41,7 @@ class State:
         room = self.room(option)
         if room is not None and job.machines:
             room.take(job.machines, request.per_rank)
+            room.move += not self.tree.quiet
 
     def remove(self, job: Admitted) -> None:
         """A job holds nothing any more."""
@@ -53,6 +54,7 @@ class State:
         if room is not None and job.machines:
             room.give(job.machines, request.per_rank)
             room.gen += not self.tree.quiet
+            room.move += not self.tree.quiet
 
     def undo(self, job: Admitted, *, added: bool) -> None:
         """Takes an `add` or a `remove` back, which frees nothing that was not free before it."""
