@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
 import tempfile
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.harness import servers, slurm
+from tests.harness.platform import Platform
 from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
 
 
@@ -91,8 +91,22 @@ def slurm_cluster() -> Iterator[slurm.Slurm]:
     """A Slurm of four nodes with SkyPilot in front; skips, with a sentence, where there can be none."""
     reason = slurm.why_not()
     if reason is not None:
+        if slurm.must():
+            pytest.fail(f"{reason}; in CI these tests have to run")
         pytest.skip(reason)
     cluster = slurm.up()
     yield cluster
-    if "SKYSLURM_KEEP" not in os.environ:
-        slurm.down(cluster)
+    slurm.down(cluster)
+
+
+@pytest.fixture(scope="session")
+def slurm_platform(slurm_cluster: slurm.Slurm, session_folder: Path) -> Iterator[Platform]:
+    """A whole platform with a SkyPilot of its own, which reaches that Slurm."""
+    folder = session_folder / "slurm"
+    folder.mkdir()
+    platform = Platform(folder, CAIRN_LOCAL_CPUS="2", **slurm_cluster.equip(folder / "data"))
+    try:
+        platform.up("--skypilot")
+        yield platform
+    finally:
+        platform.down()

@@ -56,18 +56,43 @@ class _Spec(Protocol):
     def check_file(self, file: str) -> object: ...
 
 
-def pack(folder: Path, *, progress: Callable[[int, int], None] | None = None) -> Bundle:
+def pack(folder: Path, *, git: bool = True, progress: Callable[[int, int], None] | None = None) -> Bundle:
     """Packs ``folder`` into a temporary .tar.gz, which the caller removes. Raises `CodeError`.
 
-    In a git work tree: the tracked files and the new ones that are not ignored. Elsewhere: all files but
-    those that ``.gitignore`` files exclude. A ``.skyignore`` in the folder is used instead of both, as
-    SkyPilot does. Never: .git, .venv, __pycache__, .cairn, virtual environments.
+    In a git work tree: the tracked files and the new ones that are not ignored. Elsewhere, and without
+    ``git``: all files but those that ``.gitignore`` files in the folder exclude. A ``.skyignore`` in the
+    folder is used instead of both, as SkyPilot does. Never: .git, .venv, __pycache__, .cairn, virtual
+    environments.
     """
     if not folder.is_dir():
         raise CodeError(f"the working directory {folder} is not a folder; give another one with --workdir")
     root = folder.resolve()
-    names = list_files(root)
+    names = list_files(root, git=git)
     _check(root, names)
+    return _bundle(root, names, git_state(root) if git else GitState(), progress)
+
+
+def pack_file(path: Path) -> Bundle:
+    """Packs one file, whatever ignore files say. Raises `CodeError`."""
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise CodeError(f"{path} cannot be read: {error.strerror}") from error
+    if size > LARGEST:
+        raise CodeError(
+            f"{path} has {size / 2**30:.1f} GiB; at most {LARGEST / 2**30:.0f} GiB can go with a job. "
+            "Bring data in with cairn.use_artifact, or read it from where it is."
+        )
+    # A link's target is meant.
+    real = path.resolve()
+    if problem := _problem(real.parent, real.name):
+        raise CodeError(f"{path} cannot be packed: {problem}")
+    return _bundle(real.parent, [real.name], GitState(), None)
+
+
+def _bundle(
+    root: Path, names: Sequence[str], state: GitState, progress: Callable[[int, int], None] | None
+) -> Bundle:
     handle, path = tempfile.mkstemp(prefix="cairn-code-", suffix=".tar.gz")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -77,12 +102,12 @@ def pack(folder: Path, *, progress: Callable[[int, int], None] | None = None) ->
     except BaseException:
         Path(path).unlink(missing_ok=True)
         raise
-    return Bundle(Path(path), digest, Path(path).stat().st_size, len(names), git_state(root))
+    return Bundle(Path(path), digest, Path(path).stat().st_size, len(names), state)
 
 
-def list_files(root: Path) -> list[str]:
+def list_files(root: Path, *, git: bool = True) -> list[str]:
     """The paths to pack below ``root``, sorted, with ``/`` between parts."""
-    found = None if (root / ".skyignore").is_file() else git_files(root)
+    found = git_files(root) if git and not (root / ".skyignore").is_file() else None
     every = _walk(root, root) if found is None else _inside(root, found)
     names = set(itertools.islice(every, _MOST_LISTED))
     foreign = tuple(name.removesuffix("pyvenv.cfg") for name in names if name.endswith("/pyvenv.cfg"))

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 # Packages whose versions explain a result.
+# A shorter secret is a word that may stand anywhere.
+LEAST_SECRET = 6
 _FRAMEWORKS = ("torch", "numpy", "jax", "tensorflow", "transformers", "lightning", "scikit-learn", "xgboost")
 
 
@@ -88,8 +90,15 @@ def describe_process() -> dict[str, str]:
     return facts
 
 
-def describe_command() -> str:
-    return " ".join(sys.orig_argv)[:4096]
+def describe_command(environ: Mapping[str, str] | None = None) -> str:
+    """How this process was started, without the values of the task's secrets among its words."""
+    environ = os.environ if environ is None else environ
+    text = " ".join(sys.orig_argv)
+    for name in environ.get("CAIRN_SECRETS", "").split(","):
+        value = environ.get(name, "")
+        if len(value) >= LEAST_SECRET:
+            text = text.replace(value, "********")
+    return text[:4096]
 
 
 def _gpu_names() -> list[str]:

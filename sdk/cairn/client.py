@@ -80,10 +80,14 @@ class Client:
         name: str = "",
         validate_only: bool = False,
         request_id: str | None = None,
+        secrets: Mapping[str, str] | None = None,
+        mounts: Sequence[Json] = (),
     ) -> Json:
         """Queues the job of a task file's text. ``code`` is from `upload_code`. The same ``request_id`` again
-        gives the same job."""
-        return self.api.post(self._team("jobs"), self._order(task, code, name, validate_only, request_id))
+        gives the same job. ``secrets`` are the values of the task's; ``mounts`` name archives of what its
+        ``file_mounts`` has on this machine: ``{"target", "digest", "size", "file"}``."""
+        order = self._order(task, code, name, validate_only, request_id, secrets=secrets, mounts=mounts)
+        return self.api.post(self._team("jobs"), order)
 
     def submit_sweep(
         self,
@@ -93,9 +97,12 @@ class Client:
         name: str = "",
         validate_only: bool = False,
         request_id: str | None = None,
+        secrets: Mapping[str, str] | None = None,
+        mounts: Sequence[Json] = (),
     ) -> Json:
         """Queues one job for each point of the task's ``cairn.sweep``, all or none; returns the sweep."""
-        return self.api.post(self._team("sweeps"), self._order(task, code, name, validate_only, request_id))
+        order = self._order(task, code, name, validate_only, request_id, secrets=secrets, mounts=mounts)
+        return self.api.post(self._team("sweeps"), order)
 
     def upload_code(self, bundle: Bundle, *, progress: Progress | None = None) -> Json:
         """Sends a packed folder where the store lacks it; returns what `submit` takes."""
@@ -141,6 +148,32 @@ class Client:
     def pools(self) -> list[Json]:
         """Places to run, and how much of them is free."""
         return list(self.api.get(f"{BASE}/pools").get("pools", []))
+
+    def infras(self, *, refresh: bool = False) -> Json:
+        """Where jobs can run, with what is wrong there; ``complete`` is false while some are still asked."""
+        return self.api.get(f"{BASE}/infras", {"refresh": "true" if refresh else None})
+
+    def plan(
+        self,
+        task: str,
+        *,
+        code: Json | None = None,
+        secrets: Mapping[str, str] | None = None,
+        mounts: Sequence[Json] = (),
+    ) -> Json:
+        """Where the job (or sweep) of a task file's text would go, best first, and its price; nothing is
+        stored. What `submit` would refuse is refused."""
+        body: Json = {"task": task, "code": code, "secrets": dict(secrets or {}), "mounts": list(mounts)}
+        given = {key: value for key, value in body.items() if value}
+        return self.api.post(self._team("jobs") + ":plan", given)
+
+    def orphans(self) -> list[Json]:
+        """What exists at the places to run and belongs to no living attempt. For admins."""
+        return list(self.api.get(f"{BASE}/orphans").get("orphans", []))
+
+    def remove_orphans(self) -> list[Json]:
+        """Begins to take those away, and returns them. For admins."""
+        return list(self.api.post(f"{BASE}/orphans:remove", {}).get("orphans", []))
 
     def runs(
         self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
@@ -339,13 +372,18 @@ class Client:
         return self._team("artifacts", artifact, "versions", number)
 
     def _order(
-        self, task: str, code: Json | None, name: str, validate_only: bool, request_id: str | None
-    ) -> Json:
+        self, task: str, code: Json | None, name: str, validate_only: bool, request_id: str | None, *,
+        secrets: Mapping[str, str] | None, mounts: Sequence[Json],
+    ) -> Json:  # fmt: skip
         body: Json = {"task": task, "display_name": name, "request_id": request_id or new_uid()}
         if code:
             body["code"] = code
         if validate_only:
             body["validate_only"] = True
+        if secrets:
+            body["secrets"] = dict(secrets)
+        if mounts:
+            body["mounts"] = list(mounts)
         return body
 
 

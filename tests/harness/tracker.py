@@ -255,10 +255,11 @@ class Spool:
             )
         return event
 
-    def drained(self) -> events_pb2.JobEvent:
-        """The attempt's last word."""
+    def drained(self, *, rank: int = 0, runners: int = 0) -> events_pb2.JobEvent:
+        """The last word of the attempt, or of one of its runners."""
         event = self.event()
         event.attempt_drained.SetInParent()
+        event.attempt_drained.rank, event.attempt_drained.runners = rank, runners
         return event
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from cairn._blobs import TransferError
+from cairn._http import ApiError
 from cairn._ids import new_uid
 from cairn._transfer import PART
 from cairn.client import Client
@@ -304,3 +305,33 @@ def browse(address: str, profile: Path) -> str:
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def test_a_task_brings_its_files_and_secrets_and_shows_no_secret(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("data of mine")
+    (tmp_path / "conf.json").write_text('{"x": 1}')
+    (tmp_path / "task.yaml").write_text(
+        "name: brings\nsecrets: {TOKEN_OF_MINE: null}\nresources: {cpus: 1, use_spot: true, disk_size: 100}\n"
+        "file_mounts: {in/data: ./data, conf.json: ./conf.json}\n"
+        "run: |\n  cat in/data/a.txt; echo; cat conf.json; echo; echo token $TOKEN_OF_MINE\n"
+        "  python -c 'import cairn; cairn.init()' $TOKEN_OF_MINE\n"
+    )
+    (tmp_path / "t.env").write_text("TOKEN_OF_MINE=sesame-open-42\n")
+    done = platform.cairn("run", "task.yaml", "--secret-file", "t.env", "-f", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [line for line in done.stdout.splitlines() if not line.startswith("·")] == [
+        "data of mine", '{"x": 1}', "token ********",
+    ]  # fmt: skip
+    shown = platform.cairn("show", "--json").stdout
+    assert "********" in json.loads(shown)["run"]["command"]
+    assert "sesame-open-42" not in shown + done.stdout + done.stderr
+    logs = "".join(path.read_text() for path in (platform.data / "logs").glob("*.log"))
+    assert "sesame-open-42" not in logs
+    # A value of a wrong kind is not told back.
+    with pytest.raises(ApiError) as refused:
+        client.submit("run: x", secrets={"A": {"sesame-open-42": 1}})  # type: ignore[dict-item]
+    assert refused.value.status == 400
+    assert "sesame-open-42" not in str(refused.value)

@@ -125,6 +125,28 @@ async def test_a_run_follows_its_job_whatever_arrives_first(tracker: Tracker) ->
         assert (await get(client, uid)).complete
 
 
+async def test_a_gangs_run_is_complete_when_every_ranks_runner_has_said_its_last_word(
+    tracker: Tracker,
+) -> None:
+    uid = new_uid()
+    attempt = new_uid()
+    ranks = [Spool(uid, attempt_uid=attempt) for _ in range(3)]
+    async with Client(tracker) as client:
+        await client.tell(job(uid, 6, job_pb2.Job.SUCCEEDED, "SUCCEEDED"))
+        await until(lambda: at_least(client, uid, 6))
+        # The first rank's word, twice as after a restart of its runner, and another's: one is missing still.
+        for rank in (0, 0, 2):
+            word = ranks[rank].drained(rank=rank, runners=3)
+            await client.publish(word)
+            await client.applied(word)
+            assert not (await get(client, uid)).complete
+        late = ranks[1].say("late", rank=1)
+        last = ranks[1].drained(rank=1, runners=3)
+        await client.publish(late, last)
+        await client.applied(last)
+        assert (await get(client, uid)).complete
+
+
 async def at_least(client: Client, uid: str, wanted: int) -> bool:
     return await revision(client, uid) >= wanted
 

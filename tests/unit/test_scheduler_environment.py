@@ -45,7 +45,7 @@ def test_without_the_block_there_is_none() -> None:
     ("text", "path", "told"),
     [
         ("requirements.txt", "cairn.env", "a mapping"),
-        ("{image: x}", "cairn.env.image", "resources.image_id"),
+        ("{image: x}", "cairn.env.image", "no containers"),
         ("{requirments: x}", "cairn.env.requirments", "known are"),
         ("{python: 3.10}", "cairn.env.python", "in quotes"),
         ("{python: '2.7'}", "cairn.env.python", "a version such as"),

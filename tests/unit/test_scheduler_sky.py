@@ -82,21 +82,19 @@ def test_where_a_job_runs(resources: str, infra: str) -> None:
 @pytest.mark.parametrize(
     ("task", "path"),
     [
-        ("resources: {use_spot: true}", "resources.use_spot"),
-        ("resources: {any_of: [{cpus: 1}]}", "resources.any_of"),
-        ("file_mounts: {/data: s3://x}", "file_mounts"),
+        ("file_mounts: {/data: s3://x}", "file_mounts./data"),
         ("resources: {infra: aws, instance_type: p5.48xlarge}", "resources.instance_type"),
         ("resources: {infra: aws, nonsense: 1}", "resources.nonsense"),
         ("resources: {infra: 'a b'}", "resources.infra"),
         ("resources: {infra: 3}", "resources.infra"),
         ("resources: {infra: aws, accelerators: [1]}", "resources.accelerators"),
-        ("resources: {infra: aws, accelerators: 'A100:x'}", "resources.accelerators"),
+        ("resources: {infra: aws, accelerators: 'A100:x'}", "resources.accelerators.A100"),
         ("resources: {any_of: [{infra: aws, cpus: none}]}", "resources.any_of[0].cpus"),
         ("resources: {any_of: [{infra: aws}, {infra: local}]}", "resources.any_of"),
         ("resources: {infra: aws, any_of: []}", "resources.any_of"),
         ("resources: {infra: aws, ordered: [{any_of: []}]}", "resources.ordered[0]"),
-        ("resources: {infra: aws}\nfile_mounts: {/data: ./data}", "file_mounts./data"),
-        ("resources: {infra: aws}\nsecrets: {A: b}", "secrets"),
+        ("resources: {infra: aws}\nfile_mounts: {/data: {name: b, source: ./data}}", "file_mounts./data"),
+        ("resources: {infra: aws}\nsecrets: {A: [b]}", "secrets.A"),
     ],
 )
 def test_what_cannot_be_passed_on_is_refused_with_its_path(task: str, path: str) -> None:
@@ -176,6 +174,18 @@ def test_a_gang_ends_as_the_first_rank_that_failed() -> None:
     assert ranks.over
     assert ranks.evidence is not None
     assert (ranks.evidence.rank, ranks.evidence.exit_code, ranks.evidence.stopped) == (2, 3, False)
+
+
+def test_the_cause_of_a_gangs_end_is_the_rank_that_failed_first_whoever_is_heard_first() -> None:
+    ranks = Ranks(3)
+    # Rank 0 lost its peer and was heard first; rank 1 had a reason of its own; rank 2 was told to stop.
+    ranks.take(ended(0, exit_code=1, end_time=10.9, last_lines=["Connection reset by peer"]), now=1.0)
+    ranks.take(ended(2, signal=15, stopped=True, end_time=10.2), now=1.0)
+    ranks.take(ended(1, exit_code=7, end_time=10.5, last_lines=["ValueError: no"]), now=1.0)
+    assert ranks.evidence is not None
+    assert (ranks.evidence.rank, ranks.evidence.ranks, len(ranks.evidence.others)) == (1, 3, 2)
+    ending = classify(ranks.evidence, asked=None)
+    assert (ending.cause, ending.exit_code) == (Cause.USER_ERROR, 7)
 
 
 def test_a_gang_that_ends_well_is_over_with_its_last_rank() -> None:

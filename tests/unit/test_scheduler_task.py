@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from cairn_common.errors import InvalidArgument
 from cairn_scheduler.model import Resources
+from cairn_scheduler.secrecy import settle
 from cairn_scheduler.task import parse
 
 FULL = """
@@ -63,6 +64,15 @@ def test_what_is_not_said_has_its_default() -> None:
         ("accelerators: {A100: 2.0}", Resources(gpus=2, accelerator="A100")),
         ("accelerators: GPU:1", Resources(gpus=1)),
         ("infra: local", Resources()),
+        ("cloud: local", Resources()),
+        ("cpus: 4+", Resources(4000)),
+        ("'cpus': 2, memory: 8x", Resources(2000, memory_mib=16384)),
+        ("memory: 0", Resources()),
+        ("memory: 1gi", Resources(memory_mib=1024)),
+        ("accelerators: [A100, 'V100:2']", Resources(gpus=1, accelerator="A100")),
+        ("accelerators: '{A100:2, V100:1}'", Resources(gpus=2, accelerator="A100")),
+        ("any_of: [{cpus: 4}, {cpus: 2}]", Resources(4000)),
+        ("cpus: 8, ordered: [{accelerators: L4}, {cpus: 2}]", Resources(8000, 1, "L4")),
     ],
 )
 def test_amounts_are_read_as_skypilot_writes_them(text: str, resources: Resources) -> None:
@@ -96,21 +106,42 @@ def test_durations_are_seconds_or_words(value: str, seconds: float) -> None:
         ("run: x\nresources: {cpus: true}", "resources.cpus", "not an amount"),
         ("run: x\nresources: {cpus: 1e300}", "resources.cpus", "not an amount"),
         ("run: x\nresources: {infra: aws}", "resources.infra", "`local`"),
-        ("run: x\nresources: {use_spot: true}", "resources.use_spot", "no spot market"),
-        ("run: x\nresources: {image_id: docker:x}", "resources.image_id", "cannot honour"),
-        ("run: x\nresources: {ports: 80}", "resources.ports", "cannot honour"),
-        ("run: x\nresources: {any_of: [{cpus: 1}]}", "resources.any_of", "one `accelerators`"),
+        ("run: x\nresources: {cloud: aws}", "resources.cloud", "`local`"),
+        ("run: x\nresources: {any_of: [{cpus: 1, infra: k8s}]}", "resources.any_of[0].infra", "`local`"),
+        ("run: x\nresources: {any_of: [{cpus: many}]}", "resources.any_of[0].cpus", "not an amount"),
+        ("run: x\nresources: {any_of: {cpus: 1}}", "resources.any_of", "a list"),
+        ("run: x\nresources: {memory: 8y}", "resources.memory", "not an amount"),
+        ("run: x\nresources: {priority: high}", "resources.priority", "not a whole number"),
+        ("run: x\nresources: {priority: 1001}", "resources.priority", "-1,000 to 1,000"),
         ("run: x\nresources: {accelerators: 'A100:0.5'}", "resources.accelerators", "whole numbers"),
-        ("run: x\nresources: {accelerators: 'A100:0'}", "resources.accelerators", "whole numbers"),
-        ("run: x\nresources: {accelerators: 'A100:x'}", "resources.accelerators", "whole numbers"),
-        ("run: x\nresources: {accelerators: {A100: .nan}}", "resources.accelerators.A100", "whole numbers"),
-        ("run: x\nresources: {accelerators: {A: 1, B: 1}}", "resources.accelerators", "several"),
+        ("run: x\nresources: {accelerators: 'A100:0'}", "resources.accelerators.A100", "above 0"),
+        ("run: x\nresources: {accelerators: 'A100:x'}", "resources.accelerators.A100", "above 0"),
+        ("run: x\nresources: {accelerators: {A100: .nan}}", "resources.accelerators.A100", "above 0"),
+        ("run: x\nresources: {accelerators: [A, 1]}", "resources.accelerators", "of the form"),
+        ("run: x\nresources: {accelerators: {}}", "resources.accelerators", "names none"),
         ("run: x\nresources: {accelerators: 'a b'}", "resources.accelerators", "of the form"),
         ("run: x\nresources: 4", "resources", "mapping"),
-        ("run: x\nfile_mounts: {/data: s3://x}", "file_mounts", "cannot honour"),
-        ("run: x\nsecrets: {A: b}", "secrets", "cannot honour"),
-        ("run: x\nservice: {}", "service", "cannot honour"),
-        ("run: x\nworkdir: {url: git}", "workdir", "folder"),
+        ("run: x\nfile_mounts: {/data: s3://x}", "file_mounts./data", "no buckets"),
+        ("run: x\nfile_mounts: {/data: ./x}", "file_mounts./data", "Give a relative path (data)"),
+        ("run: x\nfile_mounts: {~/data: ./x}", "file_mounts.~/data", "Give a relative path (data)"),
+        ("run: x\nfile_mounts: {a/../b: ./x}", "file_mounts.a/../b", "no path on the node"),
+        ("run: x\nfile_mounts: {/: ./x}", "file_mounts./", "no path on the node"),
+        ("run: x\nfile_mounts: {data: {name: b, source: ./x}}", "file_mounts.data", "bucket's URL"),
+        ("run: x\nfile_mounts: {data: 4}", "file_mounts.data", "neither the path"),
+        ("run: x\nfile_mounts: [data]", "file_mounts", "a mapping"),
+        ("run: x\nsecrets: hf_12345678", "secrets", "not a text"),
+        ("run: x\nsecrets: [1]", "secrets[0]", "the name of a variable"),
+        ("run: x\nsecrets: {A B: c}", "secrets.A B", "not a name"),
+        ("run: x\nsecrets: {CAIRN_X: c}", "secrets.CAIRN_X", "platform"),
+        ("run: x\nsecrets: {A: [hf_12345678]}", "secrets.A", "one value"),
+        ("run: x\nenvs: {A: 1}\nsecrets: {A: hf_12345678}", "secrets.A", "in `envs`, too"),
+        ("run: x\nenvs: {B: &b hf_12345678}\nsecrets: {A: *b}", "secrets.A", "an alias"),
+        ("run: x\nconfig: {hooks: []}", "config.hooks", "no hooks here"),
+        ("run: x\nconfig: {active_workspace: b}", "config.active_workspace", "follows from the team"),
+        ("run: x\nworkdir: {ref: main}", "workdir.url", "is missing"),
+        ("run: x\nworkdir: {url: git, branch: main}", "workdir.branch", "no such field"),
+        ("run: x\ncairn: {env: {image: 'ubuntu:22.04'}}", "cairn.env.image", "plain processes"),
+        ("run: x\nnum_nodes: 1000000000", "num_nodes", "1 to 1,000"),
         ("run: x\nnum_nodes: 0", "num_nodes", "1 to 1,000"),
         ("run: x\nnum_nodes: 1.5", "num_nodes", "whole number"),
         (f"run: x\nnum_nodes: {'1:' * 100_000}1", "", "a number of 200,001 characters"),
@@ -237,3 +268,44 @@ def test_any_value_of_any_field_is_used_or_refused(value: object, field: str) ->
         parse(yaml.safe_dump({"run": "x", field: value}))
     except InvalidArgument:
         pass
+
+
+def test_of_several_choices_this_machine_takes_the_first_that_it_could_hold() -> None:
+    text = "run: x\nnum_nodes: 2\nresources: {any_of: [{accelerators: {H100: 8, L4: 2}}, {cpus: 4}]}"
+
+    def chosen(gpus: int) -> Resources:
+        return parse(text, fits=lambda need: need.gpus <= gpus).spec.resources
+
+    assert chosen(16) == Resources(1000, 8, "H100")
+    # Two nodes of two each.
+    assert chosen(4) == Resources(1000, 2, "L4")
+    assert chosen(0) == Resources(4000)
+
+
+def test_values_of_secrets_are_no_part_of_what_a_job_keeps() -> None:
+    text = (
+        "# a comment\nrun: echo $A\nsecrets:\n  A: hf_12345678  # from the vault\n"
+        "  B: |\n    -----KEY\n    abc\n"
+        "  C: null\n  D: 'x: y'\nenvs: {E: 1}\n"
+    )
+    task = parse(text)
+    assert task.secrets == {"A": "hf_12345678", "B": "-----KEY\nabc\n", "C": None, "D": "x: y"}
+    assert task.spec.task == (
+        "# a comment\nrun: echo $A\nsecrets:\n  A: null  # from the vault\n  B: null\n"
+        "  C: null\n  D: null\nenvs: {E: 1}\n"
+    )
+    assert "hf_12345678" not in repr(task)
+    assert parse("run: x\nsecrets: [A, 'secrets:B']").secrets == {"A": None, "B": None}
+
+
+def test_secrets_come_from_the_request_before_the_file_and_stand_nowhere_else() -> None:
+    assert settle({"A": None, "B": "in the file"}, {"A": "given", "C": "more"}, shown=["run"]) == {
+        "C": "more", "A": "given", "B": "in the file",
+    }  # fmt: skip
+    with pytest.raises(InvalidArgument) as caught:
+        settle({"A": None}, {}, shown=[])
+    assert caught.value.metadata["path"] == "secrets.A"
+    with pytest.raises(InvalidArgument) as caught:
+        settle({}, {"A": "hf_12345678"}, shown=["train.py --token hf_12345678"])
+    assert caught.value.metadata["path"] == "secrets.A"
+    assert "hf_" not in caught.value.message

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import click
 from rich.status import Status
 from rich.text import Text
 
+from cairn._cli import repository, secrets
+from cairn._cli.dry import say_dry
 from cairn._cli.ending import say_ending
 from cairn._cli.errors import FAILED
 from cairn._cli.follow import Shown, follow
+from cairn._cli.mounts import Mount
 from cairn._cli.session import Session, common
 from cairn._cli.tasks import Task, Wishes, from_command, from_file, parse_envs
 from cairn._cli.text import clean, plain, short, size
@@ -49,6 +53,20 @@ class RunCommand(click.Command):
 @click.option(
     "--env", "envs", multiple=True, metavar="K=V", help="An environment variable; K alone takes yours."
 )
+@click.option(
+    "--secret",
+    "secret",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A secret variable; NAME alone takes yours.",
+)
+@click.option(
+    "--secret-file",
+    default=None,
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Secrets, NAME=VALUE a line.",
+)
 @click.option("--infra", default="", metavar="WHERE", help="local, slurm/NAME, or what SkyPilot reaches.")
 @click.option("--cpus", default="", metavar="N", help="CPU cores, also 0.5.")
 @click.option("--gpus", default="", metavar="N", help="GPUs: 2, or A100:2.")
@@ -71,6 +89,8 @@ def run(
     task: Path | None,
     name: str,
     envs: tuple[str, ...],
+    secret: tuple[str, ...],
+    secret_file: Path | None,
     following: bool,
     dry_run: bool,
     **options: Any,
@@ -85,11 +105,11 @@ def run(
     The working directory goes along (the file's `workdir`; the current folder for a command), without what
     .gitignore names. With --follow the exit code is 1 where the job does not succeed.
     """
-    wishes = Wishes(envs=parse_envs(envs), **options)
+    wishes = Wishes(envs=parse_envs(envs), secrets=secrets.given(secret, secret_file), **options)
     order = _order(ctx, task, wishes)
     made = _submit(session, order, name, dry_run)
     if dry_run:
-        _say_dry(session, order, made)
+        session.emit(made) if session.as_json else say_dry(session, order, made)
         return
     if order.sweep:
         _sweep_queued(ctx, session, made, following)
@@ -109,15 +129,40 @@ def _order(ctx: click.Context, task: Path | None, wishes: Wishes) -> Task:
         return from_command(command, wishes)
     if task is None:
         raise click.UsageError("give a task file, or a command: cairn run -- python train.py")
-    return from_file(task, wishes)
+
+    def fetch(url: str, ref: str) -> Path:
+        folder = ctx.with_resource(TemporaryDirectory(prefix="cairn-workdir-"))
+        return repository.fetch(url, ref, Path(folder))
+
+    return from_file(task, wishes, fetch=fetch)
 
 
 def _submit(session: Session, order: Task, name: str, dry_run: bool) -> Json:
     client = session.client
     code = None if order.workdir is None else pack_and_send(session, order.workdir, upload=not dry_run)
+    brought = [_bring(session, mount, upload=not dry_run) for mount in order.mounts]
     submit = client.submit_sweep if order.sweep else client.submit
     with _status(session, "checking" if dry_run else "queueing"):
-        return submit(order.text, code=code, name=name, validate_only=dry_run)
+        made = submit(
+            order.text, code=code, name=name, validate_only=dry_run, secrets=order.secrets, mounts=brought
+        )
+        if dry_run:
+            plan = client.plan(order.text, code=code, secrets=order.secrets, mounts=brought)
+            made["placements"] = plan.get("placements", [])
+        return made
+
+
+def _bring(session: Session, mount: Mount, *, upload: bool) -> Json:
+    """What `file_mounts` has here, as the API names it."""
+    with _status(session, f"packing {mount.source}"):
+        bundle = mount.pack()
+    try:
+        if upload:
+            with session.transfer(f"sending {mount.target}") as bar:
+                session.client.upload_code(bundle, progress=bar)
+        return mount.named(bundle)
+    finally:
+        bundle.path.unlink(missing_ok=True)
 
 
 def pack_and_send(session: Session, folder: Path, *, upload: bool = True) -> Json:
@@ -193,26 +238,6 @@ def _follow(ctx: click.Context, session: Session, uid: str) -> None:
     else:
         say_ending(session, record)
     ctx.exit(0 if record.state == "SUCCEEDED" else FAILED)
-
-
-def _say_dry(session: Session, order: Task, made: Json) -> None:
-    if session.as_json:
-        session.emit(made)
-        return
-    jobs = made.get("jobs") if order.sweep else [made]
-    for job in jobs or []:
-        spec = job.get("spec", {})
-        resources = spec.get("resources", {})
-        facts = [f"{int(resources.get('cpu_milli', 1000)) / 1000:g} CPUs"]
-        if resources.get("gpus"):
-            facts.append(f"{resources['gpus']} {clean(str(resources.get('accelerator') or 'GPU'))}")
-        facts += [f"{clean(key)}={plain(value)}" for key, value in spec.get("params", {}).items()]
-        session.out.print(
-            Text("✓ good  ", "green")
-            .append(f"{clean(str(job.get('display_name') or order.name))}  ", "bold default")
-            .append(", ".join(facts), "default")
-        )
-    session.say("nothing was queued (--dry-run)")
 
 
 def _files(count: int) -> str:

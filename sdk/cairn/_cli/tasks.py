@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cairn._cli import environments
+from cairn._cli import environments, mounts, secrets
 from cairn._cli.errors import USAGE, CliError
 
 _NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9]+")
@@ -32,6 +32,7 @@ class Wishes:
     infra: str = ""
     # A requirements file, as it was typed.
     requirements: str = ""
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,17 +43,19 @@ class Task:
     workdir: Path | None
     sweep: bool = False
     name: str = ""
+    # What goes along beside the text: secrets' values, and what `file_mounts` has on this machine.
+    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    mounts: Sequence[mounts.Mount] = ()
 
 
-def from_file(path: Path, wishes: Wishes) -> Task:
-    """A task file with the options laid over it; without options its text as it is. Raises `CliError`."""
+def from_file(path: Path, wishes: Wishes, *, fetch: Callable[[str, str], Path] | None = None) -> Task:
+    """A task file with the options laid over it; without options its text as it is. Raises `CliError`.
+
+    `fetch(url, ref)` brings a repository that is named as `workdir`.
+    """
     text = _read(path)
     task = _parse(text, path)
-    given = wishes.workdir if wishes.workdir is not None else task.get("workdir")
-    workdir = None
-    if isinstance(given, str) and given.strip():
-        base = Path.cwd() if wishes.workdir is not None else path.parent
-        workdir = _folder(base, given)
+    workdir = _workdir(task, path, wishes, fetch)
     changed = _overlay(task, wishes, workdir)
     environments.check(task, workdir)
     cairn = task.get("cairn")
@@ -61,6 +64,8 @@ def from_file(path: Path, wishes: Wishes) -> Task:
         workdir=workdir,
         sweep=isinstance(cairn, dict) and "sweep" in cairn,
         name=path.stem,
+        secrets=secrets.complete(task, wishes.secrets),
+        mounts=mounts.find(task, path.parent),
     )
 
 
@@ -71,7 +76,7 @@ def from_command(command: Sequence[str], wishes: Wishes) -> Task:
     _overlay(task, wishes, workdir)
     environments.check(task, workdir)
     task["run"] = command[0] if len(command) == 1 else shlex.join(command)
-    return Task(text=to_yaml(task), workdir=workdir, name=str(task["name"]))
+    return Task(text=to_yaml(task), workdir=workdir, name=str(task["name"]), secrets=wishes.secrets)
 
 
 def name_of(command: Sequence[str]) -> str:
@@ -133,6 +138,9 @@ def _parse(text: str, path: Path) -> dict[str, Any]:
 def _overlay(task: dict[str, Any], wishes: Wishes, workdir: Path | None) -> bool:
     """Writes the options into the task; whether there were any."""
     before = repr(task)
+    secrets.declare(task, list(wishes.secrets))
+    if wishes.infra:
+        _move(task)
     if wishes.requirements:
         _set_requirements(task, wishes.requirements, workdir)
     _set(
@@ -151,6 +159,42 @@ def _overlay(task: dict[str, Any], wishes: Wishes, workdir: Path | None) -> bool
         },
     )  # fmt: skip
     return repr(task) != before
+
+
+def _workdir(
+    task: dict[str, Any], path: Path, wishes: Wishes, fetch: Callable[[str, str], Path] | None
+) -> Path | None:
+    if wishes.workdir is not None:
+        if isinstance(task.get("workdir"), dict):
+            del task["workdir"]
+        return _folder(Path.cwd(), wishes.workdir)
+    given = task.get("workdir")
+    if isinstance(given, dict) and isinstance(given.get("url"), str) and fetch is not None:
+        return fetch(given["url"], str(given.get("ref") or ""))
+    return _folder(path.parent, given) if isinstance(given, str) and given.strip() else None
+
+
+def _move(task: dict[str, Any]) -> None:
+    """Takes out where the file itself wants to run: `--infra` says that for all of its choices."""
+    resources = task.get("resources")
+    if not isinstance(resources, dict):
+        return
+    places = ("infra", "cloud", "region", "zone")
+    resources = {name: value for name, value in resources.items() if name not in places}
+    for block in ("any_of", "ordered"):
+        if isinstance(entries := resources.get(block), list):
+            left = [
+                {name: value for name, value in entry.items() if name not in places}
+                if isinstance(entry, dict)
+                else entry
+                for entry in entries
+            ]
+            resources[block] = [
+                entry for place, entry in enumerate(left) if entry and entry not in left[:place]
+            ]
+            if not resources[block]:
+                del resources[block]
+    task["resources"] = resources
 
 
 def _set(task: dict[str, Any], block: str, values: dict[str, Any]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,12 +57,15 @@ class Attempt:
         self._folder = folder
         self._launch = launch
         self._signals = signals
-        self._guard = guard.Guard(launch.attempt_uid)
+        self._mark = guard.mark(launch.attempt_uid, first=self._place.first)
+        self._guard = guard.Guard(self._mark)
         guard.adopt_orphans()
         folder.spool.mkdir(mode=0o700, exist_ok=True)
         self._writer = Writer(folder.spool)
         self._place.tell_with(self._writer)
-        self._console = Console(self._writer, mask=Secrets(folder.token_file).mask, first=self._place.first)
+        self._secrets = dict(self._place.secrets(folder))
+        secrets = Secrets(folder.token_file, self._secrets.values())
+        self._console = Console(self._writer, mask=secrets.mask, first=self._place.first)
         self._end = End(ranks=launch.num_nodes)
         self._clock = Clock()
         self._deadline: float | None = None
@@ -79,7 +83,7 @@ class Attempt:
         if self._place.listen is not None:
             self._ship()
         try:
-            if self._fetch_code() and self._prepare() and self._set_up():
+            if self._fetch_code() and self._lay_mounts() and self._prepare() and self._set_up():
                 self._run_ranks()
         except OSError as error:
             self._end.message = f"The attempt could not go on: {error}."
@@ -111,17 +115,40 @@ class Attempt:
         order = self._launch.code
         if not order or not order.get("digest"):
             return True
-        from cairn._runner.code import CodeError, Stopped, fetch, unpack
+        from cairn._runner.code import unpack
+
+        return self._bring("code", order, lambda archive: unpack(archive, self._folder.work))
+
+    def _lay_mounts(self) -> bool:
+        """Files of the caller's machine, at their places."""
+        if not self._launch.mounts:
+            return True
+        from cairn._runner.mounts import lay
+
+        home = self._place.basis().get("HOME", "")
+        for mount in self._launch.mounts:
+            target = str(mount["target"])
+            place = partial(
+                lay, target=target, file=bool(mount.get("file")), work=self._folder.work, home=home,
+                scratch=self._folder.path / "mount",
+            )  # fmt: skip
+            if not self._bring(target, mount, place):
+                return False
+        return True
+
+    def _bring(self, what: str, order: Mapping[str, Any], place: Callable[[Path], None]) -> bool:
+        """Fetches an archive and lets `place` unpack it; False: `self._end` says why not."""
+        from cairn._runner.code import CodeError, Stopped, fetch
 
         digest, size = str(order["digest"]), int(order["size"])
         archive = self._folder.path / "code.tar.gz"
-        self._console.say(f"fetching code {digest[:12]} ({size} bytes)")
+        self._console.say(f"fetching {what} {digest[:12]} ({size} bytes)")
         try:
             fetch(
                 f"{self._launch.url.rstrip('/')}/api/v1/teams/{self._launch.team}/code/{digest}", archive,
                 digest=digest, size=size, token=self._folder.token, pause=self._signals.pause,
             )  # fmt: skip
-            unpack(archive, self._folder.work)
+            place(archive)
         except Stopped:
             self._end.message = "Stopped while its code was fetched."
             return False
@@ -170,7 +197,7 @@ class Attempt:
     def _gang(self, script: str, *, nodes: int) -> GangEnd | None:
         gang = Gang(
             console=self._console, signals=self._signals, grace=self._launch.grace, deadline=self._deadline,
-            mark=self._launch.attempt_uid, spare=self._guard.pid, visits=self._visits,
+            mark=self._mark, spare=self._guard.pid, visits=self._visits,
             last=self._end.phase == "run",
         )  # fmt: skip
         try:
@@ -217,7 +244,8 @@ class Attempt:
 
         if self._drain is None:
             self._drain = Drain(
-                self._folder, self._launch, self._writer, rank=self._place.first, listen=self._place.listen,
+                self._folder, self._launch, self._writer, rank=self._place.first,
+                runners=self._launch.num_nodes // self._place.ranks, listen=self._place.listen,
                 knocked=self._visits.knock,
             )  # fmt: skip
         return self._drain
@@ -227,7 +255,7 @@ class Attempt:
         from cairn._runner.drain import BEFORE_END_SECONDS
 
         self._end.end_time = self._clock.now()
-        self._visits.end(self._launch.attempt_uid)
+        self._visits.end(self._mark)
         self._place.ended(self._end)
         self._writer.flush()
         drain = self._ship()
@@ -264,17 +292,20 @@ class Attempt:
             **self._place.basis(),
             **self._place.meeting(rank),
             **{name: str(value) for name, value in launch.envs.items()},
+            **self._secrets,
             **self._place.of_rank(rank),
             "CAIRN_RUN": launch.run_uid,
             "CAIRN_TEAM": launch.team,
             "CAIRN_ATTEMPT": str(launch.attempt),
             "CAIRN_ATTEMPT_UID": launch.attempt_uid,
+            guard.MARK: self._mark,
             "CAIRN_URL": launch.url,
             "CAIRN_BUS_URL": launch.bus_url,
             "CAIRN_TOKEN_FILE": str(folder.token_file),
             "CAIRN_NOTICE": str(folder.notice_file),
             "CAIRN_SPOOL": str(folder.spool),
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
+            "CAIRN_SECRETS": ",".join(self._secrets),
             "PYTHONUNBUFFERED": "1",
         }
 

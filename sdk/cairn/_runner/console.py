@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cairn._env import LEAST_SECRET
 from cairn._frames import LineRecord
 from cairn._spool import Writer
 
@@ -123,11 +124,14 @@ class LeftOut:
 
 
 class Secrets:
-    """The run token and those that it replaced, to be kept out of what is recorded."""
+    """What is kept out of what is recorded: the run token, those that it replaced, the task's secrets."""
 
-    def __init__(self, token_file: Path) -> None:
+    def __init__(self, token_file: Path, values: Iterable[str] = ()) -> None:
         self._file = token_file
         self._known: list[str] = []
+        # Lines are recorded one by one, so of a value of several lines each is kept out.
+        lines = {line.strip() for value in values for line in value.splitlines()}
+        self._values = sorted((line for line in lines if len(line) >= LEAST_SECRET), key=len, reverse=True)
         self._seen: tuple[int, int] = (0, 0)
         self._checked = float("-inf")
 
@@ -136,7 +140,7 @@ class Secrets:
         if now - self._checked >= _SECRET_CHECK_SECONDS:
             self._checked = now
             self._read()
-        for secret in self._known:
+        for secret in (*self._known, *self._values):
             if secret in text:
                 text = text.replace(secret, "********")
         return text

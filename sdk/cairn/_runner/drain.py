@@ -23,7 +23,7 @@ _ANSWER_SECONDS = 3.0
 
 
 class Drain:
-    """Ships an attempt's spool while it fills, and says when all of it has gone.
+    """Ships an attempt's spool while it fills, and says when all of it has gone: `runners` in all do.
 
     `knocked` is called, from a thread, when the scheduler tells that somebody wants to reach in.
     """
@@ -35,13 +35,13 @@ class Drain:
         writer: Writer,
         *,
         rank: int = 0,
+        runners: int = 1,
         listen: Listen | None = None,
         knocked: Callable[[], None] | None = None,
     ) -> None:
         from cairn._batch import Identity
 
-        self._rank = rank
-
+        self._word = {"rank": rank, "runners": runners}
         self._folder = folder
         self._writer = writer
         self._marker = folder.path / "drained"
@@ -72,7 +72,7 @@ class Drain:
             if self._said:
                 self.done = True
             else:
-                self._writer.json("attempt_drained", {"rank": self._rank})
+                self._writer.json("attempt_drained", self._word)
                 self._said = True
         return True
 
@@ -95,7 +95,7 @@ def drain_left(path: Path, *, seconds: float = AFTER_END_SECONDS) -> bool:
     except BadLaunch as error:
         _log.error("%s", error)
         return False
-    guard.sweep(launch.attempt_uid)
+    guard.sweep(guard.mark(launch.attempt_uid))
     if (path / "drained").exists() and not any(map(segments, writers(folder.spool))):
         return True
     drain = Drain(folder, launch, Writer(folder.spool))

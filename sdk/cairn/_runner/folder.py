@@ -50,6 +50,9 @@ class Launch:
     environment: Mapping[str, Any] | None = None
     environments: str = ""
     environments_bytes: int = 0
+    # Names of variables that are secret; archives of files, each {target, digest, size, file}.
+    secrets: Sequence[str] = ()
+    mounts: Sequence[Mapping[str, Any]] = ()
 
     @classmethod
     def parse(cls, text: str) -> Launch:
@@ -135,6 +138,16 @@ class Folder:
     def token(self) -> str:
         """The run token as it is now. Raises OSError."""
         return self.token_file.read_text().strip()
+
+    def take_secrets(self) -> dict[str, str]:
+        """Reads secrets.json and removes it: nothing but this process needs it any more."""
+        path = self.path / "secrets.json"
+        try:
+            values = json.loads(path.read_text())
+            path.unlink()
+        except FileNotFoundError:
+            return {}
+        return {str(name): str(value) for name, value in values.items()}
 
     def write_state(self, phase: str, *, pids: Sequence[int] = (), start_time: float | None = None) -> None:
         """Says what the runner does; a disk that is full does not end the attempt for it."""

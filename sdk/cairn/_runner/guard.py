@@ -1,7 +1,7 @@
 """Nothing of an attempt outlives its runner: death signals, adoption of orphans, and a guard beside it.
 
 The kernel kills a rank when the runner dies, but not the rank's own children; for those there is the guard, a
-shell that waits for the runner's end of a pipe to close and then ends all that carries the attempt's mark.
+shell that waits for the runner's end of a pipe to close and then ends all that carries the runner's mark.
 """
 
 from __future__ import annotations
@@ -14,11 +14,17 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-MARK = "CAIRN_ATTEMPT_UID"
+MARK = "CAIRN_RUNNER"
 _SESSION = b"CAIRN_SESSION="
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _ROUNDS = 50
+
+
+def mark(attempt_uid: str, *, first: int = 0) -> str:
+    """What the processes of one runner carry in their environment as MARK. `first`: of its ranks. Two nodes
+    of a cluster may be one machine, on which a runner must not end what is another's."""
+    return f"{attempt_uid}/{first}"
 
 
 def adopt_orphans() -> None:
@@ -45,10 +51,10 @@ def die_with_parent() -> Callable[[], None]:
 
 
 class Guard:
-    """Ends what is left of an attempt if this process dies before it releases the guard."""
+    """Ends what carries a mark if this process dies before it releases the guard."""
 
-    def __init__(self, attempt_uid: str) -> None:
-        sweep = f"from cairn._runner.guard import sweep; sweep({attempt_uid!r})"
+    def __init__(self, mark: str) -> None:
+        sweep = f"from cairn._runner.guard import sweep; sweep({mark!r})"
         reading, self._writing = os.pipe()
         # Its environment is without the mark, or it would end itself.
         self._process = subprocess.Popen(
@@ -72,14 +78,14 @@ class Guard:
         self._process.wait()
 
 
-def sweep(attempt_uid: str, *, sessions: bool = True) -> int:
-    """Kills every process that carries an attempt's mark, but runners; returns how many were seen.
+def sweep(mark: str, *, sessions: bool = True) -> int:
+    """Kills every process that carries this mark, but runners; returns how many were seen.
 
     Without `sessions` what people started who reached in is spared.
     """
     seen: set[int] = set()
     for _ in range(_ROUNDS):
-        left = _marked(attempt_uid, sessions=sessions)
+        left = _marked(mark, sessions=sessions)
         if not left:
             break
         for pid in left:
@@ -107,8 +113,8 @@ def children(parent: int | None = None) -> list[int]:
     return found
 
 
-def _marked(attempt_uid: str, *, sessions: bool) -> list[int]:
-    mark = f"{MARK}={attempt_uid}".encode()
+def _marked(mark: str, *, sessions: bool) -> list[int]:
+    wanted = f"{MARK}={mark}".encode()
     found = []
     for name in os.listdir("/proc"):
         if not name.isdigit() or int(name) == os.getpid():
@@ -116,7 +122,7 @@ def _marked(attempt_uid: str, *, sessions: bool) -> list[int]:
         try:
             environment = Path(f"/proc/{name}/environ").read_bytes().split(b"\0")
             spared = not sessions and any(each.startswith(_SESSION) for each in environment)
-            if mark in environment and not spared and b"cairn._runner" not in _words(name):
+            if wanted in environment and not spared and b"cairn._runner" not in _words(name):
                 found.append(int(name))
         except OSError:  # gone, or not ours
             continue

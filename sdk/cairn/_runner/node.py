@@ -93,6 +93,10 @@ class Node:
             gpus=int(self._environ.get("SKYPILOT_NUM_GPUS_PER_NODE") or 0),
         )  # fmt: skip
 
+    def secrets(self, folder: Folder) -> Mapping[str, str]:
+        """SkyPilot put them into the environment."""
+        return {name: self._environ[name] for name in self._launch.secrets if name in self._environ}
+
     def of_rank(self, rank: int) -> Mapping[str, str]:
         """The numbers; the rest is in the environment already."""
         return {"CAIRN_RANK": str(self.first)}

@@ -12,7 +12,7 @@ from cairn._runner import rendezvous
 
 if TYPE_CHECKING:
     from cairn._link import Listen
-    from cairn._runner.folder import End, Launch
+    from cairn._runner.folder import End, Folder, Launch
     from cairn._spool import Writer
 
 
@@ -32,6 +32,10 @@ class Place(Protocol):
 
     def meeting(self, rank: int) -> Mapping[str, str]:
         """Where the `rank`th one here meets the others; a task's `envs` may say otherwise."""
+        ...
+
+    def secrets(self, folder: Folder) -> Mapping[str, str]:
+        """The values of the task's secrets, by name. Asked for once."""
         ...
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
@@ -81,6 +85,10 @@ class ThisMachine:
         return rendezvous.variables(
             rank=rank, ranks=self.ranks, address="127.0.0.1", port=self._port, gpus=len(self._gpus(rank))
         )
+
+    def secrets(self, folder: Folder) -> Mapping[str, str]:
+        """From a file that is gone after that."""
+        return folder.take_secrets()
 
     def of_rank(self, rank: int) -> Mapping[str, str]:
         """Each rank has GPUs of its own."""

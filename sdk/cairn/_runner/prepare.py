@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from cairn._runner import compatibility
+from cairn._runner import compatibility, guard
 from cairn._runner.compatibility import Need
 from cairn._runner.console import Console
 from cairn._runner.environment import BuildFailed, Preparation, Room, Tools
@@ -35,7 +35,7 @@ def prepare(
     def run(script: str, given: Mapping[str, str], seconds: float) -> GangEnd:
         gang = Gang(
             console=console, signals=signals, grace=_GRACE_SECONDS, deadline=time.monotonic() + seconds,
-            mark=launch.attempt_uid, spare=spare, visits=visits, last=False,
+            mark=variables[guard.MARK], spare=spare, visits=visits, last=False,
         )  # fmt: skip
         gang.start(script, environments=[given], folder=folder.work)
         begun()

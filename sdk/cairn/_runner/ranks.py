@@ -63,7 +63,7 @@ class Gang:
     """Runs one shell script per rank. For the main thread; used once.
 
     `deadline` is a time.monotonic() or None; between SIGTERM and SIGKILL `grace` seconds pass. `mark` is the
-    attempt's uid, `spare` a child that is not the gang's. With the `last` gang people's `visits` end, too.
+    runner's, `spare` a child that is not the gang's. With the `last` gang people's `visits` end, too.
     """
 
     def __init__(

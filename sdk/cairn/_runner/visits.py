@@ -58,7 +58,7 @@ class Visits:
             except (OSError, subprocess.SubprocessError) as error:
                 _log.warning("people cannot be let in: %s", error)
 
-    def end(self, attempt_uid: str) -> None:
+    def end(self, mark: str) -> None:
         """Ends all sessions and tells people why; nothing that they started is left."""
         if self._agent is not None:
             self._agent.terminate()
@@ -69,7 +69,7 @@ class Visits:
                 self._agent.wait()
             self._agent = None
         if self._came:
-            guard.sweep(attempt_uid)
+            guard.sweep(mark)
 
     def _start(self) -> None:
         environments = json.dumps({rank: dict(env) for rank, env in self._environments().items()})

@@ -11,7 +11,7 @@ import structlog
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
-from cairn_common.db import Database
+from cairn_common.db import Connection, Database
 from cairn_common.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -28,6 +28,7 @@ from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.plan import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.vault import Vault, keep
 from cairn_scheduler.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -66,12 +67,14 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         watch: Watch,
         wake: Callable[[], None],
+        vault: Vault,
     ) -> None:
         self._db = db
         self._clusters = clusters
         self._clock = clock
         self._watch = watch
         self._wake = wake
+        self._vault = vault
 
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Queues one job, once for each request_id."""
@@ -215,6 +218,8 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         job = draft.jobs[0]
         async with self._db.transaction() as conn:
             made = await store.insert_job(conn, job, request=draft.request, actor=draft.creator)
+            if made:
+                await self._keep_secrets(conn, draft)
         if made:
             log.info("job.submitted", job=job.uid, team=job.team, priority=job.priority)
             self._wake()
@@ -230,6 +235,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             if made:
                 for index, job in enumerate(draft.jobs):
                     await store.insert_job(conn, job, index=index, actor=draft.creator)
+                await self._keep_secrets(conn, draft)
         if made:
             log.info("sweep.submitted", sweep=sweep.uid, team=sweep.team, jobs=len(draft.jobs))
             self._wake()
@@ -238,6 +244,11 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         assert known is not None
         _check_same(draft, known[1])
         return _sweep_message(known[0], await store.sweep_jobs(self._db, known[0].uid))
+
+    async def _keep_secrets(self, conn: Connection, draft: Draft) -> None:
+        if draft.secrets:
+            for job in draft.jobs:
+                await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
 
     def _filter(self, request: scheduler_pb2.ListJobsRequest) -> tuple[Filter, str]:
         team = team_of(request.parent)

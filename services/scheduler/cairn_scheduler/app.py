@@ -14,7 +14,7 @@ from typing import NoReturn
 
 import structlog
 
-from cairn.scheduler.v1 import attach_pb2_grpc, scheduler_pb2_grpc
+from cairn.scheduler.v1 import attach_pb2_grpc, infra_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import Bus, connect
@@ -25,7 +25,7 @@ from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
 from cairn_common.subjects import STREAMS
-from cairn_scheduler import attach, handlers
+from cairn_scheduler import attach, handlers, orphans, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.custody import Custody
@@ -36,6 +36,7 @@ from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
+from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import STREAM, Watch
 
 SCHEMA = "scheduler"
@@ -81,7 +82,8 @@ async def run(
     ):
         clusters: dict[str, Cluster] = {cluster.name: cluster for cluster in (local, *others)}
         quota = Quota(channel)
-        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock))
+        vault = open_vault(settings.secrets_key, settings.data_dir)
+        loop = Loop(Outside(db=db, quota=quota, clusters=clusters, clock=clock, vault=vault))
         custody = Custody(db=db, quota=quota, clusters=clusters, clock=clock)
         checker = TokenChecker(channel, clock)
         watch = Watch(db)
@@ -93,17 +95,21 @@ async def run(
             tasks.create_task(loop.run()),
             tasks.create_task(custody.run(loop.tidy)),
         ]
-        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake)
+        api = SchedulerApi(db, clusters=clusters, clock=clock, watch=watch, wake=loop.wake, vault=vault)
+        audit = orphans.OrphanApi(db, clusters=clusters)
+        reaching = reach.InfraApi(clusters=clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
-            access={**ACCESS, **attach.ACCESS},
+            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS, **reach.ACCESS},
             authenticate=checker.check,
             services=[
                 lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(api, server),
                 lambda server: attach_pb2_grpc.add_AttachServiceServicer_to_server(attaching, server),
+                lambda server: infra_pb2_grpc.add_InfraServiceServicer_to_server(reaching, server),
+                lambda server: orphan_pb2_grpc.add_OrphanServiceServicer_to_server(audit, server),
             ],
-            names=[NAME, attach.NAME],
+            names=[NAME, attach.NAME, orphans.NAME, reach.NAME],
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

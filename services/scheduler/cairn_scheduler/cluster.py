@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import Enum
 from typing import Protocol
 
 from cairn_scheduler.causes import Evidence
+from cairn_scheduler.infra import Placement, Survey
 from cairn_scheduler.model import Code, Resources, Spec
 
 
@@ -24,6 +25,10 @@ class Order:
     spec: Spec
     code: Code
     token: str = field(repr=False)
+    # Values of `spec.secrets`, for the attempt's environment alone.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Who submitted it, such as users/ada.
+    creator: str = ""
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
@@ -43,6 +48,9 @@ class Order:
             "max_runtime": spec.max_runtime,
             "grace": spec.grace,
             "environment": asdict(spec.environment) if spec.environment else None,
+            # Their names, so that their values can be kept out of what is recorded.
+            "secrets": list(spec.secrets),
+            "mounts": [asdict(mount) for mount in spec.mounts],
             "code": {"digest": code.digest, "size": code.size} if code.digest else None,
             "url": url,
             "bus_url": bus_url,
@@ -87,6 +95,22 @@ class Remains(Enum):
     SHIPPED = "shipped"
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What exists at a place for one attempt: a cluster there, or processes here."""
+
+    attempt_uid: str
+    # As the place names it.
+    name: str
+    # As the place tells it, such as UP.
+    status: str = ""
+    create_time: datetime | None = None
+    # So far, in US dollars; None: not known.
+    cost: float | None = None
+    # The attempt has ended, and this is being taken away.
+    leaving: bool = False
+
+
 class LaunchFailed(Exception):
     """The place cannot start this attempt; the message says why. Nothing of it runs."""
 
@@ -101,6 +125,15 @@ class Cluster(Protocol):
 
     def capacity(self) -> Resources:
         """All that it has, free or not."""
+        ...
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What it reaches, with what is wrong there. What was asked a moment ago is not asked again, unless
+        `refresh`. Answers within 20 s."""
+        ...
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """Where an attempt would go, best first. Raises NoPlacement, Unavailable."""
         ...
 
     async def launch(self, order: Order) -> None:
@@ -133,4 +166,12 @@ class Cluster(Protocol):
 
     async def tidy(self, attempt_uid: str) -> None:
         """Removes what an ended attempt does not need any more; it is not listed after that."""
+        ...
+
+    async def inventory(self) -> Sequence[Held]:
+        """What really exists there of this platform's, by the place's own account. Raises Unavailable."""
+        ...
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Begins to take away what exists there for an attempt that does not live."""
         ...

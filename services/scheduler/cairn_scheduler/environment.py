@@ -12,11 +12,11 @@ from cairn_scheduler.model import Environment
 PATH = "cairn.env"
 MOST_LINES = 2000
 LONGEST_LINE = 2000
-_KNOWN = ("python", "requirements", "lock", "conda")
+_KNOWN = ("python", "requirements", "lock", "conda", "image")
 _PYTHON = re.compile(r"3\.\d{1,2}(\.\d{1,2})?")
+_IMAGE = re.compile(r"(docker:)?[A-Za-z0-9][A-Za-z0-9._/:@-]{0,300}")
 _HINTS = {
-    "image": "an image is `resources.image_id`",
-    "image_id": "an image is `resources.image_id`",
+    "image_id": "give `image`",
     "pip": "give `requirements`, a file of the workdir or a list",
     "uv": "give `lock: uv.lock`",
     "python_version": "give `python`",
@@ -33,7 +33,7 @@ def parse(fields: object) -> Environment | None:
         if name not in _KNOWN:
             told = _HINTS.get(name, f"known are {', '.join(_KNOWN)}")
             raise _invalid(f"{PATH}.{name}", f"there is no such field; {told}")
-    ways = [name for name in _KNOWN[1:] if fields.get(name) is not None]
+    ways = [name for name in _KNOWN[1:4] if fields.get(name) is not None]
     if len(ways) > 1:
         raise _invalid(f"{PATH}.{ways[1]}", f"cannot stand beside `{ways[0]}`; give one of them")
     lines, file = _requirements(fields)
@@ -49,6 +49,16 @@ def parse(fields: object) -> Environment | None:
     if environment.conda and environment.python:
         raise _invalid(f"{PATH}.python", "stands in the conda file itself, beside its other packages")
     return environment if ways or environment.python else None
+
+
+def image(fields: object) -> str:
+    """The container image to run in, in SkyPilot's words; empty: none is named. Raises InvalidArgument."""
+    value = fields.get("image") if isinstance(fields, dict) else None
+    if value is None:
+        return ""
+    if not isinstance(value, str) or not _IMAGE.fullmatch(value.strip()):
+        raise _invalid(f"{PATH}.image", "is an image's name, such as ubuntu:22.04 or ghcr.io/lab/train:v3")
+    return f"docker:{value.strip().removeprefix('docker:')}"
 
 
 def check_code(environment: Environment | None, *, has_code: bool) -> None:

@@ -73,10 +73,15 @@ class Folder:
         return not (self.path / "drained").exists() or any((self.path / "spool").rglob("*.seg"))
 
     def write_order(self, order: Order, around: Surroundings, gpu_ids: Sequence[Sequence[int]]) -> None:
-        """Writes `token`, then launch.json: the order stands when this returns. Raises OSError."""
+        """Writes `token` and `secrets.json`, then launch.json: the order stands when this returns.
+
+        The runner removes secrets.json once it has read it. Raises OSError.
+        """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         (self.path / "spool").mkdir(mode=0o700, exist_ok=True)
         self.write_token(order.token)
+        if order.secrets:
+            self._write("secrets.json", json.dumps(dict(order.secrets)))
         self._write("launch.json", json.dumps(_launch(order, around, gpu_ids)))
 
     def write_notice(self, notice: str) -> None:

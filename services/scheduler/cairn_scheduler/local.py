@@ -27,12 +27,15 @@ import structlog
 
 from cairn_common.ids import is_uid
 from cairn_scheduler import folders, processes
-from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
 from cairn_scheduler.folders import Folder, Surroundings
-from cairn_scheduler.model import Resources
+from cairn_scheduler.infra import Accelerator, Infra, InfraState, Placement, Survey
+from cairn_scheduler.model import Resources, Spec
 
 log = structlog.get_logger(__name__)
 
+# Of an attempt's processes so many are named.
+_SHOWN = 4
 _LOOK_SECONDS = 15.0
 _STOP_MARGIN = 15.0
 # sun_path holds 108 bytes.
@@ -106,6 +109,37 @@ class LocalCluster:
     def capacity(self) -> Resources:
         """What this machine has, or was told to offer."""
         return self._capacity
+
+    async def survey(self, *, refresh: bool) -> Survey:
+        """This machine, always enabled."""
+        has, taken = self._capacity, self._taken()
+        gpus = Accelerator(
+            kind=has.accelerator or "GPU",
+            counts=tuple(range(1, has.gpus + 1)),
+            total=has.gpus,
+            free=has.gpus - len(taken),
+        )
+        machine = Infra(
+            name=self.name,
+            state=InfraState.ENABLED,
+            accelerators=(gpus,) if has.gpus else (),
+            nodes=1,
+            cpu_milli=has.cpu_milli,
+        )
+        return Survey((machine,))
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """Here; whether it is too large is the plan's to say."""
+        each = spec.resources
+        kind = each.accelerator or self._capacity.accelerator or "GPU"
+        return [
+            Placement(
+                infra=self.name,
+                accelerators=f"{kind}:{each.gpus}" if each.gpus else "",
+                cpus=each.cpu_milli / 1000,
+                memory_gib=each.memory_mib / 1024 if each.memory_mib else None,
+            )
+        ]
 
     async def launch(self, order: Order) -> None:
         """Writes the folder, then starts a runner, unless one has begun already. Raises LaunchFailed."""
@@ -196,6 +230,26 @@ class LocalCluster:
             log.warning("attempt.not_tidied", attempt=attempt_uid, error=str(error))
             return
         self._watched.pop(attempt_uid, None)
+
+    async def inventory(self) -> Sequence[Held]:
+        """The attempts of which processes run here."""
+        running = await asyncio.to_thread(processes.of_attempts)
+        return [
+            Held(
+                attempt_uid=uid,
+                name="processes " + ", ".join(str(process.pid) for process in found[:_SHOWN]),
+                status="RUNNING",
+                create_time=datetime.fromtimestamp(min(map(processes.began, found)), UTC),
+                leaving=uid in self._watched and self._watched[uid].pidfd is not None,
+            )
+            for uid, found in running.items()
+            # Another platform on this machine has others.
+            if (self._root / uid).is_dir()
+        ]
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Kills what runs of an attempt."""
+        await asyncio.to_thread(processes.end_all, attempt_uid, sessions=(), since=0)
 
     def adopt(self) -> None:
         """Finds the attempts that earlier schedulers started. Call it once, before anything else."""
@@ -328,8 +382,11 @@ class LocalCluster:
                 return known
         return processes.runner_of(folder.uid)
 
+    def _taken(self) -> set[int]:
+        return {number for watched in self._watched.values() for number in watched.gpu_ids}
+
     def _choose_gpus(self, order: Order) -> Sequence[Sequence[int]]:
-        taken = {number for watched in self._watched.values() for number in watched.gpu_ids}
+        taken = self._taken()
         free = [number for number in range(self._capacity.gpus) if number not in taken]
         each, ranks = order.spec.resources.gpus, order.spec.num_nodes
         if each * ranks > len(free):

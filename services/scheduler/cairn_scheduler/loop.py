@@ -21,13 +21,14 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, store, yielding
+from cairn_scheduler import model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
 from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
 from cairn_scheduler.quota import Quota, Refused
+from cairn_scheduler.vault import Sealed, Vault
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +46,7 @@ class Outside:
     quota: Quota
     clusters: Mapping[str, Cluster]
     clock: Clock
+    vault: Vault
 
 
 class Loop:
@@ -224,6 +226,12 @@ class Loop:
             )
             return
         await store.set_token(self._out.db, attempt.uid, token.uid)
+        try:
+            secrets = await self._secrets(job)
+        except Sealed as error:
+            end = self._out.clock.now().timestamp()
+            await self._insist(Ended(attempt.uid, Evidence(message=str(error), refused=True, end_time=end)))
+            return
         order = Order(
             team=job.team,
             run_uid=job.uid,
@@ -233,6 +241,8 @@ class Loop:
             spec=job.spec,
             code=job.code,
             token=token.secret,
+            creator=job.creator,
+            secrets=secrets,
         )
         try:
             await cluster.launch(order)
@@ -240,6 +250,15 @@ class Loop:
             log.warning("attempt.launch_failed", attempt=attempt.uid, error=str(error))
             end = self._out.clock.now().timestamp()
             await self._insist(Ended(attempt.uid, Evidence(message=str(error), end_time=end)))
+
+    async def _secrets(self, job: Job) -> dict[str, str]:
+        """Raises Sealed where they are not to be had."""
+        if not job.spec.secrets:
+            return {}
+        sealed = await vault.kept(self._out.db, job.uid)
+        if sealed is None:
+            raise Sealed("Its secrets are not kept any more. Submit it again.")
+        return self._out.vault.open(job.uid, sealed)
 
     async def _insist(self, report: Started | Ended) -> None:
         """Writes a report down, waiting for the database, and reading again where a step came between."""

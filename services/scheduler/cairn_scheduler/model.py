@@ -161,6 +161,17 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
+class Mount:
+    """Files of the caller's machine at a path on the node: an archive as of code. `file`: it holds one, which
+    is to be `target` itself."""
+
+    target: str
+    digest: str
+    size: int
+    file: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Spec:
     """What to run, resolved from a task file. Durations in seconds."""
 
@@ -179,6 +190,9 @@ class Spec:
     environment: Environment | None = None
     # Where, in SkyPilot's words; empty: on this machine.
     infra: str = ""
+    # Variables whose values are kept apart (`vault`), and files of the caller's machine.
+    secrets: tuple[str, ...] = ()
+    mounts: tuple[Mount, ...] = ()
 
     @property
     def pool(self) -> str:
@@ -220,6 +234,8 @@ class Attempt:
     pids: tuple[int, ...] = ()
     # It ended because there was no room for it.
     no_capacity: bool = False
+    # Nothing of it is left. Written by whoever tidied it up, never with the job.
+    close_time: datetime | None = None
     # It gave its place up on request: such an attempt does not count as a failure.
     yielded: bool = False
 

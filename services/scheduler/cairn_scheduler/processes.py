@@ -46,6 +46,23 @@ def of_attempt(attempt_uid: str) -> list[Process]:
     return [process for process in _ours() if mark in _environment(process.pid)]
 
 
+def of_attempts() -> dict[str, list[Process]]:
+    """All of our processes that carry some attempt's mark, by that attempt's uid."""
+    found: dict[str, list[Process]] = {}
+    mark = f"{_MARK}=".encode()
+    for process in _ours():
+        for variable in _environment(process.pid):
+            if variable.startswith(mark):
+                found.setdefault(variable.removeprefix(mark).decode(errors="replace"), []).append(process)
+    return found
+
+
+def began(process: Process) -> float:
+    """When a process began, in seconds since 1970."""
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - up + process.start / os.sysconf("SC_CLK_TCK")
+
+
 def runner_of(attempt_uid: str) -> Process | None:
     """The runner of an attempt, also one that has not yet written who it is."""
     for process in of_attempt(attempt_uid):

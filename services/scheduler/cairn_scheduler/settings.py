@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 
 from cairn_common.settings import ServiceSettings
 
@@ -15,5 +15,8 @@ class SchedulerSettings(ServiceSettings):
     local_gpus: int | None = Field(default=None, ge=0, le=1024)
     # SkyPilot's API server, as only this service may reach it; empty: jobs run on this machine alone.
     skypilot_url: str = ""
+    # What the secrets of jobs are encrypted with, at least 32 characters: the same for all replicas. Empty:
+    # a key that is made once in the data folder.
+    secrets_key: SecretStr = SecretStr("")
     # Python environments of jobs are kept up to this size, those in use besides.
     local_environments_gib: int = Field(default=50, ge=1, le=100_000)

@@ -20,6 +20,7 @@ from cairn_scheduler.model import (
     Environment,
     Hold,
     Job,
+    Mount,
     Resources,
     Spec,
     State,
@@ -33,7 +34,7 @@ _SELECT = """
     j.reason, j.cause, j.message, j.task, j.setup, j.run, j.envs, j.params, j.num_nodes, j.cpu_milli, j.gpus,
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
-    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra,
+    j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
     j.hold, j.checkpoint_time,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
@@ -97,9 +98,9 @@ async def insert_job(
             creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
             num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
             code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
-            retries, infra)
+            retries, infra, secrets, mounts)
         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35)
+            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35, $36, $37)
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
         """,
         job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
@@ -109,7 +110,8 @@ async def insert_job(
         job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
         job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
         job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
-        json.dumps(job.spec.retries), job.spec.infra,
+        json.dumps(job.spec.retries), job.spec.infra, list(job.spec.secrets),
+        json.dumps([asdict(mount) for mount in job.spec.mounts]),
     )  # fmt: skip
     if tag == "INSERT 0 0":
         return False
@@ -439,6 +441,8 @@ def _spec(row: Row) -> Spec:
         grace=row["grace"],
         params=json.loads(row["params"]),
         infra=row["infra"],
+        secrets=tuple(row["secrets"]),
+        mounts=tuple(Mount(**mount) for mount in json.loads(row["mounts"])),
         environment=_environment(json.loads(row["environment"])),
     )
 
@@ -468,6 +472,7 @@ def _attempt(row: Row) -> Attempt:
         end_time=row["end_time"],
         pids=tuple(row["pids"]),
         no_capacity=row["no_capacity"],
+        close_time=row["close_time"],
         yielded=row["yielded"],
     )
 

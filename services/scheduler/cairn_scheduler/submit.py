@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-from cairn_scheduler import environment, wire
-from cairn_scheduler.model import Job, Spec, State, pool_of
+from cairn_scheduler import environment, mounts, secrecy, wire
+from cairn_scheduler.model import Code, Job, Resources, Spec, State, pool_of
 from cairn_scheduler.plan import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
-from cairn_scheduler.task import Task, invalid, parse
+from cairn_scheduler.task import Task, invalid, parse, variables
 
 FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
 # What a fact may carry, less room for the attempts that come.
@@ -37,6 +38,8 @@ class Draft:
     request: Request
     jobs: tuple[Job, ...]
     sweep: Sweep | None = None
+    # Of each of the jobs, by name.
+    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 def team_of(parent: str) -> str:
@@ -48,29 +51,27 @@ def draft_job(
     message: scheduler_pb2.CreateJobRequest, *, creator: str, places: Sequence[Place], now: datetime
 ) -> Draft:
     """One job. Raises InvalidArgument (TASK_INVALID, ...) or FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
-    task = parse(message.task, skypilot=_skypilot(places))
+    task, secrets = _read(message, places)
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
-    _check_fit(task, places)
-    environment.check_code(task.spec.environment, has_code=bool(message.code.digest))
-    job = _job(message, task, task.spec, creator=creator, now=now)
+    job = _job(message, task, task.spec, creator=creator, now=now, hidden=secrets)
     size = wire.job_message(job).ByteSize()
     if size > MOST_JOB_BYTES:
         raise _too_large(size)
-    return Draft(job.team, creator, _request(message), (job,))
+    return Draft(job.team, creator, _request(message, task, secrets), (job,), secrets=secrets)
 
 
 def draft_sweep(
     message: scheduler_pb2.CreateSweepRequest, *, creator: str, places: Sequence[Place], now: datetime
 ) -> Draft:
     """One job for each point of the grid. Raises as `draft_job`."""
-    task = parse(message.task, skypilot=_skypilot(places))
+    task, secrets = _read(message, places)
     if not task.grid:
         raise invalid("cairn.sweep", "is missing: a sweep needs `cairn: {sweep: {parameters: ...}}`")
-    _check_fit(task, places)
-    environment.check_code(task.spec.environment, has_code=bool(message.code.digest))
     uid = "" if message.validate_only else new_uid()
-    jobs = tuple(_job(message, task, spec, creator=creator, now=now, sweep=uid) for spec in task.jobs())
+    jobs = tuple(
+        _job(message, task, spec, creator=creator, now=now, sweep=uid, hidden=secrets) for spec in task.jobs()
+    )
     messages = [wire.job_message(job) for job in jobs]
     largest = max(one.ByteSize() for one in messages)
     if largest > MOST_JOB_BYTES:
@@ -85,11 +86,45 @@ def draft_sweep(
             reason=Reason.SWEEP_INVALID,
         )
     sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, creator, task.experiment, now)
-    return Draft(jobs[0].team, creator, _request(message), jobs, sweep)
+    return Draft(jobs[0].team, creator, _request(message, task, secrets), jobs, sweep, secrets)
+
+
+def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[str, str]]:
+    """The task with all that came beside it, and its secrets' values."""
+    here = reached(places, pool_of(""))
+
+    def fits(need: Resources) -> bool:
+        return exceeds(need, here) is None
+
+    task = parse(message.task, skypilot=_skypilot(places), fits=fits)
+    _check_fit(task, places)
+    has_code = bool(message.code.digest)
+    environment.check_code(task.spec.environment, has_code=has_code)
+    if task.repository and not has_code:
+        raise invalid(
+            "workdir.url", "was not fetched: `cairn run` does that; other callers send it as `code`"
+        )
+    spec = task.spec
+    shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
+    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
+    secrets = secrecy.settle(task.secrets, {n: v for n, v in given.items() if v is not None}, shown=shown)
+    spec = replace(
+        spec,
+        secrets=tuple(secrets),
+        mounts=mounts.match(task.mounts, wire.mount_values(message.mounts)),
+    )
+    return replace(task, spec=spec), secrets
 
 
 def _job(
-    message: CreateRequest, task: Task, spec: Spec, *, creator: str, now: datetime, sweep: str = ""
+    message: CreateRequest,
+    task: Task,
+    spec: Spec,
+    *,
+    creator: str,
+    now: datetime,
+    hidden: Mapping[str, str],
+    sweep: str = "",
 ) -> Job:
     return Job(
         uid="" if message.validate_only else new_uid(),
@@ -103,10 +138,16 @@ def _job(
         display_name=_display_name(message.display_name) or task.name,
         experiment=task.experiment or "default",
         sweep=sweep,
-        code=wire.code_value(message.code),
+        code=_code(message, hidden),
         priority=task.priority,
         reason=FIRST_REASON,
     )
+
+
+def _code(message: CreateRequest, hidden: Mapping[str, str]) -> Code:
+    """The task file may be part of what was not committed."""
+    code = wire.code_value(message.code)
+    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden.values()))
 
 
 def _check_fit(task: Task, places: Sequence[Place]) -> None:
@@ -133,8 +174,9 @@ def _display_name(text: str) -> str:
     return text
 
 
-def _request(message: CreateRequest) -> Request:
-    """What tells one request from another under the same id: all of it but `validate_only`."""
+def _request(message: CreateRequest, task: Task, hidden: Mapping[str, str]) -> Request:
+    """What tells one request from another under the same id: all of it but `validate_only`, and but what is
+    secret, which not even a digest shall help to guess."""
     text = message.request_id
     if len(text) > _LONGEST_REQUEST_ID or not text.isprintable():
         raise InvalidArgument(
@@ -142,7 +184,12 @@ def _request(message: CreateRequest) -> Request:
             reason=Reason.FIELD_INVALID,
             field="request_id",
         )
-    return Request(text, hashlib.sha256(message.SerializeToString(deterministic=True)).digest())
+    plain = copy.deepcopy(message)
+    plain.task = task.spec.task
+    plain.secrets.clear()
+    plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
+    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden.values())
+    return Request(text, hashlib.sha256(plain.SerializeToString(deterministic=True)).digest())
 
 
 def _too_large(size: int) -> InvalidArgument:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import difflib
 import itertools
 import re
-import reprlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import document, elsewhere, environment
+from cairn_scheduler import document, elsewhere, environment, fields, mounts, resources, secrecy
+from cairn_scheduler.fields import kind, show
 from cairn_scheduler.model import Cause, Resources, Spec
 
 MOST_JOBS = 1000
@@ -26,21 +26,6 @@ LONGEST_ENV = 64 * 1024
 LONGEST_RUNTIME = 366 * 86400.0
 LONGEST_GRACE = 3600.0
 
-_TASK = frozenset({"name", "workdir", "num_nodes", "envs", "setup", "run", "resources", "cairn"})
-_TASK_ELSEWHERE = frozenset(
-    {
-        "file_mounts", "storage_mounts", "service", "secrets", "inputs", "outputs", "config", "volumes",
-        "experimental", "event_callback", "pool", "file_mounts_mapping", "any_of", "job_recovery",
-    }
-)  # fmt: skip
-_RESOURCES = frozenset({"cpus", "memory", "accelerators", "infra"})
-_RESOURCES_ELSEWHERE = frozenset(
-    {
-        "cloud", "region", "zone", "instance_type", "accelerator_args", "use_spot", "spot_recovery",
-        "job_recovery", "disk_size", "disk_tier", "network_tier", "ports", "image_id", "labels", "any_of",
-        "ordered", "autostop", "priority", "priority_class", "volumes", "local_disk",
-    }
-)  # fmt: skip
 _CAIRN = frozenset(
     {"experiment", "priority", "max_retries", "retries", "max_runtime", "grace", "sweep", "env"}
 )
@@ -54,24 +39,12 @@ _NEVER_RETRIED = {
     "budget": "the budget is spent",
     "cancelled": "somebody stopped it",
 }
-_HINTS = {
-    "file_mounts": "put the files into `workdir`, or read them from where they are",
-    "secrets": "use `envs` for what is not secret",
-    "resources.use_spot": "this machine has no spot market",
-    "resources.any_of": "give one `accelerators`",
-    "resources.ordered": "give one `accelerators`",
-    "resources.priority": "use `cairn.priority`",
-    "resources.cloud": "use `infra: local`, or leave it out",
-}
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[._-]{1,2}[a-zA-Z0-9]+)*")
 _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
-_ENV_TAKEN = re.compile(r"CAIRN_.*|SKYPILOT_.*|CUDA_VISIBLE_DEVICES")
-_ACCELERATOR = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+# But what SkyPilot logs in to a registry of images with.
+_ENV_TAKEN = re.compile(r"CAIRN_.*|SKYPILOT_(?!DOCKER_(?:USERNAME|PASSWORD|SERVER)$).*|CUDA_VISIBLE_DEVICES")
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\+?")
 _DURATION = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+(?:\.\d+)?)s?)?")
-_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(|MB|GB|TB|MIB|GIB|TIB)\+?", re.IGNORECASE)
-_MIB = {"": 1024, "GB": 1024, "GIB": 1024, "MB": 1, "MIB": 1, "TB": 1024 * 1024, "TIB": 1024 * 1024}
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +56,12 @@ class Task:
     priority: int
     spec: Spec
     grid: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    # What it declares, with the values that stood in it; `spec.task` is without them.
+    secrets: Mapping[str, str | None] = field(default_factory=dict, repr=False)
+    # Targets of `file_mounts` whose files are the caller's to send.
+    mounts: Sequence[str] = ()
+    # `workdir` names a repository: the caller's to fetch, as a folder is.
+    repository: bool = False
 
     def jobs(self) -> list[Spec]:
         """What to run: one spec for each point of the grid, the last parameter turning fastest."""
@@ -94,26 +73,31 @@ class Task:
         return specs
 
 
-def parse(text: str, *, skypilot: bool = False) -> Task:
+def parse(
+    text: str, *, skypilot: bool = False, fits: Callable[[Resources], bool] = lambda need: True
+) -> Task:
     """Reads a task file. Raises InvalidArgument TASK_INVALID with the field's `path` in the metadata.
 
-    `skypilot`: whether there is one, so that other places than this machine can be named.
+    `skypilot`: whether there is one, so that other places than this machine can be named. `fits`: whether
+    this machine could ever hold so much; of several choices the first that does is taken.
     """
     root = document.read(text)
     if not isinstance(root, dict):
         raise invalid("", "a task file is a mapping of fields, such as `run: python train.py`")
-    fields = _mapping(root, "resources", "")
-    infra = _infra(fields, skypilot=skypilot)
-    _known(root, "", _TASK | elsewhere.TASK if infra else _TASK, _TASK_ELSEWHERE, infra=infra)
+    given = _mapping(root, "resources", "")
+    infra = _infra(given, skypilot=skypilot)
+    fields.check(root, "", fields.TASK, infra=infra)
     block = _mapping(root, "cairn", "")
-    _known(block, "cairn", _CAIRN, frozenset())
-    envs = _envs(root)
+    _known(block, "cairn", _CAIRN)
+    _check_image(given, block, infra=infra)
+    envs, secrets = _envs(root), _secrets(root)
+    nodes = _integer(root, "num_nodes", "", default=1, least=1, most=MOST_NODES)
     spec = Spec(
-        task=text,
+        task=secrecy.hide(text, secrets),
         setup=_script(root, "setup"),
         run=_script(root, "run"),
-        num_nodes=_integer(root, "num_nodes", "", default=1, least=1, most=MOST_NODES),
-        resources=_resources_elsewhere(root, fields, infra) if infra else _resources(fields),
+        num_nodes=nodes,
+        resources=resources.read(given, infra=infra, fits=lambda need: fits(need.times(nodes))),
         infra=infra,
         max_retries=_integer(block, "max_retries", "cairn", default=3, least=0, most=MOST_RETRIES),
         retries=_retries(block),
@@ -123,15 +107,17 @@ def parse(text: str, *, skypilot: bool = False) -> Task:
     )
     if not spec.run.strip():
         raise invalid("run", "is empty: a task needs a command to run")
-    _workdir(root)
     grid = _sweep(block, envs)
     _no_gaps(envs, grid)
     return Task(
         name=_text(root, "name", _NAME, "letters and digits, joined by single `.`, `_` or `-`"),
         experiment=_text(block, "experiment", _EXPERIMENT, "1 to 63 of a-z, 0-9 and -", at="cairn"),
-        priority=_integer(block, "priority", "cairn", default=0, least=-1000, most=1000),
+        priority=_priority(given, block),
         spec=replace(spec, envs={name: value for name, value in envs.items() if value is not None}),
         grid=grid,
+        secrets=secrets,
+        mounts=mounts.read(root.get("file_mounts"), infra=infra),
+        repository=_workdir(root),
     )
 
 
@@ -142,37 +128,27 @@ def invalid(
     return InvalidArgument(f"{path}: {message}" if path else message, reason=reason, path=path, **facts)
 
 
-def _known(
-    fields: Mapping[str, object], at: str, known: frozenset[str], others: frozenset[str], *, infra: str = ""
-) -> None:
-    for name in fields:
-        path = f"{at}.{name}" if at else name
-        if name in known:
-            continue
-        if name in others:
-            hint = (elsewhere.HINTS if infra else _HINTS).get(path)
-            told = "Cairn does not pass on" if infra else "this machine cannot honour"
-            raise invalid(path, f"is a field of SkyPilot that {told}" + (f"; {hint}" if hint else ""))
-        close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-        meant = f"; did you mean `{close[0]}`?" if close else f"; known are {', '.join(sorted(known))}"
-        raise invalid(path, f"there is no such field{meant}", suggestion=close[0] if close else "")
+def _known(given: Mapping[str, object], at: str, known: frozenset[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise fields.unknown(f"{at}.{name}", name, sorted(known))
 
 
-def _mapping(fields: Mapping[str, object], name: str, at: str) -> dict[str, object]:
-    value = fields.get(name)
+def _mapping(given: Mapping[str, object], name: str, at: str) -> dict[str, object]:
+    value = given.get(name)
     if value is None:
         return {}
     if not isinstance(value, dict):
-        raise invalid(f"{at}.{name}" if at else name, f"is a mapping of fields, not {_kind(value)}")
+        raise invalid(f"{at}.{name}" if at else name, f"is a mapping of fields, not {kind(value)}")
     return value
 
 
-def _script(fields: Mapping[str, object], name: str) -> str:
-    value = fields.get(name)
+def _script(given: Mapping[str, object], name: str) -> str:
+    value = given.get(name)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise invalid(name, f"is a shell script (text), not {_kind(value)}")
+        raise invalid(name, f"is a shell script (text), not {kind(value)}")
     if _size(value, name) > LONGEST_SCRIPT:
         raise invalid(name, f"is longer than {LONGEST_SCRIPT // 1024} KiB; put it into a file of `workdir`")
     return value
@@ -189,32 +165,32 @@ def _size(text: str, path: str) -> int:
     return len(raw)
 
 
-def _text(fields: Mapping[str, object], name: str, form: re.Pattern[str], told: str, *, at: str = "") -> str:
-    value = fields.get(name)
+def _text(given: Mapping[str, object], name: str, form: re.Pattern[str], told: str, *, at: str = "") -> str:
+    value = given.get(name)
     if value is None:
         return ""
     path = f"{at}.{name}" if at else name
     if not isinstance(value, str) or len(value) > 200 or not form.fullmatch(value):
-        raise invalid(path, f"{_show(value)} is not of the form: {told}")
+        raise invalid(path, f"{show(value)} is not of the form: {told}")
     return value
 
 
-def _integer(fields: Mapping[str, object], name: str, at: str, *, default: int, least: int, most: int) -> int:
-    value = fields.get(name)
+def _integer(given: Mapping[str, object], name: str, at: str, *, default: int, least: int, most: int) -> int:
+    value = given.get(name)
     if value is None:
         return default
     path = f"{at}.{name}" if at else name
     if isinstance(value, bool) or not isinstance(value, int):
-        raise invalid(path, f"{_show(value)} is not a whole number")
+        raise invalid(path, f"{show(value)} is not a whole number")
     if not least <= value <= most:
-        raise invalid(path, f"{_show(value)} is not in {least:,} to {most:,}")
+        raise invalid(path, f"{show(value)} is not in {least:,} to {most:,}")
     return value
 
 
 def _duration(
-    fields: Mapping[str, object], name: str, *, least: float, most: float, default: float | None = None
+    given: Mapping[str, object], name: str, *, least: float, most: float, default: float | None = None
 ) -> float | None:
-    value = fields.get(name)
+    value = given.get(name)
     if value is None:
         return default
     path = f"cairn.{name}"
@@ -225,10 +201,10 @@ def _duration(
         seconds = float(value)
     else:
         raise invalid(
-            path, f"{_show(value)} is not a duration: seconds, or a text such as `1d 2h 30m` or `90s`"
+            path, f"{show(value)} is not a duration: seconds, or a text such as `1d 2h 30m` or `90s`"
         )
     if not least <= seconds <= most:  # also refuses NaN
-        raise invalid(path, f"{_show(value)} is not between {least:g} s and {most:,.0f} s")
+        raise invalid(path, f"{show(value)} is not between {least:g} s and {most:,.0f} s")
     return seconds
 
 
@@ -239,37 +215,61 @@ def _retries(block: Mapping[str, object]) -> dict[Cause, int]:
     for name in given:
         if name in _NEVER_RETRIED:
             raise invalid(f"{at}.{name}", f"{_NEVER_RETRIED[name]}: another attempt cannot help")
-    _known(given, at, frozenset(_RETRIED), frozenset())
+    _known(given, at, frozenset(_RETRIED))
     return {
         _RETRIED[name]: _integer(given, name, at, default=0, least=0, most=MOST_RETRIES)
         for name in sorted(given)
     }
 
 
-def _workdir(root: Mapping[str, object]) -> None:
+def _workdir(root: Mapping[str, object]) -> bool:
+    """Whether it is a repository rather than a folder."""
     value = root.get("workdir")
     if value is None:
-        return
+        return False
     if isinstance(value, dict):
-        raise invalid("workdir", "a repository as workdir cannot be used on this machine; give a folder")
+        for name, text in value.items():
+            if name not in ("url", "ref"):
+                raise fields.unknown(f"workdir.{name}", name, ["url", "ref"])
+            if not isinstance(text, str) or not text.strip() or not text.isprintable():
+                raise invalid(f"workdir.{name}", f"is a text, not {show(text)}")
+        if "url" not in value:
+            raise invalid("workdir.url", "is missing: the address of the repository")
+        return True
     if not isinstance(value, str) or not value.strip() or not _size(value, "workdir"):
-        raise invalid("workdir", f"is the path of a folder, not {_show(value)}")
+        raise invalid("workdir", f"is the path of a folder, or {{url: ..., ref: ...}}, not {show(value)}")
+    return False
 
 
 def _envs(root: Mapping[str, object]) -> dict[str, str | None]:
-    envs: dict[str, str | None] = {}
-    for name, value in _mapping(root, "envs", "").items():
-        path = f"envs.{name}"
-        if not _ENV_NAME.fullmatch(name):
-            raise invalid(path, f"{_show(name)} is not a name for a variable: letters, digits and _")
-        if _ENV_TAKEN.fullmatch(name):
-            raise invalid(path, "is set by the platform itself; choose another name")
-        envs[name] = None if value is None else _value(value, path)
+    envs = variables(_mapping(root, "envs", ""), "envs")
     if sum(len(n) + len(v or "") for n, v in envs.items()) > 2 * LONGEST_ENV:
         raise invalid(
             "envs", f"are larger than {2 * LONGEST_ENV // 1024} KiB together; use a file of `workdir`"
         )
     return envs
+
+
+def _secrets(root: Mapping[str, object]) -> dict[str, str | None]:
+    """What is declared, with the values that stand in the file. No error says a value."""
+    named = secrecy.names(root.get("secrets"))
+    given = dict.fromkeys(named) if named is not None else _mapping(root, "secrets", "")
+    return variables(given, "secrets", beside=_mapping(root, "envs", ""))
+
+
+def variables(given: Mapping[str, object], at: str, *, beside: Collection[str] = ()) -> dict[str, str | None]:
+    """Environment variables by name. Raises InvalidArgument with the path below `at`; it tells no value."""
+    found: dict[str, str | None] = {}
+    for name, value in given.items():
+        path = f"{at}.{name}"
+        if not _ENV_NAME.fullmatch(name):
+            raise invalid(path, f"{show(name)} is not a name for a variable: letters, digits and _")
+        if _ENV_TAKEN.fullmatch(name):
+            raise invalid(path, "is set by the platform itself; choose another name")
+        if name in beside:
+            raise invalid(path, "stands in `envs`, too; keep one of them")
+        found[name] = None if value is None else _value(value, path)
+    return found
 
 
 def _no_gaps(envs: Mapping[str, str | None], grid: tuple[tuple[str, tuple[str, ...]], ...]) -> None:
@@ -282,7 +282,7 @@ def _no_gaps(envs: Mapping[str, str | None], grid: tuple[tuple[str, tuple[str, .
 def _value(value: object, path: str) -> str:
     """A scalar as SkyPilot writes it into the environment: Python's `str`."""
     if not isinstance(value, str | int | float):
-        raise invalid(path, f"is one value (text or number), not {_kind(value)}")
+        raise invalid(path, f"is one value (text or number), not {kind(value)}")
     try:
         text = str(value)
     except ValueError:  # an integer of thousands of digits
@@ -292,119 +292,37 @@ def _value(value: object, path: str) -> str:
     return text
 
 
-def _resources(fields: Mapping[str, object]) -> Resources:
-    _known(fields, "resources", _RESOURCES, _RESOURCES_ELSEWHERE)
-    name, count = _accelerators(fields.get("accelerators"))
-    return Resources(
-        cpu_milli=_amount(fields.get("cpus"), "resources.cpus", _AMOUNT, _cpu_milli, default=1000),
-        gpus=count,
-        accelerator=name,
-        memory_mib=_amount(fields.get("memory"), "resources.memory", _MEMORY, _mib, default=0),
-    )
-
-
-def _infra(fields: Mapping[str, object], *, skypilot: bool) -> str:
+def _infra(given: Mapping[str, object], *, skypilot: bool) -> str:
     """Where it shall run: empty for this machine. Raises InvalidArgument."""
-    given = fields.get("infra")
-    if given is not None and given != elsewhere.LOCAL and not skypilot:
+    try:
+        infra = elsewhere.infra(given)
+    except elsewhere.Refused as error:
+        raise invalid(error.path, str(error)) from None
+    if infra and not skypilot:
         raise invalid(
-            "resources.infra",
-            f"{_show(given)} is not here; the only one is `local` (others need `cairn up --skypilot`)",
+            elsewhere.path_of(given),
+            f"{show(infra)} is not here; the only one is `local` (others need `cairn up --skypilot`)",
         )
-    if not skypilot:
-        return ""
-    try:
-        return elsewhere.infra(fields)
-    except elsewhere.Refused as error:
-        raise invalid(error.path, str(error)) from None
+    return infra
 
 
-def _resources_elsewhere(root: Mapping[str, object], fields: Mapping[str, object], infra: str) -> Resources:
-    """What a rank needs at most, whichever choice SkyPilot takes: this is what quotas count."""
-    known = _RESOURCES | elsewhere.RESOURCES
-    _known(fields, "resources", known, _RESOURCES_ELSEWHERE, infra=infra)
-    found = []
-    try:
-        if "file_mounts" in root:
-            elsewhere.check_mounts(root["file_mounts"])
-        for choice in elsewhere.choices(fields):
-            path, some = choice.path, choice.fields
-            if path != "resources":
-                _known(some, path, known, _RESOURCES_ELSEWHERE, infra=infra)
-            name, count = elsewhere.accelerators(some.get("accelerators"), f"{path}.accelerators")
-            cpus = _amount(some.get("cpus"), f"{path}.cpus", _AMOUNT, _cpu_milli, default=1000)
-            memory = _amount(some.get("memory"), f"{path}.memory", _MEMORY, _mib, default=0)
-            found.append(Resources(cpus, count, name, memory))
-    except elsewhere.Refused as error:
-        raise invalid(error.path, str(error)) from None
-    kinds = {one.accelerator for one in found}
-    return Resources(
-        cpu_milli=max(one.cpu_milli for one in found),
-        gpus=max(one.gpus for one in found),
-        accelerator=kinds.pop() if len(kinds) == 1 else "",
-        memory_mib=max(one.memory_mib for one in found),
-    )
+def _check_image(given: Mapping[str, object], block: Mapping[str, object], *, infra: str) -> None:
+    """`cairn.env.image` is another name for `resources.image_id`."""
+    path = f"{environment.PATH}.image"
+    if not environment.image(block.get("env")):
+        return
+    if not infra:
+        raise invalid(path, str(fields.RESOURCES["image_id"].here))
+    if given.get("image_id") is not None:
+        raise invalid(path, "cannot stand beside `resources.image_id`; give one of them")
 
 
-def _amount(
-    value: object,
-    path: str,
-    form: re.Pattern[str],
-    read: Callable[[re.Match[str]], int],
-    *,
-    default: int,
-) -> int:
-    if value is None:
-        return default
-    text = "" if isinstance(value, bool) or not isinstance(value, str | int | float) else str(value).strip()
-    match = form.fullmatch(text) if len(text) <= 40 else None
-    if match is None:
-        raise invalid(path, f"{_show(value)} is not an amount such as 2, 0.5 or 4+")
-    amount = read(match)
-    if not 0 < amount < 2**40:
-        raise invalid(path, f"{_show(value)} is not above zero and of a sensible size")
-    return amount
-
-
-def _cpu_milli(match: re.Match[str]) -> int:
-    return round(float(match.group(1)) * 1000)
-
-
-def _mib(match: re.Match[str]) -> int:
-    return round(float(match.group(1)) * _MIB[match.group(2).upper()])
-
-
-def _accelerators(value: object) -> tuple[str, int]:
-    path = "resources.accelerators"
-    if value is None:
-        return "", 0
-    if isinstance(value, dict) and len(value) == 1:
-        name, count = next(iter(value.items()))
-        path = f"{path}.{name}"
-    elif isinstance(value, str):
-        name, colon, number = value.partition(":")
-        count = _number(number.strip()) if colon else 1
-    elif isinstance(value, dict | list):
-        raise invalid(path, "several accelerators to choose from cannot be used on this machine; give one")
-    else:
-        raise invalid(path, f"{_show(value)} is not of the form `A100:2`")
-    if not isinstance(name, str) or not _ACCELERATOR.fullmatch(name.strip()):
-        raise invalid(path, f"{_show(value)} is not of the form `A100:2`")
-    if (
-        isinstance(count, bool)
-        or not isinstance(count, int | float)
-        or not 0 < count <= 4096
-        or count != int(count)
-    ):
-        raise invalid(path, f"{_show(value)}: GPUs come in whole numbers, from 1")
-    kind = name.strip().upper()
-    return ("" if kind == "GPU" else kind), int(count)
-
-
-def _number(text: str) -> int | float | None:
-    if re.fullmatch(r"\d{1,6}", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"\d{1,6}\.\d{1,6}", text) else None
+def _priority(given: Mapping[str, object], block: Mapping[str, object]) -> int:
+    """`cairn.priority`, else SkyPilot's word for it, which has the same range."""
+    least, most = -1000, 1000
+    if block.get("priority") is not None:
+        return _integer(block, "priority", "cairn", default=0, least=least, most=most)
+    return _integer(given, "priority", "resources", default=0, least=least, most=most)
 
 
 def _sweep(
@@ -413,7 +331,7 @@ def _sweep(
     if "sweep" not in block:
         return ()
     sweep = _mapping(block, "sweep", "cairn")
-    _known(sweep, "cairn.sweep", frozenset({"parameters"}), frozenset())
+    _known(sweep, "cairn.sweep", frozenset({"parameters"}))
     parameters = _mapping(sweep, "parameters", "cairn.sweep")
     at = "cairn.sweep.parameters"
     if not parameters:
@@ -427,7 +345,7 @@ def _sweep(
             told = f"; did you mean `{close[0]}`?" if close else ""
             raise invalid(path, f"is not declared in `envs`; declare it there with its default{told}")
         if not isinstance(values, list) or not values:
-            raise invalid(path, f"is a list of values, such as [0.1, 0.01], not {_show(values)}")
+            raise invalid(path, f"is a list of values, such as [0.1, 0.01], not {show(values)}")
         texts = tuple(_value(value, f"{path}[{index}]") for index, value in enumerate(values))
         if len(set(texts)) != len(texts):
             raise invalid(path, "has the same value twice")
@@ -438,27 +356,3 @@ def _sweep(
             at, f"the grid has {jobs:,} jobs, the most is {MOST_JOBS:,}", reason=Reason.SWEEP_INVALID
         )
     return tuple(grid)
-
-
-def _kind(value: object) -> str:
-    kinds = (
-        (dict, "a mapping"),
-        (list, "a list"),
-        (bool, "yes or no"),
-        (int | float, "a number"),
-        (str, "a text"),
-    )
-    return next((told for kind, told in kinds if isinstance(value, kind)), "nothing")
-
-
-def _show(value: object) -> str:
-    """Short, and bounded also where aliases nest: a plain `repr` would not be."""
-    try:
-        return _shorten.repr(value)
-    except ValueError:  # an integer of thousands of digits
-        return "this number"
-
-
-_shorten = reprlib.Repr()
-_shorten.maxstring = _shorten.maxother = 80
-_shorten.maxlevel = 3

@@ -10,7 +10,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cairn.scheduler.v1 import job_pb2, sweep_pb2
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler.model import Attempt, Cause, Code, Environment, Job, Resources, Spec, State
+from cairn_scheduler.model import Attempt, Cause, Code, Environment, Job, Mount, Resources, Spec, State
 
 MOST_DIFF_BYTES = 256 * 1024
 _BRIEF_MESSAGE = 300
@@ -112,6 +112,11 @@ def code_value(message: job_pb2.CodeRef) -> Code:
     return Code(digest, message.size, message.git_commit, message.git_branch, message.git_diff)
 
 
+def mount_values(messages: Iterable[job_pb2.Mount]) -> list[Mount]:
+    """The archives that a caller names, unchecked."""
+    return [Mount(one.target, one.digest, one.size, one.file) for one in messages]
+
+
 def resources_message(resources: Resources) -> job_pb2.Resources:
     """As Resources on the wire."""
     return job_pb2.Resources(
@@ -144,6 +149,11 @@ def _spec(spec: Spec) -> job_pb2.JobSpec:
         grace=_duration(spec.grace),
         params=spec.params,
         environment=_environment(spec.environment),
+        secrets=spec.secrets,
+        mounts=[
+            job_pb2.Mount(target=one.target, digest=one.digest, size=one.size, file=one.file)
+            for one in spec.mounts
+        ],
     )
 
 
@@ -183,6 +193,7 @@ def _attempt(job: Job, attempt: Attempt) -> job_pb2.Attempt:
         create_time=timestamp(attempt.create_time),
         start_time=timestamp(attempt.start_time),
         end_time=timestamp(attempt.end_time),
+        close_time=timestamp(attempt.close_time),
         pids=attempt.pids,
     )
 

@@ -22,9 +22,11 @@ _OF_A_JOB = frozenset(
     f"CAIRN_{name}"
     for name in (
         "ATTEMPT", "ATTEMPT_UID", "BUS_URL", "CONFIG", "HOME", "PARAMS", "PG_USER", "RANK", "RUN",
-        "SPOOL", "TEAM", "TOKEN", "TOKEN_FILE", "URL",
+        "SECRETS", "SPOOL", "TEAM", "TOKEN", "TOKEN_FILE", "URL",
     )
 )  # fmt: skip
+# The scheduler's alone.
+_SECRETS_KEY = "CAIRN_SECRETS_KEY"
 _KEPT = (
     "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -117,7 +119,8 @@ def _own(
     if name == "quota":
         return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)}
     if name == "scheduler":
-        return {"CAIRN_SKYPILOT_URL": wiring.skypilot_url} if wiring.skypilot_url else {}
+        sky = {"CAIRN_SKYPILOT_URL": wiring.skypilot_url} if wiring.skypilot_url else {}
+        return sky | {key: operator[key] for key in (_SECRETS_KEY,) if key in operator}
     if name == "gateway":
         return {"CAIRN_HTTP_BIND": wiring.http_bind}
     if name == "tracker":
@@ -143,7 +146,10 @@ def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
     settings = {
         key: value
         for key, value in operator.items()
-        if key.startswith("CAIRN_") and key not in _OF_A_JOB and not key.startswith(stores)
+        if key.startswith("CAIRN_")
+        and key not in _OF_A_JOB
+        and not key.startswith(stores)
+        and key != _SECRETS_KEY
     }
     extra = {key: operator[key] for key in ("CAIRN_S3_BUCKET", "CAIRN_S3_PUBLIC_ENDPOINT") if key in operator}
     return {key: operator[key] for key in _KEPT if key in operator} | settings | extra

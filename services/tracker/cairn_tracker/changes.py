@@ -33,6 +33,15 @@ class Finished:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """One of an attempt's `runners`, that of this rank, has nothing more to say."""
+
+    attempt: int
+    rank: int
+    runners: int
+
+
 @dataclass(slots=True)
 class RunChange:
     """What one run's events of a batch say of it, later ones over earlier ones."""
@@ -52,8 +61,8 @@ class RunChange:
     display_name: str = ""
     resumed: list[Resumed] = field(default_factory=list)
     finished: Finished | None = None
-    # Numbers of the attempts whose last word is here.
-    drained: list[int] = field(default_factory=list)
+    # Last words of runners.
+    drained: list[Drained] = field(default_factory=list)
 
     @property
     def told(self) -> bool:
@@ -116,9 +125,9 @@ def _apply(change: RunChange, event: Event) -> None:
             end = message.run_finished
             stored = datetime.fromtimestamp(event.stored, UTC)
             change.finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
-        case "attempt_drained" if message.attempt_drained.rank == 0:
-            # On a cluster elsewhere each rank has a runner; the first one's word counts.
-            change.drained.append(message.attempt)
+        case "attempt_drained":
+            word = message.attempt_drained
+            change.drained.append(Drained(message.attempt, word.rank, max(word.runners, 1)))
 
 
 def clean_texts(texts: Mapping[str, str]) -> dict[str, str]:

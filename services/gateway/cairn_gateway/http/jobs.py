@@ -1,4 +1,4 @@
-"""Routes of the scheduler: jobs, sweeps, pools."""
+"""Routes of the scheduler: jobs, sweeps, infras, pools, orphans."""
 
 from __future__ import annotations
 
@@ -74,9 +74,34 @@ ROUTES = (
         bind={"name": SWEEP},
     ),
     Route(
+        method="POST",
+        path="/teams/{team}/jobs:plan",
+        rpc="InfraService/PlanJob",
+        summary="Where a task would go, and its price per hour. Nothing is stored.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="GET",
+        path="/infras",
+        rpc="InfraService/ListInfras",
+        summary="Where jobs can run, with GPUs and prices; for what does not work the reason and the remedy.",
+    ),
+    Route(
         method="GET",
         path="/pools",
         rpc="SchedulerService/ListPools",
         summary="Places to run, and how much of them is free.",
+    ),
+    Route(
+        method="GET",
+        path="/orphans",
+        rpc="OrphanService/ListOrphans",
+        summary="What exists at the places to run and belongs to no living attempt.",
+    ),
+    Route(
+        method="POST",
+        path="/orphans:remove",
+        rpc="OrphanService/RemoveOrphans",
+        summary="Begin to take that away.",
     ),
 )

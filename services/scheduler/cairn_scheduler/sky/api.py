@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -21,9 +22,12 @@ _MOST_OTHERS = 8
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 # One look at a request waits at most this long, so that a lost connection is noticed.
 _LOOK = httpx.Timeout(60.0, connect=5.0)
+# The server reports the costs of so many days.
+_COST_DAYS = 30
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
+_ELSEWHERE = re.compile(r"is in workspace '([^']+)', but the active workspace is")
 # SkyPilot's own words around a job's.
 _NOISE = ("Job ID not provided", "├──", "└──", "Tailing logs")
 
@@ -34,6 +38,16 @@ class User:
 
     uid: str
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A cluster that the server knows. `launched`: seconds since 1970; `cost`: so far, in US dollars."""
+
+    name: str
+    status: str
+    launched: float | None
+    cost: float | None
 
 
 @asynccontextmanager
@@ -56,15 +70,25 @@ class Api:
         self._user = user
         self._others = asyncio.Semaphore(_MOST_OTHERS)
 
-    async def launch(self, name: str, task: str, *, config: Mapping[str, object]) -> str:
+    async def launch(
+        self, name: str, task: str, *, config: Mapping[str, object], user: User | None = None
+    ) -> str:
         """Begins to bring a cluster up and to run the task there; the id of that request."""
         body = {"task": task, "cluster_name": name, "override_skypilot_config": config}
-        return await self._post("/launch", body)
+        return await self._post("/launch", body, user=user)
 
     async def down(self, name: str) -> None:
-        """Takes a cluster away. Raises SkyError GONE where there is none."""
+        """Takes a cluster away, whatever workspace it is in. Raises SkyError GONE where there is none."""
         async with self._others:
-            await self.wait(await self._post("/down", {"cluster_name": name}))
+            try:
+                await self.wait(await self._post("/down", {"cluster_name": name}))
+            except SkyError as error:
+                workspace = _ELSEWHERE.search(str(error))
+                if workspace is None:
+                    raise
+                config = {"active_workspace": workspace.group(1)}
+                body = {"cluster_name": name, "override_skypilot_config": config}
+                await self.wait(await self._post("/down", body))
 
     async def cancel(self, request: str) -> None:
         """Stops work on a request; what it made stays."""
@@ -73,13 +97,30 @@ class Api:
 
     async def clusters(self) -> dict[str, str]:
         """All clusters and their status, as the server remembers them; one call, however many."""
+        return {str(one["name"]): str(one["status"]) for one in await self._status()}
+
+    async def inventory(self) -> list[Listed]:
+        """All clusters, each with its age and its cost."""
+        found = await self._status()
+        try:
+            costs = await self.wait(await self._post("/cost_report", {"days": _COST_DAYS}))
+        except SkyError:
+            # A catalog that is missing must not hide a cluster.
+            costs = []
+        known = {str(one.get("name")): one.get("total_cost") for one in costs or [] if isinstance(one, dict)}
+        return [
+            Listed(str(one["name"]), str(one["status"]), one.get("launched_at"), known.get(str(one["name"])))
+            for one in found
+        ]
+
+    async def _status(self) -> list[dict[str, Any]]:
         body = {
             "all_users": True, "include_credentials": False, "include_handle": False, "summary_response": True
         }  # fmt: skip
         found = await self.wait(await self._post("/status", body))
         if not isinstance(found, list):
             raise Away("an answer to /status that is no list")
-        return {str(one["name"]): str(one["status"]) for one in found}
+        return found
 
     async def job_states(self, name: str) -> list[str]:
         """How SkyPilot sees the cluster's jobs, the newest first: more than one where a launch was made
@@ -98,6 +139,37 @@ class Api:
         lines = [clean(line) for line in answer.text.splitlines() if line.strip()]
         return [line for line in lines if not line.startswith(_NOISE)][-20:]
 
+    async def workspaces(self) -> set[str]:
+        """The names of those that there are."""
+        async with self._others:
+            found = await self.wait(await self._request("GET", "/workspaces"))
+        return set(found or {})
+
+    async def ask(self, path: str, body: Mapping[str, object] | None = None) -> Any:
+        """The answer to a question, such as which nodes there are."""
+        async with self._others:
+            return await self.wait(await self._post(path, body or {}))
+
+    async def asked(self, path: str, body: Mapping[str, object] | None = None) -> str:
+        """What SkyPilot prints while it answers: what only people were meant to read. Raises as `wait`, then
+        with all that was printed as the error's `log`."""
+        async with self._others:
+            request = await self._post(path, body or {})
+            try:
+                await self.wait(request)
+            except SkyError as error:
+                error.log = await self.printed(request)
+                raise
+            return await self.printed(request)
+
+    async def printed(self, request: str) -> str:
+        """What was printed for a request that has ended; empty where it cannot be had."""
+        query = {"request_id": request, "format": "plain", "follow": "false"}
+        try:
+            return (await self._http.get("/api/stream", params=query)).text
+        except httpx.HTTPError:
+            return ""
+
     async def wait(self, request: str) -> Any:
         """The result of a request, as soon as there is one."""
         while True:
@@ -111,9 +183,12 @@ class Api:
                 raise SkyError(Kind.FORGOTTEN, "the API server does not know the request any more")
             return _result(answer)
 
-    async def _post(self, path: str, body: Mapping[str, object]) -> str:
+    async def _post(self, path: str, body: Mapping[str, object], *, user: User | None = None) -> str:
+        return await self._request("POST", path, {**self._base(user), **body})
+
+    async def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> str:
         try:
-            answer = await self._http.post(path, json={**self._base(), **body})
+            answer = await self._http.request(method, path, json=body)
         except httpx.HTTPError as error:
             raise Away(repr(error)) from error
         if answer.status_code in _REFUSED:
@@ -123,8 +198,9 @@ class Api:
             raise Away(f"{path}: {answer.status_code} {clean(answer.text)}")
         return str(request)
 
-    def _base(self) -> dict[str, object]:
-        who = {"SKYPILOT_USER_ID": self._user.uid, "SKYPILOT_USER": self._user.name}
+    def _base(self, user: User | None = None) -> dict[str, object]:
+        asking = user or self._user
+        who = {"SKYPILOT_USER_ID": asking.uid, "SKYPILOT_USER": asking.name}
         return {"env_vars": who, "entrypoint": "cairn", "entrypoint_command": "cairn"}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -18,16 +18,20 @@ import structlog
 
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
+from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
-from cairn_scheduler.cluster import Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
-from cairn_scheduler.model import Resources
+from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.infra import Placement, Survey
+from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import MOST_LAUNCHES, Api
 from cairn_scheduler.sky.ears import Ears
-from cairn_scheduler.sky.errors import Away, Kind, SkyError
-from cairn_scheduler.sky.order import Surroundings, task_text
+from cairn_scheduler.sky.errors import Away, Kind, SkyError, explained
+from cairn_scheduler.sky.order import Surroundings, task_text, trial_text
 from cairn_scheduler.sky.ranks import Ranks
 from cairn_scheduler.sky.records import Record, Records
+from cairn_scheduler.sky.survey import Surveyor
+from cairn_scheduler.sky.tenants import Workspaces, user_of
 from cairn_scheduler.sky.tool import Tool
 
 log = structlog.get_logger(__name__)
@@ -63,9 +67,19 @@ class SkyCluster:
     """See `open_sky`; everything runs on the event loop that opened it."""
 
     def __init__(
-        self, api: Api, *, kept: Records, ears: Ears, tool: Tool, around: Surroundings, prefix: str
+        self,
+        api: Api,
+        *,
+        kept: Records,
+        ears: Ears,
+        tool: Tool,
+        around: Surroundings,
+        surveyor: Surveyor,
+        prefix: str,
     ) -> None:
         self._api = api
+        self._surveyor = surveyor
+        self._workspaces = Workspaces(api)
         self._kept = kept
         self._ears = ears
         self._tool = tool
@@ -87,6 +101,14 @@ class SkyCluster:
         """Without a bound: SkyPilot knows, and says so when asked."""
         return Resources(_BOUNDLESS, _BOUNDLESS, "", _BOUNDLESS)
 
+    async def survey(self, *, refresh: bool) -> Survey:
+        """What SkyPilot reaches, and what it does not."""
+        return await self._surveyor.survey(refresh=refresh)
+
+    async def placements(self, spec: Spec) -> Sequence[Placement]:
+        """SkyPilot's choices, in its order."""
+        return await self._surveyor.placements(trial_text(spec))
+
     async def launch(self, order: Order) -> None:
         """Begins to launch; what comes of it is reported. Raises LaunchFailed where it cannot even begin."""
         if order.attempt_uid in self.watched:
@@ -94,6 +116,7 @@ class SkyCluster:
         record = Record(
             uid=order.attempt_uid,
             team=order.team,
+            creator=order.creator,
             run_uid=order.run_uid,
             cluster=self._prefix + order.attempt_uid,
             num_nodes=order.spec.num_nodes,
@@ -157,6 +180,41 @@ class SkyCluster:
             self._kept.remove(attempt_uid)
             self.watched.pop(attempt_uid, None)
 
+    async def inventory(self) -> Sequence[Held]:
+        """The clusters that bear this platform's name. Raises Unavailable."""
+        try:
+            found = await self._api.inventory()
+        except (Away, SkyError) as error:
+            raise Unavailable(
+                f"SkyPilot's API server does not say which clusters there are: {error}"
+            ) from None
+        return [
+            Held(
+                attempt_uid=uid,
+                name=one.name,
+                status=one.status,
+                create_time=None if one.launched is None else datetime.fromtimestamp(one.launched, UTC),
+                cost=one.cost,
+                leaving=self._leaving(uid),
+            )
+            for one in found
+            if (uid := self.attempt_of(one.name)) is not None
+        ]
+
+    async def discard(self, attempt_uid: str) -> None:
+        """Begins to take a cluster away that nobody here knows."""
+        if not self._leaving(attempt_uid):
+            self._spawn(self.remove(self._prefix + attempt_uid), f"discard {attempt_uid}")
+
+    def attempt_of(self, cluster: str) -> str | None:
+        """Whose cluster bears this name; None for one that is not of this platform."""
+        uid = cluster.removeprefix(self._prefix)
+        return uid if cluster.startswith(self._prefix) and is_uid(uid) else None
+
+    def _leaving(self, attempt_uid: str) -> bool:
+        watched = self.watched.get(attempt_uid)
+        return watched is not None and watched.record.phase == records.ENDED
+
     def adopt(self) -> None:
         """Finds the attempts of earlier schedulers. Call it once, before anything else.
 
@@ -182,6 +240,7 @@ class SkyCluster:
 
     async def detach(self) -> None:
         """Stops watching; what runs goes on."""
+        await self._surveyor.stop()
         for watched in self.watched.values():
             if watched.killer is not None:
                 watched.killer.cancel()
@@ -255,7 +314,8 @@ class SkyCluster:
                         self._up(watched)
                         return
                     if error.kind is not Kind.FORGOTTEN:
-                        self.end(watched, _not_launched(error))
+                        printed = await self._api.printed(watched.record.request)
+                        self.end(watched, _not_launched(explained(error, printed)))
                         return
                     log.info("sky.launch_forgotten", attempt=watched.record.uid)
                     watched.record = self._kept.save(watched.record, request="")
@@ -270,8 +330,12 @@ class SkyCluster:
 
     async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
-        config = {"slurm": {"provision_timeout": _PROVISION_SECONDS}}
-        request = await self._api.launch(record.cluster, task, config=config)
+        config = {
+            "slurm": {"provision_timeout": _PROVISION_SECONDS},
+            **await self._workspaces.config(record.team),
+        }
+        user = user_of(record.creator)
+        request = await self._api.launch(record.cluster, task, config=config, user=user)
         watched.record = self._kept.save(watched.record, request=request)
         log.info("sky.launching", attempt=record.uid, cluster=record.cluster, request=request)
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from enum import Enum
 
+from cairn_scheduler.sky import complaints
+
 _ANSI = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 # What the same request will meet again, however often it is made.
 _FINAL = frozenset(
@@ -45,6 +47,8 @@ class SkyError(Exception):
     def __init__(self, kind: Kind, message: str) -> None:
         super().__init__(message)
         self.kind = kind
+        # What SkyPilot printed meanwhile, where that was asked for.
+        self.log = ""
 
 
 class Away(Exception):
@@ -61,6 +65,23 @@ def told(name: str, message: str) -> SkyError:
     if name in ("RequestCancelled", "RequestInterruptedError"):
         return SkyError(Kind.FORGOTTEN, words)
     return SkyError(Kind.REFUSED if name in _FINAL else Kind.BROKEN, f"{name}: {words}")
+
+
+def explained(error: SkyError, log: str) -> SkyError:
+    """The same error in our words, with what to do, where we know it. `log` is what SkyPilot printed.
+
+    A login node that cannot be reached looks to SkyPilot as if there was no such machine: that may pass.
+    """
+    away = next((text for text in (str(error), log) if complaints.unreachable(text)), None)
+    if away is log and not complaints.about(str(error), log):
+        # SkyPilot had looked at others, too.
+        away = None
+    text = str(error) if away is None else away
+    known = complaints.diagnose(text, infra=complaints.place(str(error)))
+    kind = error.kind
+    if away is not None and kind in (Kind.REFUSED, Kind.FULL):
+        kind = Kind.BROKEN
+    return SkyError(kind, str(known) if known else str(error))
 
 
 def clean(text: str) -> str:

@@ -16,6 +16,7 @@ from cairn_scheduler.sky.cluster import SkyCluster
 from cairn_scheduler.sky.ears import Ears
 from cairn_scheduler.sky.order import Surroundings
 from cairn_scheduler.sky.records import Records
+from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tool import pack
 from cairn_scheduler.sky.watchdog import watch
 
@@ -35,13 +36,21 @@ async def open_sky(
     ears = Ears(nats_url, seed)
     user = User(hashlib.sha256(platform.encode()).hexdigest()[:8], "cairn")
     async with open_api(api_url, user=user) as api, asyncio.TaskGroup() as tasks:
-        cluster = SkyCluster(api, kept=kept, ears=ears, tool=tool, around=around, prefix=prefix)
+        cluster = SkyCluster(
+            api,
+            kept=kept,
+            ears=ears,
+            tool=tool,
+            around=around,
+            surveyor=Surveyor(api, url=api_url),
+            prefix=prefix,
+        )
         cluster.adopt()
         known = [record.sequence for record in kept.all()]
         since = min((number or 0 for number in known), default=None)
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
-            tasks.create_task(watch(cluster, api, prefix=prefix), name="sky watchdog"),
+            tasks.create_task(watch(cluster, api), name="sky watchdog"),
         ]
         try:
             yield cluster

@@ -6,12 +6,14 @@ import base64
 import gzip
 import json
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cairn_scheduler import document
+from cairn_scheduler import document, environment, fields, mounts
 from cairn_scheduler.cluster import Order
+from cairn_scheduler.model import Spec
 from cairn_scheduler.sky.tool import Tool
 
 # A belt: SkyPilot itself takes away a cluster whose job has ended, should nobody here do so. Minutes.
@@ -26,23 +28,42 @@ class Surroundings:
     bus_url: str
 
 
+def trial_text(spec: Spec) -> str:
+    """A task that asks for the same machines and does nothing, as JSON."""
+    resources = _resources(_given(spec))
+    return json.dumps({"num_nodes": spec.num_nodes, "resources": resources, "run": "true"})
+
+
 def task_text(order: Order, *, tool: Tool, around: Surroundings) -> str:
     """The task, as JSON (which is YAML)."""
-    given = document.read(order.spec.task) if order.spec.task.strip() else {}
-    given = given if isinstance(given, dict) else {}
-    resources: dict[str, Any] = dict(given.get("resources") or {})
-    resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
+    given = _given(order.spec)
     task: dict[str, Any] = {
+        **fields.passed(given, fields.TASK),
         "name": f"cairn-{order.run_uid[-8:]}",
         "num_nodes": order.spec.num_nodes,
-        "resources": resources,
+        "resources": _resources(given),
         "envs": dict(order.spec.envs),
-        "secrets": {"CAIRN_NODE_TOKEN": order.token},
+        "secrets": {**order.secrets, "CAIRN_NODE_TOKEN": order.token},
         "run": script(order, tool=tool, around=around),
     }
-    if given.get("file_mounts"):
-        task["file_mounts"] = given["file_mounts"]
+    if found := mounts.buckets(given.get("file_mounts")):
+        task["file_mounts"] = found
     return json.dumps(task)
+
+
+def _given(spec: Spec) -> dict[str, Any]:
+    given = document.read(spec.task) if spec.task.strip() else {}
+    return given if isinstance(given, dict) else {}
+
+
+def _resources(given: Mapping[str, Any]) -> dict[str, Any]:
+    resources: dict[str, Any] = dict(given.get("resources") or {})
+    # The queue is ours.
+    resources.pop("priority", None)
+    if image := environment.image((given.get("cairn") or {}).get("env")):
+        resources["image_id"] = image
+    resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
+    return resources
 
 
 def script(order: Order, *, tool: Tool, around: Surroundings) -> str:

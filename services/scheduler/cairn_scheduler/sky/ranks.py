@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from cairn.job.v1 import events_pb2
 from cairn_scheduler.causes import Evidence
+
+# Of the ranks that ended badly after the first one, so many are kept.
+_MOST_OTHERS = 15
 
 
 @dataclass(slots=True)
@@ -17,8 +20,6 @@ class Ranks:
     pids: dict[int, int] = field(default_factory=dict)
     ends: dict[int, Evidence] = field(default_factory=dict)
     drained: set[int] = field(default_factory=set)
-    # The first that did not end well: the cause of the others' ends.
-    failed: Evidence | None = None
     # When a word of any of them came last (the caller's clock).
     heard: float = 0.0
 
@@ -33,10 +34,7 @@ class Ranks:
                     self.start_time = told.start_time
             case "attempt_ended":
                 evidence = _evidence(event.attempt_ended)
-                if evidence.rank not in self.ends:
-                    self.ends[evidence.rank] = evidence
-                    if self.failed is None and not _well(evidence):
-                        self.failed = evidence
+                self.ends.setdefault(evidence.rank, evidence)
             case "attempt_drained":
                 self.drained.add(event.attempt_drained.rank)
 
@@ -44,6 +42,17 @@ class Ranks:
     def over(self) -> bool:
         """Every rank has ended."""
         return len(self.ends) >= self.count
+
+    @property
+    def failed(self) -> Evidence | None:
+        """The first that did not end well, by the nodes' clocks (words may arrive in another order), with the
+        others behind it: which of them is the cause is `causes.first` to say."""
+        bad = [end for end in self.ends.values() if not _well(end)]
+        if not bad:
+            return None
+        first, *others = sorted(bad, key=lambda end: (end.stopped, end.end_time))
+        told = tuple(replace(end, asked=end.stopped) for end in others[:_MOST_OTHERS])
+        return replace(first, ranks=self.count, others=told)
 
     @property
     def evidence(self) -> Evidence | None:

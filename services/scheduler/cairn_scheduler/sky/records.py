@@ -31,6 +31,8 @@ class Record:
     request: str = ""
     stopping: bool = False
     evidence: Evidence | None = None
+    # Whose job it is.
+    creator: str = ""
 
 
 class Records:

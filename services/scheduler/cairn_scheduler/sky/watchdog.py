@@ -8,7 +8,6 @@ from typing import NoReturn
 
 import structlog
 
-from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.sky import records
 from cairn_scheduler.sky.api import Api
@@ -26,7 +25,7 @@ _MISSING_ROUNDS = 2
 _FINAL = frozenset({"SUCCEEDED", "FAILED", "FAILED_SETUP", "FAILED_DRIVER", "CANCELLED"})
 
 
-async def watch(cluster: SkyCluster, api: Api, *, prefix: str) -> NoReturn:
+async def watch(cluster: SkyCluster, api: Api) -> NoReturn:
     """Looks for ever. Unknown clusters that bear our name are taken away when they are seen twice."""
     suspects: set[str] = set()
     while True:
@@ -35,7 +34,7 @@ async def watch(cluster: SkyCluster, api: Api, *, prefix: str) -> NoReturn:
             # Together: one node that does not answer must not keep the others waiting.
             known = list(cluster.watched.values())
             await asyncio.gather(*(_look(cluster, api, watched, found) for watched in known))
-            strangers = {name for name in found if _stranger(cluster, name, prefix)}
+            strangers = {name for name in found if _stranger(cluster, name)}
             for name in strangers & suspects:
                 log.warning("sky.orphan", cluster=name)
                 await cluster.remove(name)
@@ -46,9 +45,9 @@ async def watch(cluster: SkyCluster, api: Api, *, prefix: str) -> NoReturn:
         await asyncio.sleep(LOOK_SECONDS if busy else _IDLE_LOOK_SECONDS)
 
 
-def _stranger(cluster: SkyCluster, name: str, prefix: str) -> bool:
-    uid = name.removeprefix(prefix)
-    return name.startswith(prefix) and is_uid(uid) and uid not in cluster.watched
+def _stranger(cluster: SkyCluster, name: str) -> bool:
+    uid = cluster.attempt_of(name)
+    return uid is not None and uid not in cluster.watched
 
 
 async def _look(cluster: SkyCluster, api: Api, watched: Watched, found: dict[str, str]) -> None:

@@ -39,7 +39,7 @@ def install(folder: Path, *, operator: Mapping[str, str], say: Callable[[str], N
 
     Blocks for a minute or two then, and says so. Raises `SetupError` with pip's last words.
     """
-    venv = _venv(folder, operator)
+    venv = venv_folder(folder, operator)
     if (venv / "ok").exists():
         return venv
     what = f"skypilot[{_extras(operator)}]=={VERSION}"
@@ -60,7 +60,7 @@ def install(folder: Path, *, operator: Mapping[str, str], say: Callable[[str], N
 
 def prepare(folder: Path, *, port: int, operator: Mapping[str, str]) -> Program:
     """Describes the server on loopback, with all of its state in `folder`. `install` comes before this."""
-    venv = _venv(folder, operator)
+    venv = venv_folder(folder, operator)
     if not (venv / "ok").exists():
         raise SetupError(f"SkyPilot is not installed in {venv}; start by `cairn up --skypilot`")
     home = folder / "home"
@@ -83,6 +83,8 @@ def prepare(folder: Path, *, port: int, operator: Mapping[str, str]) -> Program:
             "USER": operator.get("USER", "cairn"),
             "PATH": f"{venv / 'bin'}:{operator.get('PATH', os.defpath)}",
             "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
+            # As `sky api start` sets it: without it no workspace can be made.
+            "IS_SKYPILOT_SERVER": "true",
             "SKYPILOT_API_SERVER_LOCAL_PORT": str(port),
             _MARK: str(folder),
         },
@@ -124,7 +126,8 @@ def end_leftovers(folder: Path) -> None:
             continue
 
 
-def _venv(folder: Path, operator: Mapping[str, str]) -> Path:
+def venv_folder(folder: Path, operator: Mapping[str, str]) -> Path:
+    """Where this version with these extras is installed, or would be; it is whole when `ok` is in it."""
     digest = hashlib.sha256(f"{VERSION} {_extras(operator)} {sys.version_info[:2]}".encode()).hexdigest()[:8]
     return folder / f"venv-{VERSION}-{digest}"
 

@@ -70,6 +70,15 @@ SELECT run_uid, number, uid, state, cause, resumed_step, start_time, end_time, d
 WHERE team = $1 AND run_uid = ANY($2::text[]) ORDER BY number
 """
 
+# Said twice it counts once; it is the last word when every runner has said it.
+_DRAINED = """
+INSERT INTO attempts AS a (team, run_uid, number, drained_ranks, drained)
+VALUES ($1, $2, $3, ARRAY[$4::integer], $5::integer <= 1)
+ON CONFLICT (team, run_uid, number) DO UPDATE SET
+    drained_ranks = array_remove(a.drained_ranks, $4) || $4::integer,
+    drained = a.drained OR cardinality(array_remove(a.drained_ranks, $4)) + 1 >= $5
+"""
+
 _SUMMARIES = """
 SELECT run_uid, key, last, last_step, count, min, min_step, max, max_step FROM (
     -- What the machine did comes behind what the program measured.
@@ -295,13 +304,9 @@ async def apply_change(conn: Any, key: RunKey, change: RunChange, now: datetime)
                 " ON CONFLICT (team, run_uid, number) DO UPDATE SET resumed_step = EXCLUDED.resumed_step",
                 *(key.team, key.uid, resumed.attempt, resumed.attempt_uid, resumed.step),
             )
-    for number in change.drained:
-        if number > 0:
-            await conn.execute(
-                "INSERT INTO attempts (team, run_uid, number, drained) VALUES ($1, $2, $3, true)"
-                " ON CONFLICT (team, run_uid, number) DO UPDATE SET drained = true",
-                *(key.team, key.uid, number),
-            )
+    for word in change.drained:
+        if word.attempt > 0:
+            await conn.execute(_DRAINED, key.team, key.uid, word.attempt, word.rank, word.runners)
 
 
 async def see(conn: Any, times: Mapping[RunKey, datetime | None]) -> None:

@@ -1,0 +1,82 @@
+"""Values of a task's secrets: from options, a file, or this shell's environment. No error says a value."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cairn._cli.errors import USAGE, CliError
+
+_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
+
+
+def given(pairs: Sequence[str], file: Path | None) -> dict[str, str]:
+    """What `--secret NAME[=VALUE]` and `--secret-file` say; options go first. Raises `CliError`."""
+    values = {} if file is None else _read(file)
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not _NAME.fullmatch(name):
+            raise CliError(
+                "--secret: give NAME, or NAME=VALUE; the name has letters, digits and _", code=USAGE
+            )
+        if not equals and name not in os.environ:
+            raise CliError(
+                f"--secret {name}: there is no such variable here", code=USAGE,
+                hint=f"set it (read -rs {name} && export {name}), or give --secret-file",
+            )  # fmt: skip
+        values[name] = value if equals else os.environ[name]
+    return values
+
+
+def declare(task: dict[str, Any], names: Sequence[str]) -> None:
+    """Writes names that the task does not declare into its `secrets`, without values."""
+    declared = task.get("secrets")
+    if isinstance(declared, list):
+        known = {str(name).removeprefix("secrets:"): None for name in declared}
+    elif isinstance(declared, dict) or declared is None:
+        known = dict(declared or {})
+    else:
+        return  # the scheduler says what is wrong with it
+    if missing := [name for name in names if name not in known]:
+        task["secrets"] = {**known, **dict.fromkeys(missing)}
+
+
+def complete(task: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, str]:
+    """All values but those that stand in the file. Raises `CliError` naming each that is nowhere."""
+    declared = task.get("secrets")
+    if isinstance(declared, list):
+        declared = {str(name).removeprefix("secrets:"): None for name in declared}
+    open_names = [] if not isinstance(declared, dict) else [
+        str(name) for name, value in declared.items() if value is None and str(name) not in values
+    ]  # fmt: skip
+    missing = [name for name in open_names if name not in os.environ]
+    if missing:
+        paths = ", ".join(f"secrets.{name}" for name in missing)
+        raise CliError(
+            f"{paths}: no value is known here", code=USAGE,
+            hint=f"set {' and '.join(missing)} in your environment, or give --secret {missing[0]}=VALUE",
+        )  # fmt: skip
+    return {**{name: os.environ[name] for name in open_names}, **values}
+
+
+def _read(file: Path) -> dict[str, str]:
+    """Lines NAME=VALUE; empty ones, `# ...`, `export` before and quotes around are as in a shell."""
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        told = getattr(error, "strerror", None) or "it is no text (UTF-8)"
+        raise CliError(f"--secret-file {file}: {told}", code=USAGE) from None
+    values = {}
+    for number, line in enumerate(lines, start=1):
+        text = line.strip().removeprefix("export ").strip()
+        if not text or text.startswith("#"):
+            continue
+        name, equals, value = text.partition("=")
+        if not equals or not _NAME.fullmatch(name):
+            raise CliError(f"--secret-file {file}:{number}: it is not NAME=VALUE", code=USAGE)
+        quoted = len(value) >= 2 and value[0] == value[-1] and value[0] in "'\""
+        values[name] = value[1:-1] if quoted else value
+    return values

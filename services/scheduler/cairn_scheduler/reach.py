@@ -1,0 +1,134 @@
+"""InfraService: where jobs can run, and where a task would go."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any
+
+import grpc
+
+from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, scheduler_pb2
+from cairn_common.auth import Role, access, require
+from cairn_common.clock import Clock
+from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
+from cairn_common.rpc import caller
+from cairn_scheduler import submit
+from cairn_scheduler.cluster import Cluster
+from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
+from cairn_scheduler.model import pool_of
+from cairn_scheduler.plan import Place
+
+NAME = "cairn.scheduler.v1.InfraService"
+ACCESS = {
+    f"/{NAME}/ListInfras": access(Role.VIEWER),
+    f"/{NAME}/PlanJob": access(Role.MEMBER),
+}
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class InfraApi(infra_pb2_grpc.InfraServiceServicer):
+    """Handlers: ask the clusters, and put together what they say."""
+
+    def __init__(self, *, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+        self._clusters = clusters
+        self._clock = clock
+
+    async def ListInfras(
+        self, request: infra_pb2.ListInfrasRequest, context: Context
+    ) -> infra_pb2.ListInfrasResponse:
+        """This machine, and what SkyPilot reaches."""
+        clusters = [cluster for _, cluster in sorted(self._clusters.items())]
+        surveys = await asyncio.gather(*(one.survey(refresh=request.refresh) for one in clusters))
+        if pool_of("any") not in self._clusters:
+            surveys.append(Survey((_no_skypilot(),)))
+        return infra_pb2.ListInfrasResponse(
+            infras=[_infra_message(infra) for survey in surveys for infra in survey.infras],
+            complete=all(survey.complete for survey in surveys),
+        )
+
+    async def PlanJob(self, request: infra_pb2.PlanJobRequest, context: Context) -> infra_pb2.PlanJobResponse:
+        """Where a task would go."""
+        require(caller(), submit.team_of(request.parent), Role.MEMBER)
+        draft = self._draft(request)
+        spec = draft.jobs[0].spec
+        try:
+            placements = await self._clusters[spec.pool].placements(spec)
+        except NoPlacement as error:
+            if error.passing:
+                raise Unavailable(str(error), neighbour=spec.infra) from None
+            raise FailedPrecondition(
+                f"the job could never run there: {error}",
+                reason=Reason.CAPACITY_IMPOSSIBLE,
+                path="resources",
+            ) from None
+        messages = [_placement_message(one, nodes=spec.num_nodes) for one in placements]
+        return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs))
+
+    def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
+        """As CreateJob or CreateSweep would make it. Raises what they would."""
+        creator, places, now = caller().subject, self._places(), self._clock.now()
+        fields: dict[str, Any] = {
+            "parent": request.parent, "task": request.task, "code": request.code, "secrets": request.secrets,
+            "mounts": request.mounts, "validate_only": True,
+        }  # fmt: skip
+        try:
+            return submit.draft_job(
+                scheduler_pb2.CreateJobRequest(**fields), creator=creator, places=places, now=now
+            )
+        except InvalidArgument as error:
+            if error.metadata.get("path") != "cairn.sweep":
+                raise
+        return submit.draft_sweep(
+            scheduler_pb2.CreateSweepRequest(**fields), creator=creator, places=places, now=now
+        )
+
+    def _places(self) -> list[Place]:
+        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
+
+
+def _infra_message(infra: Infra) -> infra_pb2.Infra:
+    return infra_pb2.Infra(
+        name=f"infras/{infra.name}",
+        state=infra_pb2.Infra.State.Value(infra.state.value),
+        problem=infra.problem,
+        remedy=infra.remedy,
+        accelerators=[_accelerator_message(one) for one in infra.accelerators],
+        nodes=infra.nodes,
+        cpu_milli=infra.cpu_milli,
+        free_cpu_milli=infra.free_cpu_milli,
+    )
+
+
+def _accelerator_message(one: Accelerator) -> infra_pb2.Accelerator:
+    return infra_pb2.Accelerator(
+        kind=one.kind,
+        counts=one.counts,
+        total=one.total,
+        free=one.free,
+        price=one.price,
+        spot_price=one.spot_price,
+    )
+
+
+def _placement_message(one: Placement, *, nodes: int) -> infra_pb2.Placement:
+    return infra_pb2.Placement(
+        infra=one.infra,
+        instance=one.instance,
+        accelerators=one.accelerators,
+        cpu_milli=None if one.cpus is None else round(one.cpus * 1000),
+        memory_gib=one.memory_gib,
+        num_nodes=nodes,
+        price=one.price,
+        spot=one.spot,
+    )
+
+
+def _no_skypilot() -> Infra:
+    return Infra(
+        pool_of("any"),
+        InfraState.DISABLED,
+        "SkyPilot is not started: jobs run on this machine alone",
+        "start by `cairn up --skypilot`, or name its API server by CAIRN_SKYPILOT_URL",
+    )
