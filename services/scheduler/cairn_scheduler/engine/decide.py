@@ -87,13 +87,8 @@ class Engine:
         """The plan at this time. The engine itself stays as it is until the plan's effects are applied."""
         self._disappointed()
         self._wake(now)
-        barred: dict[str, str] = {}
-        while True:
-            one = Pass(self, now, barred)
-            plan = one.run()
-            if not one.unstable:
-                break
-            barred |= one.unstable
+        one = Pass(self, now)
+        plan = one.run()
         self._expected = one.expected
         news = {uid: reason for uid, reason in plan.reasons.items() if not _same(self.told.get(uid), reason)}
         self.told = dict(plan.reasons)

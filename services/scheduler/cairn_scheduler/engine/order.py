@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 
 from cairn_scheduler.engine.quota import NOTHING, Cell, Seat, Share
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import JobRequest, Option, Reason
+from cairn_scheduler.engine.world import Amounts, JobRequest, Option, Reason
 
 Shape = tuple[object, ...]
 # A failure with this stamp is one that has to be looked at in every pass.
@@ -107,7 +107,7 @@ class Line:
         return self.freed == self.stamp(state) and self.moved == self.motion(state)
 
     def standing(self, state: State, *, fair: bool) -> Standing:
-        """From the root's child down: whether each would borrow for its first option, and its share."""
+        """From the root's child down: whether each would borrow, and its share; the best of its options."""
         version = sum(seat.version for seat in self.seat.path() if seat.parent is not None)
         if self._standing is None or self._standing[0] != version:
             self._standing = (version, self._stand(state, fair=fair))
@@ -117,7 +117,10 @@ class Line:
         options = self.requests[self.jobs[0][1]].options
         if self.seat.parent is None or not options:
             return ()
-        usage = options[self.options[0] if self.options else 0].usage
+        numbers = self.options or range(len(options))
+        return min(self._stand_with(state, options[number].usage, fair=fair) for number in numbers)
+
+    def _stand_with(self, state: State, usage: Amounts, *, fair: bool) -> Standing:
         with state.tentative():
             state.tree.take(self.seat, usage)
             keys = [key for key, amount in usage if amount > 0]

@@ -7,7 +7,6 @@ are undone in the end.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -40,10 +39,10 @@ if TYPE_CHECKING:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str]) -> None:
-        self.engine, self.now, self.barred = engine, now, barred
-        # Jobs that are not to start, and for whose sake: then the plan is void.
-        self.unstable: dict[str, str] = {}
+    def __init__(self, engine: Engine, now: int) -> None:
+        self.engine, self.now = engine, now
+        # Jobs that got a place in this pass and had to leave it again, and to whom.
+        self.withdrawn: dict[str, str] = {}
         self.state = engine.state
         self.frame, self.policy = engine.frame, engine.frame.policy
         self.gates = gates.Gates(self.state, engine.frame, now)
@@ -54,7 +53,7 @@ class Pass:
         self.promises: list[Admission] = []
         self.preemptions: list[Preemption] = []
         self.expected: dict[str, Admitted] = {}
-        # Jobs that got or were promised a place in this pass: nobody may evict them in it.
+        # Jobs that got or were promised a place in this pass; those for which others are evicted keep it.
         self.fresh: dict[str, Admitted] = {}
         self.overtaken: dict[str, int] = {}
         self.wake: list[int] = []
@@ -65,7 +64,7 @@ class Pass:
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
         self._tick = self._pushed = 0
-        self._spared = False
+        self._kept: dict[str, JobRequest] = {}
         self._checked: dict[Line, tuple[int, int]] = {}
 
     def run(self) -> Plan:
@@ -114,8 +113,6 @@ class Pass:
         lines = [(line, self.engine.pending[uid]) for uid in owners if (line := self.engine.line(uid))]
         lines.sort(key=lambda pair: (-pair[1].priority, pair[1].create_time, pair[1].uid))
         for line, request in lines:
-            if request.uid in self.barred:
-                continue
             chosen = self.ground.choose(line.seat, request, gates.usable(self.state, line.seat, request))
             if isinstance(chosen, Choice):
                 self._start(line.seat, request, chosen)
@@ -139,43 +136,20 @@ class Pass:
             self._next(seat)
 
     def _try_again(self) -> bool:
-        """When all were tried: those whose chances have changed since they were.
-
-        Who could now evict a job that only just got its place would do so in the next pass, so that job is
-        not to have it: the pass is made again without.
-        """
-        again = [line for line in self._tried if not line.unchanged(self.state, self.now)]
-        again = [line for line in again if self._checked.get(line) != self._marks(line)]
-        tried_again = set(again)
-        self._tried = [line for line in self._tried if line not in tried_again]
-        revived = []
+        """When all were tried: those whose chances have changed since they were; each change once."""
+        again = [line for line in self._tried if self._checked.get(line) != self._marks(line)]
+        dropped = set(again)
+        self._tried = [line for line in self._tried if line not in dropped]
         for line in again:
             self._checked[line] = self._marks(line)
-            request = line.head()
-            if request is None or line.freed != line.stamp(self.state) or self._ousts(line, request):
-                revived.append(line)
+            if not line.unchanged(self.state, self.now):
+                self._revive(line)
             else:
-                line.moved = line.motion(self.state)
                 self._tried.append(line)
-        if self.unstable:
-            return False
-        for line in revived:
-            self._revive(line)
         return bool(self._heap)
 
     def _marks(self, line: Line) -> tuple[int, int]:
         return line.stamp(self.state), line.motion(self.state)
-
-    def _ousts(self, line: Line, request: JobRequest) -> bool:
-        """Whether it has victims, the jobs that started in this pass included."""
-        for index in line.options or ():
-            option = request.options[index]
-            search = Search(self.state, line.seat, request, option, self.now, self.engine.classes)
-            found = search.run(self.policy)
-            if found and not comes_back(search, found, index, self.policy):
-                self.unstable |= {j.request.uid: request.uid for j, _ in found if j.request.uid in self.fresh}
-                return True
-        return False
 
     def _open(self, line: Line) -> bool:
         """Whether a line has a job that has no place yet."""
@@ -229,9 +203,8 @@ class Pass:
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
-        self._spared = False
-        if request.uid in self.barred:
-            return Reason(Code.RESERVED_FOR, node=seat.id, others=(self.barred[request.uid],))
+        if request.uid in self.withdrawn:
+            return Reason(Code.RESERVED_FOR, node=seat.id, others=(self.withdrawn[request.uid],))
         stopped = self.gates.stopped(seat)
         if stopped is not None:
             return stopped
@@ -294,10 +267,9 @@ class Pass:
         """Whom to evict; nobody where that would come back to it."""
         option = request.options[index]
         search = Search(
-            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self.fresh
+            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self._kept
         )
         found = search.run(self.policy)
-        self._spared |= search.spared
         if search.until:
             line.until = min(line.until or search.until, search.until)
         if not found or comes_back(search, found, index, self.policy):
@@ -308,7 +280,11 @@ class Pass:
 
     def _preempt(self, seat: Seat, request: JobRequest, index: int, victims: Victims) -> None:
         for job, why in victims:
-            self._evict(job, why, request.uid)
+            if job.request.uid in self.fresh:
+                self._withdraw(job, request.uid)
+            else:
+                self._evict(job, why, request.uid)
+                self._kept[request.uid] = request
         option = request.options[index]
         placement = self.state.place(request, option)
         assert placement is not None
@@ -330,6 +306,25 @@ class Pass:
         if by:
             self._return(job)
 
+    def _withdraw(self, job: Admitted, to: str) -> None:
+        """A job that only just got its place would be evicted in the next pass: it does not start at all."""
+        request = job.request
+        uid, option = request.uid, request.options[job.option]
+        del self.fresh[uid]
+        self.withdrawn[uid] = to
+        self.state.remove(job)
+        self._undo.append((self.state, False, job))
+        if self.expected.pop(uid, None) is not None and self.ground.actual is not None:
+            self.ground.actual.remove(job)
+            self._undo.append((self.ground.actual, False, job))
+        self.admissions = [one for one in self.admissions if one.uid != uid]
+        self.promises = [one for one in self.promises if one.uid != uid]
+        self.gates.withdrawn(self.state.tree.seats[request.node], request, option)
+        line = self.engine.line(uid)
+        if line is not None:
+            self._open(line)
+            self._revive(line)
+
     def _return(self, job: Admitted) -> None:
         """A victim waits again, at the head of its class; it may be promised another place at once."""
         request = replace(job.request, requeued=True, attempted=True)
@@ -348,9 +343,7 @@ class Pass:
         line.reason = reason
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
-            line.freed = line.stamp(self.state)
-            # Who was spared for being fresh has to be looked at in the end.
-            line.moved = ALWAYS if self._spared else line.motion(self.state)
+            line.freed, line.moved = self._marks(line)
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])

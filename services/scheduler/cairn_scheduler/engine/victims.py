@@ -35,8 +35,7 @@ Victims = list[tuple[Admitted, Why]]
 
 @dataclass(slots=True)
 class Search:
-    """One search. `protected`: jobs that are not to be evicted, `spared`: there was one; `until`: when a
-    min_runtime ends, or 0.
+    """One search. `protected`: jobs that are not to be evicted; `until`: when a min_runtime ends, or 0.
 
     The state is as before when it is over.
     """
@@ -49,7 +48,6 @@ class Search:
     classes: Mapping[str, PriorityClass]
     protected: Mapping[str, object] = field(default_factory=dict)
     until: int = 0
-    spared: bool = False
     keys: list[Key] = field(default_factory=list)
     _found: Victims = field(default_factory=list)
 
@@ -105,7 +103,6 @@ class Search:
 
     def _evictable(self, job: Admitted, seat: Seat) -> bool:
         if job.request.uid in self.protected:
-            self.spared = True
             return False
         klass = self.classes.get(job.request.priority_class)
         if klass is not None and not klass.preemptible:
