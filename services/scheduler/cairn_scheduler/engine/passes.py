@@ -42,7 +42,7 @@ class Pass:
     def __init__(self, engine: Engine, now: int) -> None:
         self.engine, self.now = engine, now
         # Jobs that got a place in this pass and had to leave it again, and to whom.
-        self.withdrawn: dict[str, str] = {}
+        self.withdrawn: dict[str, tuple[str, ...]] = {}
         self.state = engine.state
         self.frame, self.policy = engine.frame, engine.frame.policy
         self.gates = gates.Gates(self.state, engine.frame, now)
@@ -64,6 +64,7 @@ class Pass:
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
         self._tick = self._pushed = 0
+        self._nominal = False
         self._kept: dict[str, JobRequest] = {}
         self._checked: dict[Line, tuple[int, int]] = {}
 
@@ -120,15 +121,28 @@ class Pass:
     # The main part
 
     def _fill(self) -> None:
+        """First what stays within the nominal quotas; then all others, who borrow or evict."""
+        self._line_up()
+        self._nominal = True
+        self._work_off()
+        self._nominal = False
+        self._line_up()
         for _, job in sorted(self.engine.stopping.items()):
             if job.stopping != "-":
                 self._return(job)
+        self._work_off()
+        while self._try_again():
+            self._work_off()
+
+    def _line_up(self) -> None:
         for name, lines in self.engine.queue.lines.items():
             live = [line for line in lines.values() if self._open(line)]
             if live:
-                self._live.setdefault(name, []).extend(live)
+                self._live[name] = live
                 self._push(self.state.tree.seats[name])
-        while self._heap or self._try_again():
+
+    def _work_off(self) -> None:
+        while self._heap:
             entry = heapq.heappop(self._heap)
             seat: Seat = entry[-1]  # type: ignore[assignment]
             if seat.id not in self._live or (entry[-3] != self._tick and not self._still(seat)):
@@ -203,8 +217,9 @@ class Pass:
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
-        if request.uid in self.withdrawn:
-            return Reason(Code.RESERVED_FOR, node=seat.id, others=(self.withdrawn[request.uid],))
+        others = self.withdrawn.get(request.uid, ())
+        if len(others) >= _MOST_WITHDRAWN:
+            return Reason(Code.RESERVED_FOR, node=seat.id, others=others)
         stopped = self.gates.stopped(seat)
         if stopped is not None:
             return stopped
@@ -212,12 +227,18 @@ class Pass:
         if line.fixed is not None:
             return line.fixed
         if line.reason is not None and line.unchanged(self.state, self.now):
+            if self._nominal:
+                return _LATER
             self._reserve(seat, request, line.options, line.reason)
             return line.reason
+        if self._nominal and all(seat.debt(request.options[n].usage) for n in line.options):
+            return _LATER
         chosen = self.ground.choose(seat, request, line.options)
-        if isinstance(chosen, Choice):
+        if isinstance(chosen, Choice) and not (self._nominal and chosen.debt):
             self._start(seat, request, chosen)
             return None
+        if self._nominal or isinstance(chosen, Choice):
+            return _LATER
         line.until = 0
         for index in chosen.short:
             victims = self._victims(line, request, index)
@@ -311,7 +332,7 @@ class Pass:
         request = job.request
         uid, option = request.uid, request.options[job.option]
         del self.fresh[uid]
-        self.withdrawn[uid] = to
+        self.withdrawn[uid] = (*self.withdrawn.get(uid, ()), to)
         self.state.remove(job)
         self._undo.append((self.state, False, job))
         if self.expected.pop(uid, None) is not None and self.ground.actual is not None:
@@ -340,6 +361,8 @@ class Pass:
     # Those who stay
 
     def _failed(self, line: Line, request: JobRequest, reason: Reason) -> None:
+        if self._nominal:
+            return
         line.reason = reason
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
@@ -420,7 +443,7 @@ class Pass:
         return min((time for time in times if time > self.now), default=None)
 
 
-_UNSEEN = Reason(Code.NOT_EVALUATED)
+_UNSEEN = _LATER = Reason(Code.NOT_EVALUATED)
 _CAN_STARVE = frozenset(
     {
         Code.QUOTA_FULL,
@@ -432,5 +455,7 @@ _CAN_STARVE = frozenset(
     }
 )
 _UNTIL_FREED = _CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
+# Who had to leave a place again so often in one pass does not get another one in it.
+_MOST_WITHDRAWN = 3
 # So many jobs that lack the same are watched for being overtaken; those behind them are not first anyway.
 _MOST_WATCHED = 16

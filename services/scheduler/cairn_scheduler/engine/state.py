@@ -37,7 +37,8 @@ class State:
         option = request.options[job.option]
         self.tree.take(self.tree.seats[request.node], option.usage)
         self.running[request.node][request.uid] = job
-        self._note(request.node)
+        if not self.tree.quiet:
+            self.note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.take(job.machines, request.per_rank)
@@ -49,7 +50,8 @@ class State:
         option = request.options[job.option]
         self.tree.give(self.tree.seats[request.node], option.usage)
         del self.running[request.node][request.uid]
-        self._note(request.node)
+        if not self.tree.quiet:
+            self.note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.give(job.machines, request.per_rank)
@@ -63,12 +65,12 @@ class State:
                 self.remove(job)
             else:
                 self.add(job)
-        self._note(job.request.node)
+        self.note(job.request.node)
 
-    def _note(self, node: str) -> None:
-        if not self.tree.quiet:
-            for seat in self.tree.seats[node].path():
-                seat.version += 1
+    def note(self, node: str) -> None:
+        """What was remembered of the shares of a node and those above it is not true any more."""
+        for seat in self.tree.seats[node].path():
+            seat.version += 1
 
     @contextmanager
     def tentative(self) -> Iterator[None]:
