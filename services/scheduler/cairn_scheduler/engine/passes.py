@@ -7,6 +7,7 @@ are undone in the end.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -39,8 +40,10 @@ if TYPE_CHECKING:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int) -> None:
-        self.engine, self.now = engine, now
+    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str]) -> None:
+        self.engine, self.now, self.barred = engine, now, barred
+        # Jobs for which nobody is to be evicted, and who would evict them: then the plan is void.
+        self.unstable: dict[str, str] = {}
         # Jobs that got a place in this pass and had to leave it again, and to whom.
         self.withdrawn: dict[str, tuple[str, ...]] = {}
         self.state = engine.state
@@ -133,6 +136,23 @@ class Pass:
         self._work_off()
         while self._try_again():
             self._work_off()
+        for line in self._tried if self._kept else ():
+            self._see_who_ousts(line)
+
+    def _see_who_ousts(self, line: Line) -> None:
+        """Whether in the next pass it would evict a job for which this plan evicts others."""
+        request = line.head()
+        if request is None or request.uid in self.barred or request.uid in self.engine.admitted:
+            return
+        for index in line.options or ():
+            option = request.options[index]
+            search = Search(self.state, line.seat, request, option, self.now, self.engine.classes)
+            found = search.run(self.policy)
+            ousted = {job.request.uid: request.uid for job, _ in found if job.request.uid in self._kept}
+            if ousted and not comes_back(search, found, index, self.policy):
+                self.unstable |= ousted
+            if found:
+                return
 
     def _line_up(self) -> None:
         for name, lines in self.engine.queue.lines.items():
@@ -241,7 +261,7 @@ class Pass:
             return _LATER
         line.until = 0
         for index in chosen.short:
-            victims = self._victims(line, request, index)
+            victims = self._victims(line, request, index) if request.uid not in self.barred else []
             if victims:
                 self._preempt(seat, request, index, victims)
                 return None
