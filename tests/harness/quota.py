@@ -12,7 +12,7 @@ from typing import Any
 
 from grpc import aio
 
-from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
+from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
 from cairn_common.db import Database, pool
@@ -55,6 +55,10 @@ class Quota:
     async def teams(self, token: str | None = None) -> quota_pb2_grpc.QuotaServiceAsyncStub:
         """QuotaService as the admin, or with another token."""
         return quota_pb2_grpc.QuotaServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def allocation(self, token: str | None = None) -> allocation_pb2_grpc.AllocationServiceAsyncStub:
+        """AllocationService as the admin, or with another token."""
+        return allocation_pb2_grpc.AllocationServiceStub(await self.channel(token or self.tokens.admin))
 
     async def identity(self, token: str | None = None) -> quota_pb2_grpc.IdentityServiceAsyncStub:
         """IdentityService as the admin, or with another token."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +20,12 @@ from grpc import aio
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common.bus import connect
 from cairn_common.db import Database, pool
+from cairn_common.ids import new_uid
 from cairn_common.rpc import Server, channel
 from cairn_common.subjects import STREAMS
+from cairn_scheduler import store
 from cairn_scheduler.app import SCHEMA, run
+from cairn_scheduler.model import Job, Spec, State
 from cairn_scheduler.settings import SchedulerSettings
 from tests.harness.quota import Quota
 
@@ -107,12 +112,36 @@ class Process:
                 [sys.executable, "-c", code], env=self._env, stdout=log, stderr=log, start_new_session=True
             )
 
+    @property
+    def pid(self) -> int:
+        """Of the one that runs."""
+        assert self._process is not None
+        return self._process.pid
+
+    def signal(self, number: signal.Signals) -> None:
+        """Sends it a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """SIGKILL, and waits for its end."""
         if self._process is not None:
             self._process.kill()
             self._process.wait(10)
             self._process = None
+
+
+async def queue_job(db: Database, run: str) -> str:
+    """A job in the queue of a scheduler that may not answer; returns its uid."""
+    now = datetime.now(UTC)
+    job = Job(
+        uid=new_uid(), team="main", state=State.PENDING, revision=1, creator="users/admin", create_time=now,
+        update_time=now, spec=Spec(task="", setup="", run=run), experiment="default",
+    )  # fmt: skip
+    async with db.transaction() as conn:
+        await store.insert_job(conn, job, actor="users/admin")
+        await conn.execute("SELECT pg_notify('scheduler_wake', '')")
+    return job.uid
 
 
 @asynccontextmanager

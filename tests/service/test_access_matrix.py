@@ -35,7 +35,7 @@ OF_RUNS = {
 LOOKS = {"CompareRuns", "CreateDownloads"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken"}
-OF_SERVICES = {"CheckToken", "RenewToken", "ReserveQuota", "ReleaseReservation"}
+OF_SERVICES = {"ApplyPlan", "CheckToken", "RenewToken", "ReserveQuota", "ReleaseReservation"}
 CHANGES = {"PATCH": {"display_name": "changed"}}
 
 
@@ -84,7 +84,7 @@ class Operation:
         """The path with ids of nothing in it."""
         uid = new_uid()
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64}
-        ids |= dict.fromkeys(("job", "run", "sweep", "token"), uid)
+        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget"), uid)
         return self.path.format(**ids)
 
     def ask(self, place: Place, token: str | None, *, team: str = MAIN) -> tuple[int, str]:

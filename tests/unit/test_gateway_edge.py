@@ -22,6 +22,7 @@ from cairn_gateway.schema import Schemas
 
 # Answered to services only, or a stream that the events route stands for.
 WITHOUT_ROUTE = {
+    "ApplyPlan",
     "CheckToken",
     "RenewToken",
     "ReserveQuota",

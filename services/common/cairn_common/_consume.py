@@ -14,8 +14,9 @@ from grpc import aio
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
-from cairn_common._link import AWAY, Link, heed_cancellation
+from cairn_common._link import AWAY, Link
 from cairn_common._pull import Message, Pull
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Database, is_transient
 from cairn_common.errors import Unavailable, from_rpc_error
 

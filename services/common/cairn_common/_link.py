@@ -14,6 +14,7 @@ from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js import JetStreamContext
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Reason, Unavailable
 
 log = structlog.get_logger(__name__)
@@ -195,17 +196,6 @@ class Link:
         self._tasks.discard(task)
         if not task.cancelled() and task.exception() is not None:
             log.error("bus.failed", exc_info=task.exception())
-
-
-def heed_cancellation() -> None:
-    """Raises CancelledError where this task was cancelled and what it awaited has kept that to itself.
-
-    `asyncio.wait_for` of Python 3.11, which nats-py waits with, does so when its answer comes in the same
-    moment as the cancellation; a loop that goes on then would never end.
-    """
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
 
 
 def unavailable(cause: BaseException | None = None) -> Unavailable:

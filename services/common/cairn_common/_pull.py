@@ -15,7 +15,8 @@ from nats.aio.msg import Msg
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
 
-from cairn_common._link import AWAY, Link, heed_cancellation, unavailable
+from cairn_common._link import AWAY, Link, unavailable
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 
@@ -199,6 +200,7 @@ class Tail:
         try:
             async with pull.open():
                 while True:
+                    heed_cancellation()
                     for message in await pull.next():
                         yield message
         finally:

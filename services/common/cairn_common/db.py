@@ -60,9 +60,10 @@ class Database:
     a text that PostgreSQL cannot hold (with NUL in it).
     """
 
-    def __init__(self, made: asyncpg.Pool[asyncpg.Record], *, dsn: str, schema: str) -> None:
+    def __init__(self, made: asyncpg.Pool[asyncpg.Record], *, dsn: str, schema: str, name: str = "") -> None:
         self._pool = made
         self._dsn = dsn
+        self._name = name
         self.schema = schema
 
     @asynccontextmanager
@@ -100,7 +101,7 @@ class Database:
     async def dedicated(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:
         """A connection of its own, outside the pool and without time limits: to listen, or to hold a lock."""
         with _surfacing():
-            connection = await _connect(self._dsn, schema=self.schema)
+            connection = await _connect(self._dsn, schema=self.schema, name=self._name)
             try:
                 yield connection
             finally:
@@ -109,16 +110,18 @@ class Database:
 
 
 @asynccontextmanager
-async def pool(url: SecretStr | str, *, schema: str, size: int = 8) -> AsyncIterator[Database]:
-    """A database for the block, of 1 to `size` connections.
+async def pool(
+    url: SecretStr | str, *, schema: str, size: int = 8, name: str = ""
+) -> AsyncIterator[Database]:
+    """A database for the block, of 1 to `size` connections; `name` is what the server knows them by.
 
     Waits up to 60 s for the server. Raises `Unavailable` after that, and at once for what waiting does not
     cure (a wrong password).
     """
     dsn = _text(url)
-    made = await retry(lambda: _open(dsn, schema=schema, size=size), deadline=_WAIT_AT_START)
+    made = await retry(lambda: _open(dsn, schema=schema, size=size, name=name), deadline=_WAIT_AT_START)
     try:
-        yield Database(made, dsn=dsn, schema=schema)
+        yield Database(made, dsn=dsn, schema=schema, name=name)
     finally:
         await _close(made)
 
@@ -157,7 +160,7 @@ def _surfacing() -> Iterator[None]:
         ) from error
 
 
-async def _open(dsn: str, *, schema: str, size: int) -> asyncpg.Pool[asyncpg.Record]:
+async def _open(dsn: str, *, schema: str, size: int, name: str) -> asyncpg.Pool[asyncpg.Record]:
     with _surfacing():
         return await asyncpg.create_pool(
             dsn,
@@ -165,7 +168,7 @@ async def _open(dsn: str, *, schema: str, size: int) -> asyncpg.Pool[asyncpg.Rec
             max_size=size,
             timeout=10.0,
             command_timeout=_COMMAND_TIMEOUT,
-            server_settings=_session(schema, statement_timeout="30s"),
+            server_settings=_session(schema, statement_timeout="30s", name=name),
         )
 
 
@@ -180,13 +183,14 @@ async def connect_waiting(url: SecretStr | str, *, schema: str) -> asyncpg.Conne
     return await retry(connect, deadline=_WAIT_AT_START)
 
 
-async def _connect(dsn: str, *, schema: str) -> asyncpg.Connection[asyncpg.Record]:
-    return await asyncpg.connect(dsn, timeout=10.0, server_settings=_session(schema, statement_timeout="0"))
+async def _connect(dsn: str, *, schema: str, name: str = "") -> asyncpg.Connection[asyncpg.Record]:
+    settings = _session(schema, statement_timeout="0", name=name)
+    return await asyncpg.connect(dsn, timeout=10.0, server_settings=settings)
 
 
-def _session(schema: str, *, statement_timeout: str) -> dict[str, str]:
+def _session(schema: str, *, statement_timeout: str, name: str) -> dict[str, str]:
     return {
-        "application_name": f"cairn-{schema}",
+        "application_name": name or f"cairn-{schema}",
         "search_path": schema,
         "statement_timeout": statement_timeout,
         "idle_in_transaction_session_timeout": "60s",

@@ -13,6 +13,7 @@ import structlog
 
 from cairn_common import subjects
 from cairn_common.bus import Bus
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
@@ -49,6 +50,7 @@ async def relay(db: Database, bus: Bus, *, wake: asyncio.Event | None = None) ->
     """
     pause = 0.0
     while True:
+        heed_cancellation()
         try:
             async with db.dedicated() as connection:
                 await _hold(connection, db, bus, wake or asyncio.Event())
@@ -69,6 +71,7 @@ async def _hold(
     await connection.add_listener(f"outbox_{db.schema}", lambda *_: wake.set())
     log.info("outbox.relaying", schema=db.schema)
     while not connection.is_closed():
+        heed_cancellation()
         wake.clear()
         while await _publish_some(db, bus) == _BATCH:
             pass

@@ -29,6 +29,8 @@ class Reason(StrEnum):
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
     # `resources.cpus: 'many' is not a number` with metadata path=resources.cpus
     TASK_INVALID = "TASK_INVALID"
+    # `tree.vision.quotas.h100.gpu.max: 9 is over the max 8 of acme above it; ...` with metadata path
+    TREE_INVALID = "TREE_INVALID"
     # `cairn.sweep.parameters: the grid has 2,000 jobs, the most is 1,000`
     SWEEP_INVALID = "SWEEP_INVALID"
     # `entries: '../x' is not a path inside an artifact`
@@ -75,6 +77,10 @@ class Reason(StrEnum):
     SWEEP_NOT_FOUND = "SWEEP_NOT_FOUND"
     # `there is no pool 'gpu'`
     POOL_NOT_FOUND = "POOL_NOT_FOUND"
+    # `there is no budget vision-month`
+    BUDGET_NOT_FOUND = "BUDGET_NOT_FOUND"
+    # `there is no node vision/seg in the quota tree`
+    NODE_NOT_FOUND = "NODE_NOT_FOUND"
     # `there is no run 01j... in team main`
     RUN_NOT_FOUND = "RUN_NOT_FOUND"
     # `there is no experiment 'digits' in team main`
@@ -111,6 +117,8 @@ class Reason(StrEnum):
     TARGET_REFUSED = "TARGET_REFUSED"
     # `part 9f86d0... has 10 bytes in the store, 12 were declared`
     PART_SIZE_MISMATCH = "PART_SIZE_MISMATCH"
+    # `this plan is of epoch 3; one of epoch 4 was seen: another scheduler decides now`
+    EPOCH_OLD = "EPOCH_OLD"
     # `pool local has 4 CPUs; the job asks for 8 and could never run`
     CAPACITY_IMPOSSIBLE = "CAPACITY_IMPOSSIBLE"
 

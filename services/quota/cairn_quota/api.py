@@ -18,6 +18,7 @@ from cairn_quota import checks, wire
 from cairn_quota.bootstrap import TEAM as FIRST_TEAM
 from cairn_quota.model import Reservation, ReservationState
 from cairn_quota.model import Role as TeamRole
+from cairn_quota.reservation_rows import resources_of
 from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore, new_team, team_not_found
 
@@ -126,13 +127,15 @@ class QuotaApi(quota_pb2_grpc.QuotaServiceServicer):
         """Holds amounts for one admission of a job."""
         team, job_uid, admission = checks.reservation(request)
         now = self.clock.now()
+        amounts = checks.amounts(request.amounts)
         asked = Reservation(
             team=team,
             id=request.reservation_id,
             uid=new_uid(),
             job_uid=job_uid,
             admission=admission,
-            amounts=checks.amounts(request.amounts),
+            amounts=amounts,
+            resources=resources_of(amounts),
             state=ReservationState.HELD,
             create_time=now,
             ask_time=now,

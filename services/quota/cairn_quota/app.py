@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.quota.v1 import quota_pb2_grpc
+from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2_grpc
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.bus import Bus, connect
@@ -23,8 +23,10 @@ from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
+from cairn_quota.allocation_api import ALLOCATION, ALLOCATION_ACCESS, AllocationApi
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA, QuotaApi
 from cairn_quota.authentication import Authenticator
+from cairn_quota.authority import Authority
 from cairn_quota.bootstrap import bootstrap, read_bootstrap
 from cairn_quota.callout import Callout, answer_callouts
 from cairn_quota.connection import RECONNECT_WAIT, connection
@@ -33,10 +35,14 @@ from cairn_quota.identity import IdentityApi
 from cairn_quota.identity_store import IdentityStore
 from cairn_quota.jwt import Issuer
 from cairn_quota.kick import Kicker
+from cairn_quota.meter import Meter
+from cairn_quota.plan_store import PlanStore
 from cairn_quota.reconcile import Reconciler
 from cairn_quota.settings import QuotaSettings
 from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore
+from cairn_quota.tree_store import TreeStore
+from cairn_quota.usage_store import UsageStore
 
 SCHEMA = "quota"
 JOBS = "cairn.v1.scheduler.job.>"
@@ -51,6 +57,7 @@ class Parts:
     db: Database
     teams: TeamStore
     store: Store
+    authority: Authority
     identities: IdentityStore
     authenticator: Authenticator
     clock: Clock
@@ -59,10 +66,12 @@ class Parts:
     def over(cls, db: Database, clock: Clock) -> Parts:
         """All parts over one database."""
         identities = IdentityStore(db)
+        authority = Authority(db)
         return cls(
             db=db,
             teams=TeamStore(db),
-            store=Store(db),
+            store=Store(db, authority),
+            authority=authority,
             identities=identities,
             authenticator=Authenticator(identities, clock),
             clock=clock,
@@ -105,22 +114,31 @@ async def run(
 
 def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManager[rpc.Server]:
     quota = QuotaApi(parts.teams, parts.store, parts.clock)
+    allocation = AllocationApi(
+        parts.authority,
+        TreeStore(parts.db, parts.authority),
+        PlanStore(parts.authority),
+        UsageStore(parts.db),
+        parts.clock,
+    )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
-        access=ACCESS,
+        access=ACCESS | ALLOCATION_ACCESS,
         authenticate=parts.authenticator,
         services=[
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
             lambda server: quota_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server),
+            lambda server: allocation_pb2_grpc.add_AllocationServiceServicer_to_server(allocation, server),
         ],
-        names=[QUOTA, IDENTITY],
+        names=[QUOTA, IDENTITY, ALLOCATION],
     )
 
 
 def _works(settings: QuotaSettings, parts: Parts) -> Iterator[Coroutine[Any, Any, NoReturn]]:
     """What runs beside the gRPC server."""
     yield _on_the_bus(settings, parts)
+    yield Meter(parts.store, parts.clock).run()
     if settings.scheduler_address:
         yield _reconcile(settings, parts)
     else:

@@ -16,6 +16,7 @@ from cairn_quota.model import Amounts, Limits
 LARGEST = 10**12
 """Of any one amount or limit, so that sums stay far inside 64 bits."""
 LONGEST_TTL = timedelta(days=3650)
+RESERVATION_ID = "must be `{job uid}-{admission number}`, the number from 1 on"
 LIMITS = ("gpus", "cpu_milli", "jobs")
 
 
@@ -51,14 +52,28 @@ def reservation(request: quota_pb2.ReserveQuotaRequest) -> tuple[str, str, int]:
     team = parse_name("teams/{team}", request.parent)["team"]
     job = parse_name("teams/{team}/jobs/{job}", request.job)
     uid = check_uid(job["job"], "job")
-    prefix, _, number = request.reservation_id.rpartition("-")
     if job["team"] != team:
         raise invalid("job", f"is not a job of the team {team}")
-    if prefix != uid or not number.isascii() or not number.isdigit() or str(int(number[:9])) != number:
-        raise invalid("reservation_id", "must be `{job uid}-{admission number}`, the number from 1 on")
+    prefix, number = _reservation_id(request.reservation_id)
+    if prefix != uid:
+        raise invalid("reservation_id", RESERVATION_ID)
+    return team, uid, number
+
+
+def reservation_name(name: str) -> tuple[str, str, int]:
+    """Team, job uid and admission number of a reservation's name."""
+    parts = parse_name("teams/{team}/reservations/{reservation}", name)
+    uid, number = _reservation_id(parts["reservation"])
+    return parts["team"], check_uid(uid, "name"), number
+
+
+def _reservation_id(id: str) -> tuple[str, int]:
+    prefix, _, number = id.rpartition("-")
+    if not number.isascii() or not number.isdigit() or str(int(number[:9])) != number:
+        raise invalid("reservation_id", RESERVATION_ID)
     if int(number) < 1:
         raise invalid("reservation_id", "admissions count from 1")
-    return team, uid, int(number)
+    return prefix, int(number)
 
 
 def ttl(message: Duration, field: str = "ttl") -> timedelta:

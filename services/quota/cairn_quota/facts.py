@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 
 from cairn.quota.v1 import events_pb2
@@ -9,11 +10,15 @@ from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-from cairn_quota import wire
+from cairn_quota import tree_wire, wire
+from cairn_quota.account import Balance
+from cairn_quota.admission import State
 from cairn_quota.model import Reservation, ReservationState, Team, Token
+from cairn_quota.tree import Budget
 
 NO_TEAM = "-"
 """Stands in the subject of a fact about what belongs to no team."""
+PLAN_PART = 4000
 
 
 async def tell_reservation(conn: Connection, reservation: Reservation, *, actor: str, now: datetime) -> None:
@@ -41,6 +46,43 @@ async def tell_token_revoked(conn: Connection, token: Token, *, actor: str, now:
     event = _event(actor=actor, now=now)
     event.token_revoked.token.CopyFrom(wire.token_message(token))
     await _add(conn, event, ("token", "revoked", token.team or NO_TEAM, token.uid))
+
+
+async def tell_tree(conn: Connection, version: int, *, actor: str, now: datetime) -> None:
+    """tree.updated"""
+    event = _event(actor=actor, now=now)
+    event.tree_updated.version = version
+    await _add(conn, event, ("tree", "updated", NO_TEAM, "tree"))
+
+
+async def tell_plan(
+    conn: Connection, *, held: Sequence[str], ended: Sequence[str], actor: str, now: datetime
+) -> None:
+    """plan.applied: names of reservations, so many at a time that a fact stays small."""
+    for at in range(0, max(len(held), len(ended)), PLAN_PART):
+        event = _event(actor=actor, now=now)
+        event.plan_applied.held.extend(held[at : at + PLAN_PART])
+        event.plan_applied.ended.extend(ended[at : at + PLAN_PART])
+        await _add(conn, event, ("plan", "applied", NO_TEAM, event.id))
+
+
+async def tell_budget(
+    conn: Connection,
+    state: State,
+    budget: Budget,
+    balance: Balance,
+    *,
+    exhausted: bool,
+    actor: str,
+    now: datetime,
+) -> None:
+    """budget.exhausted, or budget.warned."""
+    event = _event(actor=actor, now=now)
+    arm = event.budget_exhausted if exhausted else event.budget_warned
+    arm.budget.CopyFrom(tree_wire.budget_message(budget, balance))
+    team = state.tree.team_of(budget.node) if budget.node in state.tree.by_id else ""
+    name = "exhausted" if exhausted else "warned"
+    await _add(conn, event, ("budget", name, team or NO_TEAM, budget.id))
 
 
 def _event(*, actor: str, now: datetime) -> events_pb2.QuotaEvent:

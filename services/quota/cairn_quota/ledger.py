@@ -1,53 +1,21 @@
-"""The decisions of quota, pure: may these amounts be held, what did an attempt use, which holds end."""
+"""What jobs tell of what is held and was used, pure: what did an attempt use, which holds end."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 from cairn_quota.model import (
-    Amounts,
     JobPhase,
     JobView,
-    Limits,
     Reservation,
     ReservationState,
     UsageEntry,
 )
 
-RESOURCES = ("gpus", "cpu_milli", "jobs")
 ADMISSION_TIME = timedelta(seconds=60)
 """How long after it was last asked for a hold may wait for its job to be admitted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Excess:
-    """The first resource of which more was asked for than the limit leaves."""
-
-    resource: str
-    limit: int
-    used: int
-    requested: int
-
-
-def excess(limits: Limits, *, held: Amounts, asked: Amounts) -> Excess | None:
-    """What stands against holding `asked` on top of `held`; None: nothing does.
-
-    A resource that is not asked for is never in the way, even where a lowered limit leaves it overdrawn.
-    """
-    for resource in RESOURCES:
-        limit: int | None = getattr(limits, resource)
-        used: int = getattr(held, resource)
-        requested: int = getattr(asked, resource)
-        if limit is not None and requested > 0 and used + requested > limit:
-            return Excess(resource=resource, limit=limit, used=used, requested=requested)
-    return None
-
-
-def total(amounts: Iterable[Amounts]) -> Amounts:
-    """The sum."""
-    return sum(amounts, start=Amounts())
 
 
 def metered(job: JobView) -> list[UsageEntry]:
@@ -132,20 +100,19 @@ def _used(reservations: Sequence[Reservation], entries: Sequence[UsageEntry]) ->
     An attempt knows no admission number: it belongs to the last reservation made before it started.
     Where none was (the clocks of two machines differ), to the first.
     """
+    owners = (owner_of(entry.start_time, reservations) for entry in entries)
+    return {owner.uid for owner in owners if owner is not None}
+
+
+def owner_of(start: datetime, reservations: Sequence[Reservation]) -> Reservation | None:
+    """The reservation, of all of a job's, that an attempt which began at `start` ran under."""
     ordered = sorted(reservations, key=lambda one: one.admission)
-    used: set[str] = set()
-    for entry in entries:
-        before = [one for one in ordered if one.create_time <= entry.start_time]
-        owner = before[-1:] or ordered[:1]
-        used.update(one.uid for one in owner)
-    return used
+    before = [one for one in ordered if one.create_time <= start]
+    return next(iter(before[-1:] or ordered[:1]), None)
 
 
-def freed(before: Sequence[Reservation], after: Sequence[Reservation]) -> dict[str, Amounts]:
-    """What the changes give back, by team."""
-    was_held = {one.uid for one in before if one.state is ReservationState.HELD}
-    back: dict[str, Amounts] = {}
-    for one in after:
-        if one.uid in was_held and one.state is not ReservationState.HELD:
-            back[one.team] = back.get(one.team, Amounts()) + one.amounts
-    return back
+def freed(before: Sequence[Reservation], after: Sequence[Reservation]) -> list[Reservation]:
+    """The holds that the changes end, as they were before."""
+    still = {one.uid for one in after if one.state is ReservationState.HELD}
+    changed = {one.uid for one in after} - still
+    return [one for one in before if one.state is ReservationState.HELD and one.uid in changed]

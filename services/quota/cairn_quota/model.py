@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import IntEnum
 
@@ -98,6 +99,19 @@ class Reservation:
     create_time: datetime
     ask_time: datetime
     end_time: datetime | None
+    # Where it counts in the quota tree, and as what.
+    node: str = ""
+    flavor: str = ""
+    # All that it holds, by resource, in thousandths of its unit; `amounts` is what teams have limits on.
+    resources: Mapping[str, int] = field(default_factory=dict)
+    # A user's id; empty where it was not said.
+    user: str = ""
+    project: str = ""
+    # Micro-money for an hour of the whole of it.
+    price: int = 0
+    # Milliseconds; None: no limit.
+    max_runtime: int | None = None
+    priority_class: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +138,17 @@ class JobView:
     cpu_milli: int
     """Thousandths of a core of all ranks together."""
     attempts: tuple[AttemptTimes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Meter:
+    """Up to when an attempt was charged to the ledger. `end` is None while it runs."""
+
+    attempt_uid: str
+    reservation_uid: str
+    start: datetime
+    end: datetime | None
+    until: datetime
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,34 +1,45 @@
-"""All SQL about reservations and usage. Each public method is one transaction."""
+"""What teams hold and used: every public method that changes it is one change of the authority's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
-from cairn_common.db import Connection, Database, Row
-from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, ResourceExhausted
-from cairn_quota import facts, ledger
-from cairn_quota.model import Amounts, JobView, Limits, Reservation, ReservationState, Usage, UsageEntry
-from cairn_quota.team_store import held_of, limits_of, team_not_found
-
-SELECT_RESERVATIONS = (
-    "SELECT team, id, uid, job_uid, admission, gpus, cpu_milli, jobs, state, create_time, ask_time, end_time"
-    " FROM reservations"
+from cairn_common.db import Connection, Database
+from cairn_common.errors import (
+    DomainError,
+    FailedPrecondition,
+    InvalidArgument,
+    NotFound,
+    Reason,
+    ResourceExhausted,
 )
+from cairn_quota import admission, facts, ledger, ledger_rows, metering, reservation_rows
+from cairn_quota.admission import Code, State, Verdict
+from cairn_quota.authority import Authority
+from cairn_quota.model import JobView, Reservation, ReservationState, Usage, UsageEntry
+from cairn_quota.team_store import team_not_found
+from cairn_quota.tree import UNIT
+
 SELECT_ENTRIES = (
     "SELECT attempt_uid, team, job_uid, creator, start_time, end_time, gpu_millis, cpu_micros"
     " FROM usage_entries"
 )
-
-
-UNITS = {"gpus": "GPUs", "cpu_milli": "thousandths of a CPU core", "jobs": "jobs"}
+# Of a resource: as the metadata of errors has it, for people, thousandths per unit told.
+TOLD = {
+    "gpu": ("gpus", "GPUs", UNIT),
+    "cpu": ("cpu_milli", "thousandths of a CPU core", 1),
+    "jobs": ("jobs", "jobs", UNIT),
+}
 
 
 class Store:
     """What teams hold and used."""
 
-    def __init__(self, db: Database) -> None:
+    def __init__(self, db: Database, authority: Authority) -> None:
         self._db = db
+        self._authority = authority
 
     async def reserve(self, asked: Reservation, *, actor: str) -> Reservation:
         """Holds `asked`, whole or not at all; the same id again returns what is held.
@@ -36,82 +47,71 @@ class Store:
         Raises NotFound/TEAM_NOT_FOUND, ResourceExhausted/QUOTA_EXCEEDED,
         FailedPrecondition/RESERVATION_ENDED, InvalidArgument/REQUEST_ID_REUSED (other amounts under this id).
         """
-        async with self._db.transaction() as conn:
-            # The lock first: whoever holds it sees every hold that was committed before.
-            row = await conn.fetchrow(
-                "SELECT gpus, cpu_milli, jobs, held_gpus, held_cpu_milli, held_jobs"
-                " FROM limits WHERE team = $1 FOR UPDATE",
-                asked.team,
-            )
-            if row is None:
-                raise team_not_found(asked.team)
+        async with self._authority.changing() as (conn, state):
             again = await _ask_again(conn, asked)
-            if again is not None:
-                return again
-            _check_fits(asked, limits=limits_of(row), held=held_of(row))
-            await _insert_reservation(conn, asked)
-            await _add_held(conn, asked.team, asked.amounts)
-            await facts.tell_reservation(conn, asked, actor=actor, now=asked.create_time)
-        return asked
+            if again is None:
+                verdict, made = await self._admit(conn, state, asked, actor=actor)
+        if again is not None:
+            return _same(again, asked)
+        if verdict.code is not Code.HELD:
+            # Outside of the change, which was none: what the authority remembers stays good.
+            raise _refused(asked, verdict)
+        return made
+
+    async def _admit(
+        self, conn: Connection, state: State, asked: Reservation, *, actor: str
+    ) -> tuple[Verdict, Reservation]:
+        ran = await reservation_rows.attempted(conn, [asked.job_uid]) if asked.admission > 1 else set()
+        verdict, made = admission.admit(state, asked, attempted=bool(ran), now=asked.create_time, actor=actor)
+        if verdict.code is Code.HELD:
+            await reservation_rows.insert(conn, [made])
+            await facts.tell_reservation(conn, made, actor=actor, now=made.create_time)
+        return verdict, made
 
     async def release(self, team: str, reservation_id: str, *, actor: str, now: datetime) -> Reservation:
         """Ends a hold; one that has ended stays as it is. Raises NotFound/RESERVATION_NOT_FOUND."""
-        async with self._db.transaction() as conn:
-            await conn.execute("SELECT team FROM limits WHERE team = $1 FOR UPDATE", team)
-            row = await conn.fetchrow(
-                SELECT_RESERVATIONS + " WHERE team = $1 AND id = $2",
-                team,
-                reservation_id,
+        async with self._authority.changing() as (conn, state):
+            found = (await reservation_rows.by_name(conn, [(team, reservation_id)])).values()
+            ended = await end(conn, state, [one for one in found if _is_held(one)], now=now)
+            for one in ended:
+                await facts.tell_reservation(conn, one, actor=actor, now=now)
+        if not found:
+            raise NotFound(
+                f"There is no reservation {reservation_id!r} in the team {team!r}.",
+                reason=Reason.RESERVATION_NOT_FOUND,
+                reservation=reservation_id,
             )
-            if row is None:
-                raise NotFound(
-                    f"There is no reservation {reservation_id!r} in the team {team!r}.",
-                    reason=Reason.RESERVATION_NOT_FOUND,
-                    reservation=reservation_id,
-                )
-            reservation = _reservation(row)
-            if reservation.state is not ReservationState.HELD:
-                return reservation
-            siblings = await _reservations_of(conn, [reservation.job_uid])
-            entries = await _entries_of(conn, [reservation.job_uid])
-            used = ledger.is_used(reservation, siblings=siblings, entries=entries)
-            ended = ledger.ended(reservation, used=used, now=now)
-            await _apply(conn, before=[reservation], after=[ended], actor=actor, now=now)
-        return ended
+        return next(iter(ended or found))
 
     async def abandon(self, reservation: Reservation, *, actor: str, now: datetime) -> bool:
         """Ends a hold that nobody will come back for, unless it was asked for again since it was read."""
-        async with self._db.transaction() as conn:
-            await conn.execute("SELECT team FROM limits WHERE team = $1 FOR UPDATE", reservation.team)
-            row = await conn.fetchrow(
-                SELECT_RESERVATIONS + " WHERE uid = $1 AND state = 1 AND ask_time = $2",
-                reservation.uid,
-                reservation.ask_time,
-            )
-            if row is None:
-                return False
-            siblings = await _reservations_of(conn, [reservation.job_uid])
-            entries = await _entries_of(conn, [reservation.job_uid])
-            used = ledger.is_used(reservation, siblings=siblings, entries=entries)
-            ended = ledger.ended(reservation, used=used, now=now)
-            await _apply(conn, before=[reservation], after=[ended], actor=actor, now=now)
-        return True
+        async with self._authority.changing() as (conn, state):
+            found = await reservation_rows.by_name(conn, [(reservation.team, reservation.id)])
+            same = [
+                one
+                for one in found.values()
+                if _is_held(one) and (one.uid, one.ask_time) == (reservation.uid, reservation.ask_time)
+            ]
+            ended = await end(conn, state, same, now=now)
+            for one in ended:
+                await facts.tell_reservation(conn, one, actor=actor, now=now)
+        return bool(ended)
 
     async def reservations(
         self, team: str | None, *, held_only: bool, before: str | None, size: int
     ) -> list[Reservation]:
         """Newest first, of one team or (None) of all, from behind the uid `before`."""
         rows = await self._db.fetch(
-            SELECT_RESERVATIONS + " WHERE ($1::text IS NULL OR team = $1) AND (NOT $2 OR state = 1)"
+            reservation_rows.SELECT + " WHERE ($1::text IS NULL OR team = $1) AND (NOT $2 OR state = 1)"
             " AND ($3::text IS NULL OR uid < $3) ORDER BY uid DESC LIMIT $4",
             team,
             held_only,
             before,
             size,
         )
-        return [_reservation(row) for row in rows]
+        return [reservation_rows.reservation(row) for row in rows]
 
-    # --- what the scheduler tells ---
+    # --- what the scheduler tells, and what passes with time ---
 
     async def settle(self, jobs: Sequence[JobView], *, actor: str, now: datetime) -> int:
         """Meters and settles by these versions of jobs, each job at most once in `jobs`.
@@ -119,19 +119,14 @@ class Store:
         A version older than one acted on before changes nothing, the same one again neither. Returns how
         many reservations changed.
         """
-        async with self._db.transaction() as conn:
+        async with self._authority.changing() as (conn, state):
             fresh = await _pass_guard(conn, jobs)
             if not fresh:
                 return 0
             await _insert_entries(conn, [entry for job in fresh for entry in ledger.metered(job)])
             uids = [job.uid for job in fresh]
-            teams = await conn.fetch("SELECT DISTINCT team FROM reservations WHERE job_uid = ANY($1)", uids)
-            # In the order of their names, so that two who settle never wait for each other in a ring.
-            await conn.execute(
-                "SELECT team FROM limits WHERE team = ANY($1) ORDER BY team FOR UPDATE",
-                [row["team"] for row in teams],
-            )
-            before = await _reservations_of(conn, uids)
+            before = await _with_users(conn, await reservation_rows.of_jobs(conn, uids), fresh)
+            await metering.charge(conn, state, fresh, before)
             entries = await _entries_of(conn, uids)
             after = [
                 changed
@@ -143,8 +138,21 @@ class Store:
                     now=now,
                 )
             ]
-            await _apply(conn, before=before, after=after, actor=actor, now=now)
+            freed = ledger.freed(before, after)
+            await reservation_rows.end(conn, after, freed=freed)
+            for hold in freed:
+                state.give_back(hold, now=now)
+            for one in after:
+                await facts.tell_reservation(conn, one, actor=actor, now=now)
         return len(after)
+
+    async def tick(self, *, now: datetime) -> None:
+        """Charges running attempts up to now, renews what their holds hold, begins new budget periods."""
+        charged = metering.BATCH
+        while charged == metering.BATCH:
+            async with self._authority.changing() as (conn, state):
+                charged = await metering.tick(conn, state, now=now)
+                await metering.renew(conn, state, now=now)
 
     async def usage(self, team: str, *, start: datetime | None, end: datetime | None) -> Usage:
         """Sums of the entries that ended at or after `start` and before `end`."""
@@ -174,18 +182,39 @@ class Store:
         )
 
 
+async def end(
+    conn: Connection, state: State, holds: Sequence[Reservation], *, now: datetime
+) -> list[Reservation]:
+    """Ends holds: SETTLED where an attempt of theirs was metered, RELEASED otherwise."""
+    if not holds:
+        return []
+    jobs = sorted({one.job_uid for one in holds})
+    siblings = await reservation_rows.of_jobs(conn, jobs)
+    entries = await _entries_of(conn, jobs)
+    await ledger_rows.read_holdings(conn, state.books, [one.uid for one in holds])
+    ended = []
+    for hold in holds:
+        mine = [one for one in siblings if one.job_uid == hold.job_uid]
+        used = ledger.is_used(hold, siblings=mine, entries=[e for e in entries if e.job_uid == hold.job_uid])
+        ended.append(ledger.ended(hold, used=used, now=now))
+        state.give_back(hold, now=now)
+    await reservation_rows.end(conn, ended, freed=holds)
+    return ended
+
+
 async def _ask_again(conn: Connection, asked: Reservation) -> Reservation | None:
     row = await conn.fetchrow(
-        "UPDATE reservations SET ask_time = greatest(ask_time, $3) WHERE team = $1 AND id = $2"
-        " RETURNING team, id, uid, job_uid, admission, gpus, cpu_milli, jobs, state, create_time, ask_time,"
-        " end_time",
+        "UPDATE reservations SET ask_time = greatest(ask_time, $3) WHERE team = $1 AND id = $2"  # noqa: S608
+        f" RETURNING {reservation_rows.COLUMNS}",
         asked.team,
         asked.id,
         asked.ask_time,
     )
-    if row is None:
-        return None
-    found = _reservation(row)
+    return None if row is None else reservation_rows.reservation(row)
+
+
+def _same(found: Reservation, asked: Reservation) -> Reservation:
+    """What is held under the id that was asked for. Raises where it is no answer."""
     if found.state is not ReservationState.HELD:
         raise FailedPrecondition(
             f"The reservation {asked.id!r} has ended ({found.state.name}); its id cannot be used again."
@@ -204,73 +233,51 @@ async def _ask_again(conn: Connection, asked: Reservation) -> Reservation | None
     return found
 
 
-def _check_fits(asked: Reservation, *, limits: Limits, held: Amounts) -> None:
-    over = ledger.excess(limits, held=held, asked=asked.amounts)
-    if over is None:
-        return
+def _refused(asked: Reservation, verdict: Verdict) -> DomainError:
+    """Why it is not held, for who asked."""
+    if verdict.code is Code.UNKNOWN:
+        return team_not_found(asked.team)
+    if verdict.code is not Code.EXCEEDED:
+        return ResourceExhausted(
+            f"It cannot start now: {verdict.message}.",
+            reason=Reason.QUOTA_EXCEEDED,
+            team=asked.team,
+            node=verdict.node,
+            budget=verdict.budget,
+        )
+    name, words, scale = TOLD.get(verdict.resource, (verdict.resource, verdict.resource, 1))
+    limit, used, requested = (-(-n // scale) for n in (verdict.limit, verdict.used, verdict.requested))
+    who = f"the team {asked.team!r}" if verdict.node == asked.team else f"{verdict.node!r} of the quota tree"
     cure = (
-        "ask for less, or have a team admin raise the limit"
-        if over.requested > over.limit
-        else "wait until some of it is free, or have a team admin raise the limit"
+        "ask for less, or have an admin raise the limit"
+        if requested > limit
+        else "wait until some of it is free, or have an admin raise the limit"
     )
-    raise ResourceExhausted(
-        f"Asked for {over.requested} {UNITS[over.resource]}; the team {asked.team!r} may hold {over.limit}"
-        f" at a time and holds {over.used}. To go on, {cure}.",
+    return ResourceExhausted(
+        f"Asked for {requested} {words}; {who} may hold {limit} at a time and holds {used}."
+        f" To go on, {cure}.",
         reason=Reason.QUOTA_EXCEEDED,
         team=asked.team,
-        resource=over.resource,
-        limit=str(over.limit),
-        used=str(over.used),
-        requested=str(over.requested),
+        node=verdict.node,
+        resource=name,
+        limit=limit,
+        used=used,
+        requested=requested,
     )
 
 
-async def _insert_reservation(conn: Connection, one: Reservation) -> None:
-    await conn.execute(
-        "INSERT INTO reservations (team, id, uid, job_uid, admission, gpus, cpu_milli, jobs, state,"
-        " create_time, ask_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
-        one.team,
-        one.id,
-        one.uid,
-        one.job_uid,
-        one.admission,
-        one.amounts.gpus,
-        one.amounts.cpu_milli,
-        one.amounts.jobs,
-        int(one.state),
-        one.create_time,
-        one.ask_time,
-    )
+def _is_held(one: Reservation) -> bool:
+    return one.state is ReservationState.HELD
 
 
-async def _add_held(conn: Connection, team: str, amounts: Amounts) -> None:
-    await conn.execute(
-        "UPDATE limits SET held_gpus = held_gpus + $2, held_cpu_milli = held_cpu_milli + $3,"
-        " held_jobs = held_jobs + $4 WHERE team = $1",
-        team,
-        amounts.gpus,
-        amounts.cpu_milli,
-        amounts.jobs,
-    )
-
-
-async def _apply(
-    conn: Connection,
-    *,
-    before: Sequence[Reservation],
-    after: Sequence[Reservation],
-    actor: str,
-    now: datetime,
-) -> None:
-    """Writes changed reservations, gives back what they held, and tells of each. The limits are locked."""
-    await conn.executemany(
-        "UPDATE reservations SET state = $2, end_time = $3 WHERE uid = $1",
-        [(one.uid, int(one.state), one.end_time) for one in after],
-    )
-    for team, amounts in ledger.freed(before, after).items():
-        await _add_held(conn, team, Amounts() - amounts)
-    for one in after:
-        await facts.tell_reservation(conn, one, actor=actor, now=now)
+async def _with_users(
+    conn: Connection, reservations: Sequence[Reservation], jobs: Sequence[JobView]
+) -> list[Reservation]:
+    """Those that were asked for without a user get the job's."""
+    users = {job.uid: job.creator.removeprefix("users/") for job in jobs}
+    told = {one.uid: replace(one, user=users.get(one.job_uid, "")) for one in reservations if not one.user}
+    await reservation_rows.move(conn, [one for one in told.values() if one.user])
+    return [told.get(one.uid, one) for one in reservations]
 
 
 async def _pass_guard(conn: Connection, jobs: Sequence[JobView]) -> list[JobView]:
@@ -306,11 +313,6 @@ async def _insert_entries(conn: Connection, entries: Sequence[UsageEntry]) -> No
     )
 
 
-async def _reservations_of(conn: Connection, job_uids: Sequence[str]) -> list[Reservation]:
-    rows = await conn.fetch(SELECT_RESERVATIONS + " WHERE job_uid = ANY($1)", list(job_uids))
-    return [_reservation(row) for row in rows]
-
-
 async def _entries_of(conn: Connection, job_uids: Sequence[str]) -> list[UsageEntry]:
     rows = await conn.fetch(SELECT_ENTRIES + " WHERE job_uid = ANY($1)", list(job_uids))
     return [UsageEntry(**dict(row)) for row in rows]
@@ -319,18 +321,3 @@ async def _entries_of(conn: Connection, job_uids: Sequence[str]) -> list[UsageEn
 def _time(value: object) -> datetime:
     assert isinstance(value, datetime)
     return value
-
-
-def _reservation(row: Row) -> Reservation:
-    return Reservation(
-        team=row["team"],
-        id=row["id"],
-        uid=row["uid"],
-        job_uid=row["job_uid"],
-        admission=row["admission"],
-        amounts=Amounts(gpus=row["gpus"], cpu_milli=row["cpu_milli"], jobs=row["jobs"]),
-        state=ReservationState(row["state"]),
-        create_time=row["create_time"],
-        ask_time=row["ask_time"],
-        end_time=row["end_time"],
-    )

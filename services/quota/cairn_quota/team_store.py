@@ -46,32 +46,11 @@ class TeamStore:
         Raises AlreadyExists/TEAM_EXISTS.
         """
         async with self._db.transaction() as conn:
-            made = await conn.fetchval(
-                "INSERT INTO teams (id, uid, display_name, create_time, update_time, creator, request_id)"
-                " VALUES ($1, $2, $3, $4, $4, $5, $6) ON CONFLICT (id) DO NOTHING RETURNING id",
-                team.id,
-                team.uid,
-                team.display_name,
-                team.create_time,
-                creator,
-                request_id,
-            )
-            if made is None:
+            await _change_tree(conn)
+            if not await insert_team(
+                conn, team, creator=creator, request_id=request_id, owner_role=owner_role
+            ):
                 return await self._same_team(conn, team, creator=creator, request_id=request_id)
-            await conn.execute(
-                "INSERT INTO limits (team, gpus, cpu_milli, jobs) VALUES ($1, $2, $3, $4)",
-                team.id,
-                team.limits.gpus,
-                team.limits.cpu_milli,
-                team.limits.jobs,
-            )
-            await conn.execute(
-                "INSERT INTO memberships (team, subject, role) VALUES ($1, $2, $3)",
-                team.id,
-                creator,
-                owner_role,
-            )
-            await facts.tell_team(conn, team, actor=creator, now=team.create_time)
         return team
 
     async def _same_team(self, conn: Connection, team: Team, *, creator: str, request_id: str) -> Team:
@@ -105,7 +84,7 @@ class TeamStore:
         team's.
         """
         async with self._db.transaction() as conn:
-            # The same lock as a reservation takes, and in the same order.
+            await _change_tree(conn)
             await conn.execute("SELECT team FROM limits WHERE team = $1 FOR UPDATE", team)
             row = await conn.fetchrow(SELECT_TEAMS + " WHERE teams.id = $1", team)
             if row is None:
@@ -136,6 +115,41 @@ class TeamStore:
             new = _team(row)
             await facts.tell_team(conn, new, actor=actor, now=now)
         return new
+
+
+async def insert_team(
+    conn: Connection, team: Team, *, creator: str, request_id: str, owner_role: int
+) -> bool:
+    """Writes a new team with its owner and its fact; False where the id is taken."""
+    made = await conn.fetchval(
+        "INSERT INTO teams (id, uid, display_name, create_time, update_time, creator, request_id)"
+        " VALUES ($1, $2, $3, $4, $4, $5, $6) ON CONFLICT (id) DO NOTHING RETURNING id",
+        team.id,
+        team.uid,
+        team.display_name,
+        team.create_time,
+        creator,
+        request_id,
+    )
+    if made is None:
+        return False
+    await conn.execute(
+        "INSERT INTO limits (team, gpus, cpu_milli, jobs) VALUES ($1, $2, $3, $4)",
+        team.id,
+        team.limits.gpus,
+        team.limits.cpu_milli,
+        team.limits.jobs,
+    )
+    await conn.execute(
+        "INSERT INTO memberships (team, subject, role) VALUES ($1, $2, $3)", team.id, creator, owner_role
+    )
+    await facts.tell_team(conn, team, actor=creator, now=team.create_time)
+    return True
+
+
+async def _change_tree(conn: Connection) -> None:
+    """Takes the lock that every change of what is held takes; what was remembered of limits is old now."""
+    await conn.execute("UPDATE tree_state SET seq = seq + 1")
 
 
 def team_not_found(team: str) -> NotFound:

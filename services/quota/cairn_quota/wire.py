@@ -77,6 +77,12 @@ def reservation_message(reservation: Reservation) -> reservation_pb2.Reservation
         state=reservation_pb2.Reservation.State.ValueType(reservation.state),
         create_time=timestamp(reservation.create_time),
         end_time=timestamp(reservation.end_time),
+        node=reservation.node,
+        flavor=reservation.flavor,
+        resources=reservation.resources,
+        user=f"users/{reservation.user}" if reservation.user else "",
+        project=reservation.project,
+        price_micros_per_hour=reservation.price,
     )
 
 

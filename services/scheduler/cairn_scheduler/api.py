@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from datetime import UTC, datetime
 
 import grpc
@@ -23,7 +23,6 @@ from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
 from cairn_scheduler import model, steer, store, submit, wire, yielding
-from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.plan import Place
 from cairn_scheduler.store import Filter, Sweep
@@ -63,14 +62,14 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self,
         db: Database,
         *,
-        clusters: Mapping[str, Cluster],
+        places: Callable[[], Sequence[Place]],
         clock: Clock,
         watch: Watch,
         wake: Callable[[], None],
         vault: Vault,
     ) -> None:
         self._db = db
-        self._clusters = clusters
+        self._places = places
         self._clock = clock
         self._watch = watch
         self._wake = wake
@@ -202,9 +201,6 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
                 free=wire.resources_message(free),
             )
         return answer
-
-    def _places(self) -> list[Place]:
-        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
 
     async def _steer(self, name: str, role: Role, step: Callable[[Job], Job]) -> job_pb2.Job:
         team, uid = _job_name(name)

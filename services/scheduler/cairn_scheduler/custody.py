@@ -10,12 +10,14 @@ from typing import NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable
 from cairn_common.ids import new_uid
 from cairn_scheduler import store
 from cairn_scheduler.cluster import Cluster, LaunchFailed, Remains
+from cairn_scheduler.lease import Lead
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.store import OpenAttempt
 
@@ -32,8 +34,11 @@ _SHIP_LAST = timedelta(minutes=5)
 class Custody:
     """Keeps in memory only when it last did what; a new one does it again."""
 
-    def __init__(self, *, db: Database, quota: Quota, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+    def __init__(
+        self, *, db: Database, lead: Lead, quota: Quota, clusters: Mapping[str, Cluster], clock: Clock
+    ) -> None:
         self._db = db
+        self._lead = lead
         self._quota = quota
         self._clusters = clusters
         self._clock = clock
@@ -43,6 +48,7 @@ class Custody:
     async def run(self, wake: asyncio.Event) -> NoReturn:
         """Rounds for ever. What is away is waited for."""
         while True:
+            heed_cancellation()
             wake.clear()
             try:
                 await self.round()
@@ -56,6 +62,7 @@ class Custody:
 
     async def round(self) -> None:
         """One look at each attempt for which something is left to do."""
+        await self._lead.check()
         attempts = await store.open_attempts(self._db)
         for attempt in attempts:
             try:
@@ -90,7 +97,8 @@ class Custody:
             await self._revoke(attempt)
             if cluster is not None:
                 await cluster.tidy(attempt.uid)
-            await store.close_attempt(self._db, attempt.uid, now=self._clock.now())
+            async with self._lead.transaction() as conn:
+                await store.close_attempt(conn, attempt.uid, now=self._clock.now())
         elif remains is Remains.UNSHIPPED and cluster is not None:
             await self._ship(attempt, cluster)
         elif self._clock.now() >= self._token_end(attempt):
@@ -106,7 +114,8 @@ class Custody:
         token = await self._quota.mint(
             team=attempt.team, run_uid=attempt.job_uid, attempt_uid=attempt.uid, request_id=new_uid()
         )
-        await store.set_token(self._db, attempt.uid, token.uid)
+        async with self._lead.transaction() as conn:
+            await store.set_token(conn, attempt.uid, token.uid)
         log.info("attempt.shipping", attempt=attempt.uid)
         try:
             await cluster.ship(attempt.uid, token=token.secret)
@@ -116,7 +125,8 @@ class Custody:
     async def _revoke(self, attempt: OpenAttempt) -> None:
         if attempt.token_uid:
             await self._quota.revoke(attempt.token_uid)
-            await store.set_token(self._db, attempt.uid, "")
+            async with self._lead.transaction() as conn:
+                await store.set_token(conn, attempt.uid, "")
 
     def _token_end(self, attempt: OpenAttempt) -> datetime:
         began = self._shipped.get(attempt.uid, (None, None))[0] or attempt.end_time

@@ -3,55 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from datetime import UTC, datetime
 
 import structlog
+from google.protobuf.message import DecodeError
 
 from cairn.quota.v1 import events_pb2
 from cairn.tracker.v1 import artifact_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
-from cairn_common.bus import Message
+from cairn_common.bus import Bus, Message
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted
+from cairn_common.subjects import STREAMS
 from cairn_scheduler import store, yielding
 from cairn_scheduler.facts import Event
+from cairn_scheduler.lease import Lead
 
 log = structlog.get_logger(__name__)
 
 COMMITTED = ["cairn.v1.tracker.artifact.committed.>"]
+REVOKED = ["cairn.v1.quota.token.revoked.>"]
 SUBJECTS = [
     "cairn.v1.quota.reservation.ended.>",
     "cairn.v1.quota.team.updated.>",
-    "cairn.v1.quota.token.revoked.>",
 ]
 
 
+async def ensure_streams(bus: Bus) -> None:
+    """Its own, and its neighbours': whoever comes first makes the same."""
+    for name in ("SCHEDULER", "QUOTA", "TRACKER"):
+        await bus.ensure_stream(name, STREAMS[name])
+    # Whoever is cancelled here must not begin what has no end.
+    heed_cancellation()
+
+
 class QuotaFacts:
-    """Room was made, or a limit changed: the loop looks again. A token was revoked: it is forgotten.
+    """Room was made, or a limit changed: the loop looks again. It may do so twice without harm."""
 
-    Both may happen twice without harm, so nothing is kept of what was heard.
-    """
-
-    def __init__(self, *, wake: Callable[[], None], forget: Callable[[str], None]) -> None:
+    def __init__(self, *, wake: Callable[[], None]) -> None:
         self._wake = wake
-        self._forget = forget
 
     async def __call__(self, messages: Sequence[Message]) -> None:
-        """Raises google.protobuf's DecodeError for what is no QuotaEvent."""
-        for message in messages:
-            event = events_pb2.QuotaEvent.FromString(message.data)
-            if event.HasField("token_revoked"):
-                self._forget(event.token_revoked.token.uid)
-            else:
-                self._wake()
+        """Whatever they say: it is read where it counts."""
+        self._wake()
+
+
+async def forget_revoked(bus: Bus, forget: Callable[[str], None]) -> None:
+    """For ever: tokens that are revoked are asked for anew at once. Each replica hears all of it."""
+    async with aclosing(bus.tail(stream="QUOTA", subjects=REVOKED)) as messages:
+        async for message in messages:
+            try:
+                event = events_pb2.QuotaEvent.FromString(message.data)
+            except DecodeError:
+                log.warning("quota.unreadable", subject=message.subject)
+                continue
+            forget(event.token_revoked.token.uid)
 
 
 class Checkpoints:
     """When each job last saved what it could go on from: if its place is taken, only later work is lost."""
 
-    def __init__(self, *, db: Database, clock: Clock) -> None:
+    def __init__(self, *, db: Database, lead: Lead, clock: Clock) -> None:
         self._db = db
+        self._lead = lead
         self._clock = clock
 
     async def __call__(self, messages: Sequence[Message]) -> None:
@@ -73,7 +90,7 @@ class Checkpoints:
             if new is job:
                 continue
             try:
-                async with self._db.transaction() as conn:
+                async with self._lead.transaction() as conn:
                     await store.save(conn, job, new, Event.CHECKPOINTED)
             except Aborted:
                 # Changed in this very moment: read again.

@@ -78,6 +78,7 @@ async def open_local(
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as hints:
         hints.bind(str(notify))
         notify.chmod(0o600)
+        ours = notify.stat().st_ino
         loop = asyncio.get_running_loop()
         loop.add_reader(hints.fileno(), cluster.hear, hints)
         try:
@@ -86,7 +87,9 @@ async def open_local(
         finally:
             loop.remove_reader(hints.fileno())
             cluster.detach()
-            notify.unlink(missing_ok=True)
+            # Another scheduler may have taken over, and made its own.
+            if notify.exists() and notify.stat().st_ino == ours:
+                notify.unlink(missing_ok=True)
 
 
 class LocalCluster:

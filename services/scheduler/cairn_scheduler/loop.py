@@ -17,6 +17,7 @@ from typing import NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
@@ -25,6 +26,7 @@ from cairn_scheduler import model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
 from cairn_scheduler.facts import Event
+from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
 from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
 from cairn_scheduler.quota import Quota, Refused
@@ -43,6 +45,8 @@ class Outside:
     """What the loop works with."""
 
     db: Database
+    # Every write of the loop goes through it.
+    lead: Lead
     quota: Quota
     clusters: Mapping[str, Cluster]
     clock: Clock
@@ -65,6 +69,7 @@ class Loop:
         """Rounds for ever. What is away (database, quota service) is waited for."""
         failures = 0
         while True:
+            heed_cancellation()
             self._wake.clear()
             try:
                 pause = await self.round()
@@ -108,6 +113,7 @@ class Loop:
 
     async def _tend(self) -> None:
         """Looks after the active attempts: starts those that never began, stops those that shall end."""
+        await self._out.lead.check()
         running = await store.jobs_running(self._out.db)
         known = {name: set(await cluster.list()) for name, cluster in self._out.clusters.items()}
         for job in running:
@@ -158,7 +164,8 @@ class Loop:
         await self._admit(plan, jobs, reserved)
         reasons = {uid: reason for uid, reason in plan.reasons.items() if told.get(uid) != reason}
         if reasons:
-            await store.explain(db, reasons)
+            async with self._out.lead.transaction() as conn:
+                await store.explain(conn, reasons)
         return plan
 
     async def _limits(self, teams: Collection[str]) -> dict[str, Limit]:
@@ -183,14 +190,15 @@ class Loop:
         """Writes the admissions down, and gives back what was reserved for others."""
         admitted = {admission.uid: admission.pool for admission in plan.admissions}
         if plan.overtaken:
-            await store.count_overtaken(self._out.db, plan.overtaken)
+            async with self._out.lead.transaction() as conn:
+                await store.count_overtaken(conn, plan.overtaken)
         for uid, number in reserved.items():
             job = jobs[uid]
             try:
                 if uid not in admitted or job.state is not State.PENDING:
                     raise Aborted("not to be admitted any more")
                 new = model.admit(job, self._out.clock.now(), admission=number, pool=admitted[uid])
-                async with self._out.db.transaction() as conn:
+                async with self._out.lead.transaction() as conn:
                     await store.save(conn, job, new, Event.ADMITTED)
                 log.info("job.admitted", job=uid, team=job.team, admission=number)
             except Aborted:
@@ -201,7 +209,7 @@ class Loop:
         now = self._out.clock.now()
         new = model.launch(job, now, attempt_uid=new_uid())
         try:
-            async with self._out.db.transaction() as conn:
+            async with self._out.lead.transaction() as conn:
                 await store.save(conn, job, new, Event.LAUNCHING)
         except Aborted:
             self.wake()
@@ -225,7 +233,8 @@ class Loop:
                 "attempt.token_refused", attempt=attempt.uid, reason=str(error.reason), error=error.message
             )
             return
-        await store.set_token(self._out.db, attempt.uid, token.uid)
+        async with self._out.lead.transaction() as conn:
+            await store.set_token(conn, attempt.uid, token.uid)
         try:
             secrets = await self._secrets(job)
         except Sealed as error:
@@ -245,6 +254,7 @@ class Loop:
             secrets=secrets,
         )
         try:
+            await self._out.lead.check()
             await cluster.launch(order)
         except LaunchFailed as error:
             log.warning("attempt.launch_failed", attempt=attempt.uid, error=str(error))
@@ -264,6 +274,7 @@ class Loop:
         """Writes a report down, waiting for the database, and reading again where a step came between."""
         pause = 0.1
         while True:
+            heed_cancellation()
             try:
                 await self._apply(report)
                 return
@@ -291,7 +302,7 @@ class Loop:
         assert attempt is not None
         start = min(max(report.start_time, attempt.create_time), now)
         new = model.run(job, now, start_time=start, pids=report.pids)
-        async with self._out.db.transaction() as conn:
+        async with self._out.lead.transaction() as conn:
             await store.save(conn, job, new, Event.RUNNING)
         log.info("job.running", job=job.uid, attempt=report.attempt_uid)
 
@@ -299,7 +310,7 @@ class Loop:
         now = self._out.clock.now()
         ending = classify(evidence, asked=_asked(job, attempt, evidence))
         ending = within(ending, begun=attempt.create_time, now=now)
-        async with self._out.db.transaction() as conn:
+        async with self._out.lead.transaction() as conn:
             if attempt.state is AttemptState.LAUNCHING and ending.start_time is not None:
                 # It was over before its beginning was heard of.
                 began = model.run(job, now, start_time=ending.start_time, pids=())

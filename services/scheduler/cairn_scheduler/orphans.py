@@ -88,7 +88,9 @@ def _hold_admin(who: Principal) -> None:
 
 
 async def find(db: Database, clusters: Mapping[str, Cluster]) -> list[Orphan]:
-    """Asks every place. Raises Unavailable where one does not answer."""
+    """Asks every place. Raises Unavailable where one does not answer, or another scheduler has them."""
+    if not clusters:
+        raise Unavailable("the scheduler that answers does not decide, so it has no places; ask again")
     try:
         async with asyncio.timeout(_LOOK_SECONDS):
             seen = {name: await cluster.inventory() for name, cluster in clusters.items()}

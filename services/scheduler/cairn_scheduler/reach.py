@@ -35,13 +35,18 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         self._clusters = clusters
         self._clock = clock
 
+    def _known(self) -> Mapping[str, Cluster]:
+        if not self._clusters:
+            raise Unavailable("the scheduler that answers does not decide, so it has no places; ask again")
+        return self._clusters
+
     async def ListInfras(
         self, request: infra_pb2.ListInfrasRequest, context: Context
     ) -> infra_pb2.ListInfrasResponse:
         """This machine, and what SkyPilot reaches."""
-        clusters = [cluster for _, cluster in sorted(self._clusters.items())]
+        clusters = [cluster for _, cluster in sorted(self._known().items())]
         surveys = await asyncio.gather(*(one.survey(refresh=request.refresh) for one in clusters))
-        if pool_of("any") not in self._clusters:
+        if pool_of("any") not in self._known():
             surveys.append(Survey((_no_skypilot(),)))
         return infra_pb2.ListInfrasResponse(
             infras=[_infra_message(infra) for survey in surveys for infra in survey.infras],
@@ -54,7 +59,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         draft = self._draft(request)
         spec = draft.jobs[0].spec
         try:
-            placements = await self._clusters[spec.pool].placements(spec)
+            placements = await self._known()[spec.pool].placements(spec)
         except NoPlacement as error:
             if error.passing:
                 raise Unavailable(str(error), neighbour=spec.infra) from None
@@ -85,7 +90,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         )
 
     def _places(self) -> list[Place]:
-        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
+        return [Place(name, cluster.capacity()) for name, cluster in sorted(self._known().items())]
 
 
 def _infra_message(infra: Infra) -> infra_pb2.Infra:

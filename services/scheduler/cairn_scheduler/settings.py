@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import Field, SecretStr
 
 from cairn_common.settings import ServiceSettings
+from cairn_scheduler.sky.opening import LOOK_SECONDS
 
 
 class SchedulerSettings(ServiceSettings):
@@ -15,6 +16,8 @@ class SchedulerSettings(ServiceSettings):
     local_gpus: int | None = Field(default=None, ge=0, le=1024)
     # SkyPilot's API server, as only this service may reach it; empty: jobs run on this machine alone.
     skypilot_url: str = ""
+    # SkyPilot's clusters are looked at every so many seconds, for what is silent and what is nobody's.
+    skypilot_look_seconds: float = Field(default=LOOK_SECONDS, ge=0.5, le=3600)
     # What the secrets of jobs are encrypted with, at least 32 characters: the same for all replicas. Empty:
     # a key that is made once in the data folder.
     secrets_key: SecretStr = SecretStr("")

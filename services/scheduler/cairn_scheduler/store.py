@@ -316,9 +316,9 @@ async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Wait
     return placed, waiting, reasons
 
 
-async def explain(db: Database, reasons: Mapping[str, str]) -> None:
+async def explain(conn: Connection, reasons: Mapping[str, str]) -> None:
     """Says why jobs are pending. A reason is a remark, not a step: it makes no new revision."""
-    await db.execute(
+    await conn.execute(
         """
         UPDATE jobs SET reason = told.reason
         FROM unnest($1::text[], $2::text[]) AS told (uid, reason)
@@ -329,9 +329,9 @@ async def explain(db: Database, reasons: Mapping[str, str]) -> None:
     )
 
 
-async def count_overtaken(db: Database, counts: Mapping[str, int]) -> None:
+async def count_overtaken(conn: Connection, counts: Mapping[str, int]) -> None:
     """Notes how often waiting jobs were passed."""
-    await db.execute(
+    await conn.execute(
         """
         UPDATE jobs SET overtaken = told.overtaken
         FROM unnest($1::text[], $2::integer[]) AS told (uid, overtaken)
@@ -366,14 +366,14 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
     ]
 
 
-async def set_token(db: Database, attempt_uid: str, token_uid: str) -> None:
+async def set_token(conn: Connection, attempt_uid: str, token_uid: str) -> None:
     """Notes which run token an attempt has; empty: none any more."""
-    await db.execute("UPDATE attempts SET token_uid = $2 WHERE uid = $1", attempt_uid, token_uid)
+    await conn.execute("UPDATE attempts SET token_uid = $2 WHERE uid = $1", attempt_uid, token_uid)
 
 
-async def close_attempt(db: Database, attempt_uid: str, *, now: datetime) -> None:
+async def close_attempt(conn: Connection, attempt_uid: str, *, now: datetime) -> None:
     """Nothing is left to do for an attempt."""
-    await db.execute(
+    await conn.execute(
         "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = $1 AND end_time IS NOT NULL",
         attempt_uid,
         now,

@@ -12,8 +12,9 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from cairn_common import document
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import document, elsewhere, environment, fields, mounts, resources, secrecy
+from cairn_scheduler import elsewhere, environment, fields, mounts, resources, secrecy
 from cairn_scheduler.fields import kind, show
 from cairn_scheduler.model import Cause, Resources, Spec
 

@@ -10,13 +10,21 @@ from functools import cached_property
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from cairn.gateway.v1 import gateway_pb2
-from cairn.quota.v1 import quota_pb2
+from cairn.quota.v1 import allocation_pb2, quota_pb2
 from cairn.scheduler.v1 import infra_pb2, orphan_pb2, scheduler_pb2
 from cairn.tracker.v1 import tracker_pb2
 
 SERVICES = {
     name: service
-    for file in (scheduler_pb2, infra_pb2, orphan_pb2, quota_pb2, tracker_pb2, gateway_pb2)
+    for file in (
+        scheduler_pb2,
+        infra_pb2,
+        orphan_pb2,
+        quota_pb2,
+        allocation_pb2,
+        tracker_pb2,
+        gateway_pb2,
+    )
     for name, service in file.DESCRIPTOR.services_by_name.items()
 }
 _PARAMETER = re.compile(r"\{(\w+)\}")

@@ -38,7 +38,7 @@ log = structlog.get_logger(__name__)
 
 NAME = "skypilot"
 # Nobody knows how much there is; SkyPilot says it when it is asked for too much.
-_BOUNDLESS = 2**50
+BOUNDLESS = Resources(2**50, 2**50, "", 2**50)
 # How long SkyPilot may look for a free machine before it gives up; then the queue is ours again. Seconds.
 _PROVISION_SECONDS = 120
 _STOP_MARGIN = 15.0
@@ -99,7 +99,7 @@ class SkyCluster:
 
     def capacity(self) -> Resources:
         """Without a bound: SkyPilot knows, and says so when asked."""
-        return Resources(_BOUNDLESS, _BOUNDLESS, "", _BOUNDLESS)
+        return BOUNDLESS
 
     async def survey(self, *, refresh: bool) -> Survey:
         """What SkyPilot reaches, and what it does not."""

@@ -20,12 +20,21 @@ from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tool import pack
 from cairn_scheduler.sky.watchdog import watch
 
+LOOK_SECONDS = 20.0
+
 
 @asynccontextmanager
 async def open_sky(
-    folder: Path, *, api_url: str, around: Surroundings, nats_url: str, seed: SecretStr | str | None
+    folder: Path,
+    *,
+    api_url: str,
+    around: Surroundings,
+    nats_url: str,
+    seed: SecretStr | str | None,
+    look_seconds: float = LOOK_SECONDS,
 ) -> AsyncIterator[SkyCluster]:
-    """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts.
+    """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts. Every
+    `look_seconds` its account is compared with ours.
 
     At the end the attempts go on by themselves. The server need not be there yet.
     """
@@ -50,7 +59,7 @@ async def open_sky(
         since = min((number or 0 for number in known), default=None)
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
-            tasks.create_task(watch(cluster, api), name="sky watchdog"),
+            tasks.create_task(watch(cluster, api, pause=look_seconds), name="sky watchdog"),
         ]
         try:
             yield cluster

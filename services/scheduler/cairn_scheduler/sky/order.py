@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
-from cairn_scheduler import document, environment, fields, mounts
+from cairn_common import document
+from cairn_scheduler import environment, fields, mounts
 from cairn_scheduler.cluster import Order
 from cairn_scheduler.model import Spec
 from cairn_scheduler.sky.tool import Tool

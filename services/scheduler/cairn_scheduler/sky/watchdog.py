@@ -16,8 +16,8 @@ from cairn_scheduler.sky.errors import Away, Kind, SkyError
 
 log = structlog.get_logger(__name__)
 
-LOOK_SECONDS = 20.0
-_IDLE_LOOK_SECONDS = 120.0
+# Where there is nothing of ours it is enough to look this much less often.
+_IDLE = 6
 # Five beats.
 _SILENCE_SECONDS = 75.0
 # A cluster that is just being made may not be listed yet; one that is just gone may be twice.
@@ -25,8 +25,9 @@ _MISSING_ROUNDS = 2
 _FINAL = frozenset({"SUCCEEDED", "FAILED", "FAILED_SETUP", "FAILED_DRIVER", "CANCELLED"})
 
 
-async def watch(cluster: SkyCluster, api: Api) -> NoReturn:
-    """Looks for ever. Unknown clusters that bear our name are taken away when they are seen twice."""
+async def watch(cluster: SkyCluster, api: Api, *, pause: float) -> NoReturn:
+    """Looks for ever, every `pause` seconds. Unknown clusters that bear our name are taken away when they are
+    seen twice."""
     suspects: set[str] = set()
     while True:
         try:
@@ -42,7 +43,7 @@ async def watch(cluster: SkyCluster, api: Api) -> NoReturn:
         except (Away, SkyError) as error:
             log.warning("sky.watch_waiting", error=str(error))
         busy = bool(cluster.watched or suspects)
-        await asyncio.sleep(LOOK_SECONDS if busy else _IDLE_LOOK_SECONDS)
+        await asyncio.sleep(pause if busy else pause * _IDLE)
 
 
 def _stranger(cluster: SkyCluster, name: str) -> bool:

@@ -14,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -26,6 +27,8 @@ EXTRAS_SETTING = "CAIRN_SKYPILOT_EXTRAS"
 _EXTRAS = "slurm"
 _MARK = "CAIRN_SKYPILOT_FOLDER"
 _INSTALL_SECONDS = 1800.0
+# Of looks for what a server left running, and seconds between two.
+_ROUNDS, _PAUSE = 100, 0.05
 # What the operator has set up for SkyPilot or for a cloud's own tools.
 _CREDENTIALS = (
     ".slurm", ".aws", ".kube", ".azure", ".oci", ".lambda_cloud", ".runpod", ".nebius", ".cloudflare",
@@ -93,7 +96,8 @@ def prepare(folder: Path, *, port: int, operator: Mapping[str, str]) -> Program:
         reclaim=lambda: end_leftovers(folder),
         after=lambda: end_leftovers(folder),
         cwd=home,
-        stop_grace=15.0,
+        # It would wait for launches under way, which no kill harms: they are found again by their names.
+        stop_grace=2.0,
     )
 
 
@@ -114,16 +118,33 @@ def link_credentials(home: Path, theirs: Path) -> None:
 
 
 def end_leftovers(folder: Path) -> None:
-    """Ends the workers of a server that was killed: they keep its port and its database."""
+    """Ends the workers of a server that was killed: they keep its port and its database. Returns when none is
+    left, also of those that they were just starting."""
+    for _ in range(_ROUNDS):
+        left = _leftovers(folder)
+        if not left:
+            return
+        for pid in left:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        time.sleep(_PAUSE)
+
+
+def _leftovers(folder: Path) -> list[int]:
     mark = f"{_MARK}={folder}".encode()
+    found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
         try:
+            # Empty for a zombie.
             if mark in (entry / "environ").read_bytes().split(b"\0"):
-                os.kill(int(entry.name), signal.SIGKILL)
+                found.append(int(entry.name))
         except OSError:
             continue
+    return found
 
 
 def venv_folder(folder: Path, operator: Mapping[str, str]) -> Path:

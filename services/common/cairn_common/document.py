@@ -4,39 +4,53 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Hashable
+from dataclasses import dataclass
 from typing import NoReturn
 
 import yaml
 
 from cairn_common.errors import InvalidArgument, Reason
 
-MOST_BYTES = 256 * 1024
-MOST_DEPTH = 20
-MOST_NODES = 20_000
 MOST_ALIASES = 100
 _LONGEST_NUMBER = 100
 _TAG = "tag:yaml.org,2002:"
 
 
-def read(text: str) -> object:
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What a document is, for messages, the reason of its errors, and how large it may be."""
+
+    name: str
+    reason: Reason
+    most_bytes: int
+    most_depth: int
+    # Values, mappings and lists together.
+    most_values: int
+
+
+TASK = Kind("task file", Reason.TASK_INVALID, most_bytes=256 * 1024, most_depth=20, most_values=20_000)
+TREE = Kind("tree file", Reason.TREE_INVALID, most_bytes=4 * 1024 * 1024, most_depth=80, most_values=400_000)
+
+
+def read(text: str, kind: Kind = TASK) -> object:
     """The document as dicts with text keys, lists, and scalars.
 
-    Raises InvalidArgument TASK_INVALID: too large, malformed (with `line` and `column`, from 1), too deep,
-    a key twice in one mapping, a key that is no text, too many aliases, or a type beyond plain values.
-    Aliased values are shared, not copied: do not walk the result without a bound.
+    Raises InvalidArgument with the kind's reason: too large, malformed (with `line` and `column`, from 1),
+    too deep, a key twice in one mapping, a key that is no text, too many aliases, or a type beyond plain
+    values. Aliased values are shared, not copied: do not walk the result without a bound.
     """
-    if len(text.encode("utf-8", "replace")) > MOST_BYTES:
-        raise _refused(f"the task file is larger than {MOST_BYTES // 1024} KiB")
-    loader = _Loader(text) if _printable(text) else None
+    if len(text.encode("utf-8", "replace")) > kind.most_bytes:
+        raise _refused(kind, f"the {kind.name} is larger than {kind.most_bytes // 1024} KiB")
+    loader = _Loader(text, kind) if _printable(text) else None
     if loader is None:
-        raise _refused("the task file holds control characters; it is to be plain text")
+        raise _refused(kind, f"the {kind.name} holds control characters; it is to be plain text")
     try:
         return loader.get_single_data()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _refused(error.problem or error.context or "it is not YAML", mark) from None
+        raise _refused(kind, error.problem or error.context or "it is not YAML", mark) from None
     except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        raise _refused(f"it is not YAML: {str(error)[:200]}") from None
+        raise _refused(kind, f"it is not YAML: {str(error)[:200]}") from None
     finally:
         loader.dispose()
 
@@ -44,8 +58,9 @@ def read(text: str) -> object:
 class _Loader(yaml.SafeLoader):
     """Builds plain values, and counts as it goes, before anything large comes to be."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, kind: Kind) -> None:
         super().__init__(text)
+        self._kind = kind
         self._depth = 0
         self._nodes = 0
         self._aliases = 0
@@ -57,11 +72,12 @@ class _Loader(yaml.SafeLoader):
             raise _problem(f"more than {MOST_ALIASES} aliases (`*name`)", self._mark())
         self._nodes += 1
         self._depth += 1
-        if self._nodes > MOST_NODES or self._depth > MOST_DEPTH:
+        most_values, most_depth = self._kind.most_values, self._kind.most_depth
+        if self._nodes > most_values or self._depth > most_depth:
             told = (
-                f"more than {MOST_NODES:,} values"
-                if self._nodes > MOST_NODES
-                else f"deeper than {MOST_DEPTH} levels"
+                f"more than {most_values:,} values"
+                if self._nodes > most_values
+                else f"deeper than {most_depth} levels"
             )
             raise _problem(told, self._mark())
         node = super().compose_node(parent, index)
@@ -91,7 +107,7 @@ class _Loader(yaml.SafeLoader):
 
     def construct_undefined(self, node: yaml.Node) -> NoReturn:
         """Tags such as `!!python/object` are refused where they stand."""
-        raise _problem(f"the tag `{node.tag[:80]}` cannot be used in a task file", node.start_mark)
+        raise _problem(f"the tag `{node.tag[:80]}` cannot be used in a {self._kind.name}", node.start_mark)
 
 
 def _plain_time(loader: _Loader, node: yaml.ScalarNode) -> str:
@@ -123,10 +139,10 @@ def _problem(told: str, mark: yaml.Mark) -> yaml.MarkedYAMLError:
     return yaml.MarkedYAMLError(problem=told, problem_mark=mark)
 
 
-def _refused(told: str, mark: yaml.Mark | None = None) -> InvalidArgument:
+def _refused(kind: Kind, told: str, mark: yaml.Mark | None = None) -> InvalidArgument:
     if mark is None:
-        return InvalidArgument(told, reason=Reason.TASK_INVALID, path="")
+        return InvalidArgument(told, reason=kind.reason, path="")
     line, column = mark.line + 1, mark.column + 1
     return InvalidArgument(
-        f"line {line}, column {column}: {told}", reason=Reason.TASK_INVALID, path="", line=line, column=column
+        f"line {line}, column {column}: {told}", reason=kind.reason, path="", line=line, column=column
     )

@@ -1,0 +1,206 @@
+"""The tree's versions: reads them, and applies new ones. Each public method is one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from cairn.quota.v1 import tree_pb2
+from cairn_common.db import Connection, Database
+from cairn_common.errors import Aborted, FailedPrecondition, NotFound, Reason
+from cairn_quota import authority, facts, metering, reservation_rows, tree_wire
+from cairn_quota.account import Account, Entry, adjust
+from cairn_quota.account import Kind as EntryKind
+from cairn_quota.admission import State
+from cairn_quota.authority import Authority
+from cairn_quota.budget import BEGINNING, period
+from cairn_quota.model import Limits, Role
+from cairn_quota.plain import Change, changes
+from cairn_quota.team_store import insert_team, new_team
+from cairn_quota.tree import EMPTY, BudgetUnit, Tree
+from cairn_quota.validity import check
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A version of the tree: 0 where none was ever applied."""
+
+    version: int
+    tree: Tree
+    actor: str = ""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """A new tree. `etag` empty: whatever is there is replaced."""
+
+    tree: Tree
+    etag: str
+    actor: str
+    request_id: str
+    now: datetime
+    # Teams of the tree that are not there yet are made, with the actor as owner.
+    makes_teams: bool
+
+
+class TreeStore:
+    """See the module."""
+
+    def __init__(self, db: Database, authority: Authority) -> None:
+        self._db = db
+        self._authority = authority
+
+    async def current(self) -> Stored:
+        """The tree that was applied last, as it was applied."""
+        row = await self._db.fetchrow(
+            "SELECT version, tree, actor, time FROM tree_versions ORDER BY version DESC LIMIT 1"
+        )
+        if row is None:
+            return Stored(0, EMPTY)
+        tree = tree_wire.tree_value(tree_pb2.QuotaTree.FromString(row["tree"]))
+        return Stored(row["version"], tree, row["actor"], row["time"])
+
+    async def versions(self, *, before: int | None, size: int) -> list[tree_pb2.TreeVersion]:
+        """Newest first, from behind the version `before`."""
+        rows = await self._db.fetch(
+            "SELECT version, changes, actor, time, request_id FROM tree_versions"
+            " WHERE $1::bigint IS NULL OR version < $1 ORDER BY version DESC LIMIT $2",
+            before,
+            size,
+        )
+        found = []
+        for row in rows:
+            one = tree_pb2.TreeVersion.FromString(row["changes"])
+            one.version, one.actor, one.request_id = row["version"], row["actor"], row["request_id"]
+            one.time.FromDatetime(row["time"])
+            found.append(one)
+        return found
+
+    async def apply(self, order: Order) -> tuple[Stored, list[Change]]:
+        """Makes a tree rule; no new version where nothing changes. What is held stays held.
+
+        Raises TreeInvalid, Aborted/ETAG_MISMATCH, NotFound/TEAM_NOT_FOUND.
+        """
+        check(order.tree)
+        async with self._authority.changing() as (conn, state):
+            version, old = await authority.stored_tree(conn)
+            if order.request_id and await _applied(conn, order):
+                return await self.current(), []
+            check_etag(order.etag, version)
+            different = changes(old, order.tree)
+            if different or not version:
+                version += 1
+                await _make_teams(conn, order)
+                await _insert(conn, version, order, different)
+                await self._rule(conn, state)
+                await metering.renew(conn, state, now=order.now)
+                await facts.tell_tree(conn, version, actor=order.actor, now=order.now)
+        return Stored(version, order.tree, order.actor, order.now), different
+
+    async def _rule(self, conn: Connection, state: State) -> None:
+        """The state becomes that of the new tree; held reservations move to their nodes in it."""
+        rows = await conn.fetch(reservation_rows.SELECT + " WHERE state = 1")
+        fresh = await authority.load(conn)
+        held = [reservation_rows.reservation(row) for row in rows]
+        moved = [now for one in held if (now := fresh.resolve(one)) != one]
+        await reservation_rows.move(conn, moved)
+        state.tree, state.shares, state.version = fresh.tree, fresh.shares, fresh.version
+
+    async def adjust(
+        self, budget_id: str, amount: int, *, reason: str, request_id: str, actor: str, now: datetime
+    ) -> State:
+        """Adds to a budget's period of now, or takes from what is available in it.
+
+        Raises NotFound/BUDGET_NOT_FOUND, FailedPrecondition/STATE_INVALID where more is taken than there is
+        or the budget is not there now.
+        """
+        async with self._authority.changing() as (conn, state):
+            budget = next((one for one in state.tree.budgets if one.id == budget_id), None)
+            if budget is None:
+                raise NotFound(
+                    f"There is no budget {budget_id[:80]!r} in the quota tree.",
+                    reason=Reason.BUDGET_NOT_FOUND,
+                    budget=budget_id[:80],
+                )
+            now_period = period(budget.window, now)
+            made = await conn.fetchval(
+                "INSERT INTO adjustments (actor, request_id, budget, amount, time) VALUES"
+                " ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING RETURNING 1",
+                actor,
+                request_id,
+                budget_id,
+                amount,
+                now,
+            )
+            if not made:
+                return state
+            balance = state.books.grant(budget, now_period, now=now, actor=actor) if now_period else None
+            if (
+                now_period is None
+                or balance is None
+                or balance.available + min(0, amount) < min(0, balance.available)
+            ):
+                left = 0 if balance is None else balance.available
+                raise FailedPrecondition(
+                    f"The budget {budget_id} has {left:,} left now; {-amount:,} cannot be taken from it.",
+                    reason=Reason.STATE_INVALID,
+                    budget=budget_id,
+                    available=left,
+                )
+            given = Entry(
+                now, EntryKind.ADJUST, budget_id, BEGINNING, Account.OUTSIDE, Account.AVAILABLE,
+                BudgetUnit.NONE, 0, actor=actor, reason=reason,
+            )  # fmt: skip
+            adjust(state.books, budget, now_period, given, amount=amount)
+        return state
+
+
+def check_etag(etag: str, version: int) -> None:
+    """Raises Aborted/ETAG_MISMATCH where the tree has changed since it was read."""
+    if etag and etag != str(version):
+        raise Aborted(
+            f"The quota tree has changed since it was read: its etag is {version}, not {etag[:40]}."
+            " Read it again (cairn quota export) and repeat the change.",
+            reason=Reason.ETAG_MISMATCH,
+            etag=version,
+        )
+
+
+async def _applied(conn: Connection, order: Order) -> bool:
+    """Whether this very request made a version before."""
+    return bool(
+        await conn.fetchval(
+            "SELECT 1 FROM tree_versions WHERE actor = $1 AND request_id = $2", order.actor, order.request_id
+        )
+    )
+
+
+async def _insert(conn: Connection, version: int, order: Order, different: Sequence[Change]) -> None:
+    recorded = tree_pb2.TreeVersion(changes=tree_wire.change_messages(different))
+    await conn.execute(
+        "INSERT INTO tree_versions (version, tree, changes, actor, time, request_id)"
+        " VALUES ($1, $2, $3, $4, $5, $6)",
+        version,
+        tree_wire.tree_message(order.tree).SerializeToString(deterministic=True),
+        recorded.SerializeToString(deterministic=True),
+        order.actor,
+        order.now,
+        order.request_id,
+    )
+
+
+async def _make_teams(conn: Connection, order: Order) -> None:
+    there = {row["id"] for row in await conn.fetch("SELECT id FROM teams")}
+    missing = sorted(set(order.tree.by_team) - there)
+    if missing and not order.makes_teams:
+        raise NotFound(
+            f"There is no team {missing[0]!r}, or you are no member of it.",
+            reason=Reason.TEAM_NOT_FOUND,
+            team=missing[0],
+        )
+    for team in missing:
+        name = order.tree.by_team[team].display_name or team
+        made = new_team(id=team, display_name=name, limits=Limits(), now=order.now)
+        await insert_team(conn, made, creator=order.actor, request_id="", owner_role=Role.OWNER)

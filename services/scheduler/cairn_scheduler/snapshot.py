@@ -1,0 +1,234 @@
+"""What the engine decides on, put together from the jobs, the quota tree and the places to run. Pure.
+
+A flavor of the tree that reaches several pools is one engine flavor for each; their quota is the tree's one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from cairn_scheduler.engine import world
+from cairn_scheduler.engine.world import Admitted, Flavor, JobRequest, Machine, Option, Pool, PoolKind
+from cairn_scheduler.model import Resources, State, pool_of
+from cairn_scheduler.plan import Place, exceeds
+from cairn_scheduler.tree import Tree, TreeFlavor
+
+MACHINE = "this"
+NOBODY = "-"
+# What nobody could ever have in one place stands for a pool without a bound.
+_BOUNDLESS = 2**40
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A job that has not ended, as far as deciding goes."""
+
+    uid: str
+    team: str
+    creator: str
+    state: State
+    create_time: datetime
+    priority: int = 0
+    project: str = ""
+    priority_class: str = ""
+    flavors: tuple[str, ...] = ()
+    infra: str = ""
+    num_nodes: int = 1
+    resources: Resources = field(default_factory=Resources)
+    max_runtime: float | None = None
+    grace: float = 10.0
+    retry_time: datetime | None = None
+    overtaken: int = 0
+    admissions: int = 0
+    attempts: int = 0
+    reason: str = ""
+    # Of what holds a place.
+    pool: str = ""
+    flavor: str = ""
+    admit_time: datetime | None = None
+    checkpoint_time: datetime | None = None
+    preempted_for: str = ""
+    preempt_time: datetime | None = None
+
+
+def take(
+    entries: Iterable[Entry],
+    *,
+    tree: Tree,
+    places: Sequence[Place],
+    holds: Sequence[world.Hold],
+    now: datetime,
+) -> world.Snapshot:
+    """All that a decision depends on. Jobs of teams that the tree does not know are left out."""
+    flavors = _flavors(tree, places)
+    pending, admitted = [], []
+    for entry in entries:
+        node = seat(entry, tree)
+        if not node:
+            continue
+        request = _request(entry, node, tree, places, flavors)
+        if entry.state is State.PENDING:
+            pending.append(request)
+        elif entry.state.placed and request.options:
+            admitted.append(_admitted(entry, request, flavors, now))
+    return world.Snapshot(
+        now=milliseconds(now),
+        nodes=tree.nodes,
+        flavors=tuple(flavors),
+        pools=tuple(_pool(place) for place in places),
+        pending=tuple(pending),
+        admitted=tuple(admitted),
+        budgets=tuple(_with_rates(budget, flavors) for budget in tree.budgets),
+        classes=tree.classes,
+        reservations=tree.windows,
+        holds=tuple(holds),
+        version=tree.version,
+    )
+
+
+def seat(entry: Entry, tree: Tree) -> str:
+    """The node where a job counts; empty: the tree does not know its team."""
+    return tree.seat(team=entry.team, project=entry.project, user=entry.creator.removeprefix("users/"))
+
+
+def quota_flavor(name: str) -> str:
+    """The tree's flavor of an engine's one."""
+    return name.partition("@")[0]
+
+
+def milliseconds(time: datetime) -> int:
+    """Since the epoch."""
+    return int(time.timestamp() * 1000)
+
+
+def amounts(need: Resources) -> dict[str, int]:
+    """What is asked for, by resource, in thousandths."""
+    found = {"gpu": need.gpus * 1000, "cpu": need.cpu_milli, "mem": need.memory_mib * 1000}
+    return {resource: amount for resource, amount in found.items() if amount}
+
+
+def _request(
+    entry: Entry, node: str, tree: Tree, places: Sequence[Place], flavors: Sequence[Flavor]
+) -> JobRequest:
+    value = next((one.value for one in tree.classes if one.name == entry.priority_class), 0)
+    return JobRequest(
+        uid=entry.uid,
+        node=node,
+        options=tuple(_options(entry, tree, places, flavors)),
+        user=entry.creator.removeprefix("users/"),
+        priority=entry.priority or value,
+        priority_class=entry.priority_class,
+        create_time=milliseconds(entry.create_time),
+        ranks=entry.num_nodes,
+        per_rank=tuple(sorted(amounts(entry.resources).items())),
+        max_runtime=None if entry.max_runtime is None else int(entry.max_runtime * 1000),
+        requeued=entry.retry_time is not None,
+        attempted=entry.attempts > 0,
+        not_before=milliseconds(entry.retry_time) if entry.retry_time else 0,
+        overtaken=entry.overtaken,
+    )
+
+
+def _options(
+    entry: Entry, tree: Tree, places: Sequence[Place], flavors: Sequence[Flavor]
+) -> Iterable[Option]:
+    """The ways to run it: the flavors that it names in its order, else the tree's in theirs."""
+    need = entry.resources.times(entry.num_nodes)
+    pool = entry.pool or pool_of(entry.infra)
+    place = next((place for place in places if place.name == pool), None)
+    if place is None or (entry.state is State.PENDING and exceeds(need, [place])):
+        return
+    by_name = {flavor.name: flavor for flavor in tree.flavors}
+    named = [by_name[name] for name in entry.flavors if name in by_name]
+    usage = amounts(need)
+    for flavor in named if entry.flavors else tree.flavors:
+        if not _suits(flavor, entry, pool):
+            continue
+        name = _name(flavor.name, pool, flavors)
+        if name:
+            yield Option(name, world.option(flavor.name, usage).usage)
+
+
+def _suits(flavor: TreeFlavor, entry: Entry, pool: str) -> bool:
+    asked = entry.resources.accelerator
+    if entry.resources.gpus and asked and flavor.accelerator and not _same_kind(asked, flavor.accelerator):
+        return False
+    if flavor.spot and flavor.name not in entry.flavors and flavor.name != entry.flavor:
+        return False
+    if not flavor.pool:
+        return True
+    if pool == "local":
+        return flavor.pool == "local"
+    return entry.infra == "any" or _reaches(flavor.pool, entry.infra) or _reaches(entry.infra, flavor.pool)
+
+
+def _reaches(wide: str, narrow: str) -> bool:
+    return narrow == wide or narrow.startswith(wide + "/")
+
+
+def _same_kind(asked: str, has: str) -> bool:
+    return asked.upper().partition("-")[0] == has.upper().partition("-")[0]
+
+
+def _admitted(entry: Entry, request: JobRequest, flavors: Sequence[Flavor], now: datetime) -> Admitted:
+    index = next(
+        (at for at, one in enumerate(request.options) if quota_flavor(one.flavor) == entry.flavor), 0
+    )
+    since = entry.admit_time or entry.create_time
+    stopping, gone = "", 0
+    if entry.state is State.PREEMPTING:
+        stopping = entry.preempted_for or NOBODY
+        gone = milliseconds((entry.preempt_time or now) + timedelta(seconds=entry.grace))
+    return Admitted(
+        request=request,
+        option=index,
+        machines=((MACHINE, entry.num_nodes),) if entry.pool == "local" else (),
+        admit_time=milliseconds(since),
+        checkpoint_time=milliseconds(entry.checkpoint_time) if entry.checkpoint_time else None,
+        stopping=stopping,
+        gone_at=gone,
+    )
+
+
+def _flavors(tree: Tree, places: Sequence[Place]) -> list[Flavor]:
+    made = []
+    for flavor in tree.flavors:
+        pools = [place.name for place in places if _offers(place, flavor)]
+        for pool in pools:
+            made.append(
+                Flavor(
+                    name=flavor.name if pool == pools[0] else f"{flavor.name}@{pool}",
+                    pool=pool,
+                    accelerator=flavor.accelerator,
+                    market="spot" if flavor.spot else "on-demand",
+                )
+            )
+    return made
+
+
+def _offers(place: Place, flavor: TreeFlavor) -> bool:
+    return not flavor.pool or (flavor.pool == "local") == (place.name == "local")
+
+
+def _name(flavor: str, pool: str, flavors: Sequence[Flavor]) -> str:
+    return next((f.name for f in flavors if f.pool == pool and quota_flavor(f.name) == flavor), "")
+
+
+def _pool(place: Place) -> Pool:
+    if place.capacity.cpu_milli >= _BOUNDLESS:
+        return Pool(place.name, PoolKind.ELASTIC)
+    has = place.capacity
+    capacity = {"gpu": has.gpus * 1000, "cpu": has.cpu_milli, "mem": has.memory_mib * 1000}
+    return Pool(place.name, PoolKind.FIXED, (Machine(MACHINE, capacity),))
+
+
+def _with_rates(budget: world.Budget, flavors: Sequence[Flavor]) -> world.Budget:
+    rates: Mapping[str, int] = {
+        **budget.rates,
+        **{f.name: budget.rates.get(quota_flavor(f.name), budget.rates.get("", 0)) for f in flavors},
+    }
+    return world.Budget(
+        budget.id, budget.node, budget.left, budget.user, budget.unit, budget.overrun, budget.safe, rates
+    )
