@@ -14,12 +14,10 @@ from cairn_scheduler.engine.world import (
     ANY,
     Admitted,
     JobRequest,
-    Machine,
     Node,
     Option,
     Plan,
     Policy,
-    Pool,
     Quota,
     Snapshot,
     Why,
@@ -29,7 +27,8 @@ from tests.scenarios.rounds import settle
 from tests.scenarios.worlds import Kind, arrive, history, leave, start
 
 SEEDS = st.integers(0, 2**32)
-FEW = settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+# The same examples each time: the long run over new ones is tests/bench/bench_worlds.py.
+FEW = settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 ANY_WORLD = Kind()
 WITH_MACHINES = Kind(pools=True)
 TAME = Kind(tame=True)
@@ -112,7 +111,10 @@ def test_a_plan_that_was_carried_out_leaves_nothing_to_do(seed: int, pools: bool
     for world, plan in history(Random(seed), Kind(pools=pools)):
         after = settle(world, plan)
         again = decide(after)
-        assert (again.admissions, again.promises, again.preemptions) == ((), (), ())
+        assert (again.promises, again.preemptions) == ((), ())
+        # Who was kept from a place for another's sake may find that there is room for both.
+        kept = {uid for uid, reason in plan.reasons.items() if reason.code == "ReservedFor"}
+        assert {one.uid for one in again.admissions} <= kept
 
 
 @FEW
@@ -280,14 +282,3 @@ def _catch_up(engine: Engine, world: Snapshot) -> None:
     changes: list[JobRequest | Admitted] = [j for u, j in held.items() if engine.admitted.get(u) != j]
     changes += [j for u, j in waiting.items() if engine.pending.get(u) != j]
     engine.apply(changes)
-
-
-def test_machines_of_several_sizes_are_looked_at_one_by_one() -> None:
-    pool = Pool("p", machines=(Machine("big", {"gpu": 4000}), Machine("small", {"gpu": 1000}, 4)))
-    world = Snapshot(
-        now=0,
-        pools=(pool,),
-        flavors=(),
-        nodes=(Node("a", quotas={("f", "gpu"): Quota(9000)}),),
-    )
-    assert decide(world) == Plan()

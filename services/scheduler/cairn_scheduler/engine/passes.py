@@ -67,7 +67,7 @@ class Pass:
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
         self._tick = self._pushed = 0
-        self._nominal = False
+        self._nominal = self._doubtful = False
         self._kept: dict[str, JobRequest] = {}
         self._checked: dict[Line, tuple[int, int]] = {}
 
@@ -237,6 +237,8 @@ class Pass:
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
+        # Its failure hangs on more than what it itself can see change.
+        self._doubtful = request.uid in self.barred
         others = self.withdrawn.get(request.uid, ())
         if len(others) >= _MOST_WITHDRAWN:
             return Reason(Code.RESERVED_FOR, node=seat.id, others=others)
@@ -313,7 +315,10 @@ class Pass:
         found = search.run(self.policy)
         if search.until:
             line.until = min(line.until or search.until, search.until)
-        if not found or comes_back(search, found, index, self.policy):
+        if not found:
+            return []
+        if comes_back(search, found, index, self.policy):
+            self._doubtful = True
             return []
         if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.ground.shadows):
             return []
@@ -386,7 +391,8 @@ class Pass:
         line.reason = reason
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
-            line.freed, line.moved = self._marks(line)
+            if not self._doubtful:
+                line.freed, line.moved = self._marks(line)
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])
