@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,13 +12,11 @@ import pytest
 from cairn_scheduler import circuits
 from cairn_scheduler.circuits import Circuit, Gate, Tried
 from cairn_scheduler.model import Resources, Spec
-from cairn_scheduler.plan import Limit, Place, Plan, Snapshot, Waiting, decide
 from cairn_scheduler.sky.order import trial_text
 from cairn_scheduler.ways import names_of
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 H100, A100, ELSEWHERE = "slurm/lab H100", "slurm/lab A100", "slurm/other H100"
-BOUNDLESS = 2**50
 
 
 def at(seconds: float) -> datetime:
@@ -31,17 +30,29 @@ def tried(job: str, *names: str, begun: float, **more: Any) -> Tried:
     return Tried(job, names, fields.pop("need", Resources(1000, 8)), at(begun), **fields)
 
 
+Waiting = tuple[str, tuple[str, ...], Resources]
+
+
+@dataclass(frozen=True)
+class Plan:
+    admissions: list[str]
+    reasons: dict[str, str]
+    wake_at: datetime | None
+
+
 def waiting(uid: str, *names: str, gpus: int = 8, cpus: int = 1) -> Waiting:
-    return Waiting(uid, "main", 0, at(0), Resources(cpus * 1000, gpus), pool="skypilot", circuits=names)
+    return uid, names, Resources(cpus * 1000, gpus)
 
 
 def planned(jobs: list[Waiting], shut: dict[str, Circuit], now: datetime) -> Plan:
-    places = [Place("skypilot", Resources(BOUNDLESS, BOUNDLESS, "", BOUNDLESS))]
-    return decide(Snapshot(now, places, [], jobs, {"main": Limit()}, circuits=shut))
+    gate = Gate(shut, now)
+    wake_at = gate.wake_at()
+    kept = circuits.kept_back(gate, jobs)
+    return Plan([uid for uid, _, _ in jobs if uid not in kept], kept, wake_at)
 
 
 def admitted(plan: Plan) -> list[str]:
-    return [admission.uid for admission in plan.admissions]
+    return plan.admissions
 
 
 def spec(resources: dict[str, Any], infra: str = "slurm/lab") -> Spec:

@@ -31,7 +31,7 @@ from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
 from cairn_scheduler.model import Resources
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky import cluster as sky

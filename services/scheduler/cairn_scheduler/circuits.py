@@ -169,6 +169,21 @@ class Gate:
         return circuit.probe_at <= self._now and not circuit.probing
 
 
+def kept_back(gate: Gate, asking: Iterable[tuple[str, Sequence[str], Resources]]) -> dict[str, str]:
+    """Why jobs are kept back, by uid, of those that ask (uid, ways, need) in the queue's order.
+
+    Of those that would try an open circuit again the first may.
+    """
+    kept = {}
+    for uid, ways, need in asking:
+        reason = gate.keeps(ways, need)
+        if reason is None:
+            gate.passed(ways, need, uid)
+        else:
+            kept[uid] = reason
+    return kept
+
+
 def _refuse(fold: _Fold, one: Tried, time: datetime) -> None:
     if fold.opened is None:
         fold.failures, fold.least = 1, one.need

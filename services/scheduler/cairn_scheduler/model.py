@@ -274,6 +274,16 @@ class Job:
     hold: Hold | None = None
     # When its last checkpoint was committed.
     checkpoint_time: datetime | None = None
+    # Where it counts below its team, its class, and the flavors of the quota tree that it takes, in order.
+    project: str = ""
+    priority_class: str = ""
+    flavors: tuple[str, ...] = ()
+    # The flavor that it holds, from ADMITTED on, and since when.
+    flavor: str = ""
+    admit_time: datetime | None = None
+    # In PREEMPTING: the job that gets its place (empty: none), and since when.
+    preempted_for: str = ""
+    preempt_time: datetime | None = None
 
     @property
     def active(self) -> Attempt | None:

@@ -19,7 +19,7 @@ from cairn_scheduler.circuits import Circuit
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
 from cairn_scheduler.model import pool_of
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 
 NAME = "cairn.scheduler.v1.InfraService"
 ACCESS = {

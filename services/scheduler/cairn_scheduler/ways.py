@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime
 
 from cairn_common import document
 from cairn_common.db import Database
 from cairn_scheduler import circuits
 from cairn_scheduler.circuits import MEMORY, Circuit, Gate, Tried
-from cairn_scheduler.model import Job, Resources, Spec
-from cairn_scheduler.plan import Waiting
+from cairn_scheduler.model import Job, Resources, Spec, pool_of
+from cairn_scheduler.snapshot import Entry
 
 
 class Ways:
@@ -21,18 +20,30 @@ class Ways:
         self._db = db
         self._names: dict[str, tuple[str, ...]] = {}
         self.shut: dict[str, Circuit] = {}
+        # When the next of them is to be tried.
+        self.wake_at: datetime | None = None
 
-    async def look(self, waiting: Sequence[Waiting], *, now: datetime) -> list[Waiting]:
-        """Sees which circuits are not closed; returns those who wait, with the ways that they can go."""
+    async def look(self, waiting: Sequence[Entry], *, now: datetime) -> dict[str, str]:
+        """Sees which circuits are not closed; returns why jobs are kept back by them, by uid.
+
+        Of those that would try an open one again, the first in the queue's order may.
+        """
         self.shut = circuits.derive(await tries(self._db, now=now))
         if not self.shut:
             self._names.clear()
-            return list(waiting)
-        there = [job.uid for job in waiting if job.pool == "skypilot"]
-        missing = [uid for uid in there if uid not in self._names]
-        known = {uid: self._names[uid] for uid in there if uid in self._names}
+            return {}
+        there = [entry for entry in waiting if pool_of(entry.infra) == "skypilot"]
+        missing = [entry.uid for entry in there if entry.uid not in self._names]
+        known = {entry.uid: self._names[entry.uid] for entry in there if entry.uid in self._names}
         self._names = known | (await _names(self._db, missing) if missing else {})
-        return [replace(job, circuits=self._names.get(job.uid, ())) for job in waiting]
+        gate = Gate(self.shut, now)
+        self.wake_at = gate.wake_at()
+        asking = [
+            (entry.uid, self._names.get(entry.uid, ()), entry.resources.times(entry.num_nodes))
+            for entry in sorted(there, key=_rank)
+            if entry.retry_time is None or entry.retry_time <= now
+        ]
+        return circuits.kept_back(gate, asking)
 
     def of(self, job: Job, *, now: datetime) -> tuple[str, ...]:
         """The ways that an attempt of this job may go now; where all are shut, all of them."""
@@ -77,3 +88,7 @@ async def _names(db: Database, uids: Sequence[str]) -> dict[str, tuple[str, ...]
     return {
         row["uid"]: names_of(Spec(task=row["task"], setup="", run="", infra=row["infra"])) for row in rows
     }
+
+
+def _rank(entry: Entry) -> tuple[int, bool, datetime, str]:
+    return (-entry.priority, entry.retry_time is None, entry.create_time, entry.uid)

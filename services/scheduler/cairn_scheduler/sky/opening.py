@@ -31,8 +31,8 @@ async def open_sky(
     around: Surroundings,
     nats_url: str,
     seed: SecretStr | str | None,
-    provision_seconds: int = 120,
     look_seconds: float = LOOK_SECONDS,
+    provision_seconds: int = 120,
 ) -> AsyncIterator[SkyCluster]:
     """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts. Every
     `look_seconds` its account is compared with ours.
