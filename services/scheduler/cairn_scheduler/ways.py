@@ -31,6 +31,7 @@ class Ways:
         self.shut = circuits.derive(await tries(self._db, now=now))
         if not self.shut:
             self._names.clear()
+            self.wake_at = None
             return {}
         there = [entry for entry in waiting if pool_of(entry.infra) == "skypilot"]
         missing = [entry.uid for entry in there if entry.uid not in self._names]
