@@ -125,6 +125,10 @@ class Client:
         """A job with its attempts."""
         return self.api.get(self._team("jobs", job))
 
+    def timeline(self, job: str) -> list[Json]:
+        """What happened to a job, oldest first: kind, time, end_time, attempt, text, cause."""
+        return list(self.api.get(self._team("jobs", job, "timeline")).get("moments", []))
+
     def cancel(self, job: str) -> Json:
         """Stops a job; it is CANCELLED once nothing of it runs any more."""
         return self.api.post(self._team("jobs", job) + ":cancel")

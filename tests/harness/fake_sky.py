@@ -55,6 +55,7 @@ class FakeSky:
         self._beat = beat
         self._requests: dict[str, asyncio.Task[Any]] = {}
         self._stops: dict[str, asyncio.Event] = {}
+        self._workspaces: dict[str, Any] = {"default": {}}
         self.clusters: dict[str, Cluster] = {}
         # Per run: how often its command began, came to a good end, and was there twice at a time.
         self.began: Counter[str] = Counter()
@@ -88,16 +89,17 @@ class FakeSky:
         app.get("/api/get")(self._get)
         for path, work in {
             "/launch": self._launch, "/down": self._down, "/status": self._status, "/queue": self._queue,
-            "/cost_report": self._costs, "/api/cancel": self._cancel,
+            "/cost_report": self._costs, "/api/cancel": self._cancel, "/workspaces/create": self._workspace,
         }.items():  # fmt: skip
             app.post(path)(self._asked(work))
+        app.get("/workspaces")(self._asked(self._list_workspaces))
         app.post("/logs")(self._logs)
         return app
 
     def _asked(self, work: Any) -> Any:
         async def handle(request: Request) -> Response:
             number = str(uuid.uuid4())
-            self._begin(number, work(await request.json()))
+            self._begin(number, work(json.loads(await request.body() or "{}")))
             return Response(headers={"X-SkyPilot-Request-ID": number})
 
         return handle
@@ -160,6 +162,13 @@ class FakeSky:
         for number in body["request_ids"]:
             if (task := self._requests.get(number)) is not None:
                 task.cancel()
+
+    async def _list_workspaces(self, body: dict[str, Any]) -> Any:
+        return self._workspaces
+
+    async def _workspace(self, body: dict[str, Any]) -> Any:
+        self._workspaces[body["workspace_name"]] = {}
+        return self._workspaces
 
     async def _logs(self) -> Response:
         return Response("")

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 import grpc
 import structlog
 
-from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2
+from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2, timeline_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
 from cairn_common.db import Connection, Database
@@ -22,11 +22,12 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import model, steer, store, submit, wire, yielding
+from cairn_scheduler import history, model, steer, store, submit, wire, yielding
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.plan import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.timeline import timeline
 from cairn_scheduler.vault import Vault, keep
 from cairn_scheduler.watch import Watch
 
@@ -36,6 +37,7 @@ NAME = "cairn.scheduler.v1.SchedulerService"
 ACCESS = {
     f"/{NAME}/CreateJob": access(Role.MEMBER),
     f"/{NAME}/GetJob": access(Role.VIEWER),
+    f"/{NAME}/GetTimeline": access(Role.VIEWER),
     f"/{NAME}/ListJobs": access(Role.VIEWER),
     f"/{NAME}/CancelJob": access(Role.MEMBER),
     f"/{NAME}/HoldJob": access(Role.MEMBER),
@@ -103,6 +105,16 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         team, uid = _job_name(request.name)
         require(caller(), team, Role.VIEWER)
         return wire.job_message(await steer.found(self._db, team=team, uid=uid))
+
+    async def GetTimeline(
+        self, request: scheduler_pb2.GetTimelineRequest, context: Context
+    ) -> timeline_pb2.Timeline:
+        """What happened to a job, from its submission on."""
+        team, uid = _job_name(request.name)
+        require(caller(), team, Role.VIEWER)
+        job = await steer.found(self._db, team=team, uid=uid)
+        entries, steps = await history.entries(self._db, uid), await history.steps(self._db, uid)
+        return wire.timeline_message(job, timeline(job, entries, steps))
 
     async def GetSweep(self, request: scheduler_pb2.GetSweepRequest, context: Context) -> sweep_pb2.Sweep:
         """One sweep with its jobs, brief."""

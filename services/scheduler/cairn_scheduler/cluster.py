@@ -81,7 +81,17 @@ class Quiet:
     attempt_uid: str
 
 
-Report = Started | Ended | Quiet
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """On the way to an attempt's machines the place said something. `number`: from 1, in its order."""
+
+    attempt_uid: str
+    number: int
+    time: datetime
+    text: str
+
+
+Report = Started | Ended | Quiet | Stepped
 
 
 class Remains(Enum):

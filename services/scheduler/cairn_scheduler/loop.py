@@ -22,14 +22,15 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, store, vault, yielding
+from cairn_scheduler import history, model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
-from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started
+from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started, Stepped
 from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
 from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
 from cairn_scheduler.quota import Quota, Refused
+from cairn_scheduler.timeline import Step
 from cairn_scheduler.vault import Sealed, Vault
 
 log = structlog.get_logger(__name__)
@@ -89,8 +90,10 @@ class Loop:
     async def listen(self, cluster: Cluster) -> NoReturn:
         """Takes a cluster's reports for ever, each until it is written down."""
         async for report in cluster.reports():
-            if isinstance(report, Started | Ended):
+            if isinstance(report, Started | Ended | Stepped):
                 await self._insist(report)
+            if isinstance(report, Stepped):
+                continue
             self.tidy.set()
             self.wake()
         raise AssertionError("a cluster's reports have no end")
@@ -270,7 +273,7 @@ class Loop:
             raise Sealed("Its secrets are not kept any more. Submit it again.")
         return self._out.vault.open(job.uid, sealed)
 
-    async def _insist(self, report: Started | Ended) -> None:
+    async def _insist(self, report: Started | Ended | Stepped) -> None:
         """Writes a report down, waiting for the database, and reading again where a step came between."""
         pause = 0.1
         while True:
@@ -294,6 +297,10 @@ class Loop:
         if isinstance(report, Started):
             if attempt.state is AttemptState.LAUNCHING:
                 await self._running(job, report)
+        elif isinstance(report, Stepped):
+            step = Step(attempt.uid, report.number, report.time, report.text)
+            async with self._out.db.transaction() as conn:
+                await history.add_step(conn, job, attempt, step)
         elif isinstance(report, Ended):
             await self._ended(job, attempt, report.evidence)
 

@@ -32,6 +32,13 @@ ROUTES = (
         bind={"name": JOB},
     ),
     Route(
+        method="GET",
+        path="/teams/{team}/jobs/{job}/timeline",
+        rpc="SchedulerService/GetTimeline",
+        summary="What happened to a job from its submission on, with causes, times and durations.",
+        bind={"name": JOB},
+    ),
+    Route(
         method="POST",
         path="/teams/{team}/jobs/{job}:cancel",
         rpc="SchedulerService/CancelJob",
