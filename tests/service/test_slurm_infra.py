@@ -67,7 +67,7 @@ def _operator(home: Path, theirs: Path, *, dead: int) -> None:
 
 
 def cairn(platform: Platform, *arguments: str, rc: int = 0) -> Any:
-    done = platform.cairn(*arguments, "--json", timeout=300)
+    done = platform.cairn(arguments[0], "--json", *arguments[1:], timeout=300)
     assert done.returncode == rc, done.stdout + done.stderr
     return json.loads(done.stdout) if done.stdout.strip() else done.stderr
 
