@@ -188,7 +188,7 @@ def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_
     platform: Platform, slurm_cluster: Slurm, tmp_path: Path
 ) -> None:
     hog = slurm_cluster.run(
-        "sbatch", "--parsable", "-N2", "--gres=gpu:h100:8", "-D", "/tmp", "-o", "/dev/null",
+        "sbatch", "--parsable", "-N2", "--gres=gpu:h100:8", "--mem=1G", "-D", "/tmp", "-o", "/dev/null",
         "--wrap", "sleep 900",
     ).strip()  # fmt: skip
     client = platform.client()
@@ -218,13 +218,15 @@ def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_
 def test_each_team_has_its_workspace_and_each_person_a_name(platform: Platform) -> None:
     client = platform.client()
     job = client.submit("resources: {infra: slurm/lab, cpus: 1}\nrun: sleep 600")
-    until(lambda: client.job(job["uid"])["state"] == "RUNNING", timeout=180)
-    found = skypilot(
-        platform, "/status", all_users=True, include_credentials=False, include_handle=False,
-        summary_response=True,
-    )  # fmt: skip
-    assert [(one["workspace"], one["user_name"]) for one in found] == [("main", "admin")]
-    client.cancel(job["uid"])
+    try:
+        until(lambda: client.job(job["uid"])["state"] == "RUNNING", timeout=180)
+        found = skypilot(
+            platform, "/status", all_users=True, include_credentials=False, include_handle=False,
+            summary_response=True,
+        )  # fmt: skip
+        assert [(one["workspace"], one["user_name"]) for one in found] == [("main", "admin")]
+    finally:
+        client.cancel(job["uid"])
     assert ended(platform, job["uid"])["state"] == "CANCELLED"
     until(lambda: skypilot(platform, "/status", all_users=True) == [], timeout=120)
     assert client.orphans() == []
