@@ -15,6 +15,8 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from cairn_server import home as homes
 from cairn_server.backends import skypilot
 
@@ -50,9 +52,13 @@ class Slurm:
         venv.parent.mkdir(mode=0o700)
         (self.home / "venv" / "ok").touch()
         venv.symlink_to(self.home / "venv")
+        theirs, ours = self.home / "skyhome" / ".sky", root / "home" / ".sky"
         # What it installs on the nodes, which have that already.
-        wheels = root / "home" / ".sky" / "wheels"
-        shutil.copytree(self.home / "skyhome" / ".sky" / "wheels", wheels)
+        shutil.copytree(theirs / "wheels", ours / "wheels")
+        # Without SkyPilot's own managed jobs, whose dozen of controllers would start with it.
+        config = yaml.safe_load((theirs / "config.yaml").read_text())
+        config.pop("jobs", None)
+        (ours / "config.yaml").write_text(yaml.safe_dump(config))
         return operator
 
 
