@@ -28,6 +28,7 @@ from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
 from cairn_scheduler import attach, handlers, lease, orphans, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
+from cairn_scheduler.intake import Intake
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
 from cairn_scheduler.model import Resources
@@ -73,16 +74,20 @@ async def run(
         _own(settings.data_dir, await lease.platform(db))
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
+        intake = Intake(db, vault=vault)
         office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),
+            tasks.create_task(intake.run()),
             tasks.create_task(decide_for_ever(office, holder)),
         ]
         # Whether this one decides is known, and if so its places are open: what is asked of them is answered.
         await office.settled.wait()
         places = _places(settings, capacity)
-        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
+        api = SchedulerApi(
+            db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault, intake=intake
+        )
         audit = orphans.OrphanApi(db, clusters=office.clusters)
         reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)

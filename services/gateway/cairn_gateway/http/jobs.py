@@ -40,6 +40,13 @@ ROUTES = (
     ),
     Route(
         method="POST",
+        path="/teams/{team}/jobs:batchCreate",
+        rpc="SchedulerService/BatchCreateJobs",
+        summary="Queue up to 1,000 jobs, all or none.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="POST",
         path="/teams/{team}/jobs/{job}:cancel",
         rpc="SchedulerService/CancelJob",
         summary="Stop a job. It is CANCELLED once nothing of it runs any more.",
