@@ -72,7 +72,7 @@ class Loop:
             clock=outside.clock,
         )
         self._wake = asyncio.Event()
-        # Seconds that a decision took: as long is rested, so that over a long queue callers are still answered.
+        # As many seconds as a decision took are rested: callers are answered over a long queue, too.
         self._rest = 0.0
         self.tidy = asyncio.Event()
 
