@@ -348,6 +348,42 @@ class Client:
         """GPU-seconds and CPU-seconds that the team used."""
         return self.api.get(self._team("usage"))
 
+    def usage_sums(self, query: Mapping[str, Any], *, every: bool = False) -> Json:
+        """GPU-ms, core-ms and micro-money of this team, or (``every``) of all that the caller may see.
+
+        ``query``: group_by (TEAM, USER, PROJECT, FLAVOR), period (DAY to YEAR), timezone, start_time and
+        end_time (RFC 3339).
+        """
+        where = f"{BASE}/usage" if every else self._team("usage", "sums")
+        return self.api.get(where, dict(query))
+
+    def quota_tree(self, *, use: bool = False, document: bool = False) -> Json:
+        """The quota tree as far as the caller may see it; with uses and balances, or as a tree file."""
+        wanted = {"use": "true" if use else None, "document": "true" if document else None}
+        return self.api.get(f"{BASE}/quota/tree", wanted)
+
+    def apply_quota_tree(
+        self, document: str, *, node: str = "", etag: str = "", validate_only: bool = False
+    ) -> Json:
+        """Applies a tree file, or says what it would change. Stale ``etag``: `ApiError` ETAG_MISMATCH."""
+        body = {
+            "document": document,
+            "node": node,
+            "etag": etag,
+            "validate_only": validate_only,
+            "request_id": new_uid(),
+        }
+        return self.api.post(f"{BASE}/quota/tree", body)
+
+    def quota_versions(self, count: int) -> list[Json]:
+        """The last versions of the quota tree, newest first."""
+        return list(self.api.pages(f"{BASE}/quota/tree/versions", "versions", limit=count))
+
+    def adjust_budget(self, budget: str, amount: int, *, reason: str, request_id: str) -> Json:
+        """Adds to a budget's period of now, in its own unit (GPU-ms or micro-money)."""
+        body: Json = {"amount": amount, "reason": reason, "request_id": request_id}
+        return self.api.post(f"{BASE}/quota/budgets/{segment(budget)}:adjust", body)
+
     def tokens(self) -> list[Json]:
         """The caller's tokens, without their secrets."""
         return list(self.api.pages(f"{BASE}/tokens", "tokens"))

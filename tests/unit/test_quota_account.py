@@ -72,7 +72,12 @@ def balanced(books: Books) -> None:
         assert balance.granted == balance.available + balance.held + balance.settled
         assert balance.held >= 0
         assert balance.settled >= 0
-        holdings = [one for one in books.holdings.values() if (one.budget, one.start) == balance.key]
+        holdings = [
+            one
+            for of_hold in books.holdings.values()
+            for one in of_hold.values()
+            if (one.budget, one.start) == balance.key
+        ]
         assert sum(one.held for one in holdings) == balance.held
     for one in books.entries:
         assert one.amount > 0
@@ -200,11 +205,11 @@ def test_jobs_that_run_hold_their_next_ten_minutes_and_no_more_than_there_is() -
     payers = [Payer(hold(uid, gpu=1000), Flavor("plain"), (one,)) for uid in ("p", "q", "s")]
     for payer in payers:
         account.rehold(books, payer, ran=0, now=START, actor="t")
-    assert [books.holdings[uid, "b"].held for uid in ("p", "q") if (uid, "b") in books.holdings] == [
+    assert [books.holdings[uid]["b"].held for uid in ("p", "q")] == [
         HOUR // 6,
         HOUR // 12,
     ]
-    assert ("s", "b") not in books.holdings
+    assert "s" not in books.holdings
     (balance,) = books.balances.values()
     assert account.alarms(balance) == (True, True)
 

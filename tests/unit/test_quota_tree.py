@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -199,3 +200,9 @@ def test_a_child_may_not_be_over_its_parents_max() -> None:
     )
     with pytest.raises(TreeInvalid, match="from here down are 9, over this max 8"):
         read(text)
+
+
+def test_the_tree_file_in_the_readme_rules() -> None:
+    text = (Path(__file__).parents[2] / "sdk" / "README.md").read_text()
+    example = text.partition("## Quotas")[2].partition("```yaml\n")[2].partition("```")[0]
+    assert read(example).by_id["vision"].weight == 2000

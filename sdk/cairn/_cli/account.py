@@ -1,4 +1,4 @@
-"""`cairn team`, `cairn usage`, `cairn token`"""
+"""`cairn team`, `cairn token`"""
 
 from __future__ import annotations
 
@@ -44,19 +44,6 @@ def team(session: Session, gpus: str | None, cpus: str | None, jobs: str | None)
     name = clean(str(found.get("name", ""))).rsplit("/", 1)[-1]
     session.out.print(Text(name, style="bold"))
     session.out.print(table)
-
-
-@click.command()
-@common
-def usage(session: Session) -> None:
-    """Show how much the team computed."""
-    found = session.client.usage()
-    if session.as_json:
-        session.emit(found)
-        return
-    for label, key in (("GPU time", "gpu_seconds"), ("CPU time", "cpu_seconds")):
-        session.out.print(Text(f"{label}  ", "dim").append(span(float(found.get(key) or 0)), "default"))
-    session.out.print(Text("attempts  ", "dim").append(str(found.get("attempts", 0)), "default"))
 
 
 @click.group()

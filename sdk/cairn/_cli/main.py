@@ -44,7 +44,8 @@ BUILT_IN = (
     ("Account", "infra", "infra", "infra"),
     ("Account", "login", "login", "login"),
     ("Account", "team", "account", "team"),
-    ("Account", "usage", "account", "usage"),
+    ("Account", "quota", "quota", "quota"),
+    ("Account", "usage", "usage", "usage"),
     ("Account", "token", "account", "token"),
     ("Account", "completion", "completion", "completion"),
 )

@@ -109,7 +109,8 @@ class Books:
     """Balances and holdings as they stand, and what was posted to them since."""
 
     balances: dict[BookKey, Balance] = field(default_factory=dict)
-    holdings: dict[tuple[str, str], Holding] = field(default_factory=dict)
+    # By the reservation's uid and the budget.
+    holdings: dict[str, dict[str, Holding]] = field(default_factory=dict)
     entries: list[Entry] = field(default_factory=list)
     changed: set[BookKey] = field(default_factory=set)
     moved: set[tuple[str, str]] = field(default_factory=set)
@@ -141,9 +142,12 @@ class Books:
     def hold(self, holding: Holding, entry: Entry) -> None:
         """Sets what a hold holds, with the entry that says so."""
         self.post(entry)
-        key = holding.reservation_uid, holding.budget
-        self.holdings[key] = holding
-        self.moved.add(key)
+        self.holdings.setdefault(holding.reservation_uid, {})[holding.budget] = holding
+        self.moved.add((holding.reservation_uid, holding.budget))
+
+    def holding(self, hold: Reservation, budget: Budget) -> Holding | None:
+        """What a hold holds of a budget."""
+        return self.holdings.get(hold.uid, {}).get(budget.id)
 
 
 def roll(books: Books, budget: Budget, *, before: int, now: datetime, actor: str) -> None:
@@ -159,14 +163,13 @@ def roll(books: Books, budget: Budget, *, before: int, now: datetime, actor: str
 
 def moved(balance: Balance, entry: Entry) -> Balance:
     """The balance after an entry."""
-    change = dict.fromkeys(Account, 0)
-    change[entry.debit] -= entry.amount
-    change[entry.credit] += entry.amount
+    debit, credit, amount = entry.debit, entry.credit, entry.amount
+    outside, held, settled = Account.OUTSIDE, Account.HELD, Account.SETTLED
     return replace(
         balance,
-        granted=balance.granted - change[Account.OUTSIDE],
-        held=balance.held + change[Account.HELD],
-        settled=balance.settled + change[Account.SETTLED],
+        granted=balance.granted + amount * ((debit is outside) - (credit is outside)),
+        held=balance.held + amount * ((credit is held) - (debit is held)),
+        settled=balance.settled + amount * ((credit is settled) - (debit is settled)),
     )
 
 
@@ -208,27 +211,31 @@ class Payer:
     def entry(self, kind: Kind, budget: Budget, start: datetime, amount: int, *, time: datetime) -> Entry:
         """An entry of this hold's in a budget; SETTLE out of what is held."""
         debit, credit = _WAYS[kind]
-        return replace(self._line(time), kind=kind, budget=budget.id, period_start=start, debit=debit,
-                       credit=credit, unit=budget.unit, amount=amount)  # fmt: skip
+        return self._line(time, kind, (budget.id, start), (debit, credit), budget.unit, amount)
 
     def usage(self, unit: BudgetUnit, amount: int, *, time: datetime, attempt: str) -> Entry:
         """Usage itself; below zero it is given back."""
-        given_back = amount < 0
-        return replace(
-            self._line(time),
-            kind=Kind.REFUND if given_back else Kind.SETTLE,
-            debit=Account.SETTLED if given_back else Account.OUTSIDE,
-            credit=Account.OUTSIDE if given_back else Account.SETTLED,
-            unit=unit,
-            amount=abs(amount),
-            attempt_uid=attempt,
-        )
+        ways = (Account.OUTSIDE, Account.SETTLED)
+        book = "", budgets.BEGINNING
+        if amount < 0:
+            return self._line(time, Kind.REFUND, book, ways[::-1], unit, -amount, attempt=attempt)
+        return self._line(time, Kind.SETTLE, book, ways, unit, amount, attempt=attempt)
 
-    def _line(self, time: datetime) -> Entry:
+    def _line(
+        self,
+        time: datetime,
+        kind: Kind,
+        book: BookKey,
+        ways: tuple[Account, ...],
+        unit: BudgetUnit,
+        amount: int,
+        *,
+        attempt: str = "",
+    ) -> Entry:
         hold = self.hold
         return Entry(
-            time=time, kind=Kind.HOLD, budget="", period_start=budgets.BEGINNING, debit=Account.OUTSIDE,
-            credit=Account.OUTSIDE, unit=BudgetUnit.NONE, amount=0, reservation=hold.id, job_uid=hold.job_uid,
+            time=time, kind=kind, budget=book[0], period_start=book[1], debit=ways[0], credit=ways[1],
+            unit=unit, amount=amount, reservation=hold.id, job_uid=hold.job_uid, attempt_uid=attempt,
             node=hold.node, team=hold.team, project=hold.project, user=hold.user, flavor=hold.flavor,
         )  # fmt: skip
 
@@ -251,7 +258,7 @@ def rehold(books: Books, payer: Payer, *, ran: int, now: datetime, actor: str) -
             _let_go(books, payer, budget, now=now)
             continue
         balance = books.grant(budget, period, now=now, actor=actor)
-        old = books.holdings.get((payer.hold.uid, budget.id))
+        old = books.holding(payer.hold, budget)
         if old is not None and old.start != period.start:
             _let_go(books, payer, budget, now=now)
             old = None
@@ -271,8 +278,7 @@ def rehold(books: Books, payer: Payer, *, ran: int, now: datetime, actor: str) -
 
 def close(books: Books, payer: Payer, *, now: datetime) -> None:
     """Gives back all that a hold holds."""
-    for uid, name in [key for key in books.holdings if key[0] == payer.hold.uid]:
-        holding = books.holdings[uid, name]
+    for name, holding in list(books.holdings.get(payer.hold.uid, {}).items()):
         known = next((one for one in payer.budgets if one.id == name), None)
         unit = books.balances[name, holding.start].unit
         _let_go(books, payer, known or _gone(name, unit), now=now)
@@ -284,7 +290,7 @@ def _gone(name: str, unit: BudgetUnit) -> Budget:
 
 
 def _let_go(books: Books, payer: Payer, budget: Budget, *, now: datetime) -> None:
-    old = books.holdings.get((payer.hold.uid, budget.id))
+    old = books.holding(payer.hold, budget)
     if old is not None and old.held:
         entry = payer.entry(Kind.RELEASE, budget, old.start, old.held, time=now)
         books.hold(replace(old, held=0), entry)
@@ -320,7 +326,7 @@ def _settle(
     if period is None or not used:
         return
     books.grant(budget, period, now=at, actor=actor)
-    old = books.holdings.get((payer.hold.uid, budget.id))
+    old = books.holding(payer.hold, budget)
     held = min(used, old.held) if old is not None and old.start == period.start else 0
     settled = replace(payer.entry(Kind.SETTLE, budget, period.start, used, time=at), attempt_uid=attempt)
     if held and old is not None:

@@ -84,7 +84,8 @@ class State:
         """The hold with the budgets that pay for it and its price."""
         flavor = self.tree.by_flavor.get(hold.flavor)
         paid = budget.covering(self.tree, node=hold.node, user=hold.user)
-        return Payer(replace(hold, price=budget.priced(hold, flavor)), flavor, tuple(paid))
+        price = budget.priced(hold, flavor)
+        return Payer(hold if price == hold.price else replace(hold, price=price), flavor, tuple(paid))
 
     def resolve(self, hold: Reservation) -> Reservation:
         """The hold at a node of this tree: its own where it is still there, else its team's or user's."""
@@ -150,11 +151,13 @@ def admit(
     names = [hold.flavor] if hold.flavor else list(state.tree.by_flavor)
     first: Verdict | None = None
     for flavor in names:
-        verdict, chosen = _try(state, replace(placed, flavor=flavor), attempted=attempted, now=now)
+        chosen = placed if placed.flavor == flavor else replace(placed, flavor=flavor)
+        payer = state.payer(chosen)
+        verdict = _try(state, payer, attempted=attempted, now=now)
         if verdict.code is Code.HELD:
-            state.take(chosen)
-            account.rehold(state.books, state.payer(chosen), ran=0, now=now, actor=actor)
-            return verdict, chosen
+            state.take(payer.hold)
+            account.rehold(state.books, payer, ran=0, now=now, actor=actor)
+            return verdict, payer.hold
         first = first or verdict
     assert first is not None
     return first, placed
@@ -201,9 +204,9 @@ def _refusal(state: State, hold: Reservation) -> Verdict | None:
     return None
 
 
-def _try(state: State, hold: Reservation, *, attempted: bool, now: datetime) -> tuple[Verdict, Reservation]:
+def _try(state: State, payer: Payer, *, attempted: bool, now: datetime) -> Verdict:
+    hold = payer.hold
     over = state.shares.excess(hold.node, keys_of(hold.flavor, hold.resources))
-    payer = state.payer(hold)
     if over is not None:
         told = (
             f"{over.requested:,} thousandths of {over.resource} ({over.flavor}) asked for, {over.node} may"
@@ -212,7 +215,7 @@ def _try(state: State, hold: Reservation, *, attempted: bool, now: datetime) -> 
         return Verdict(
             hold.id, Code.EXCEEDED, told, over.node, over.flavor, over.resource, over.limit, over.used,
             over.requested,
-        ), hold  # fmt: skip
+        )  # fmt: skip
     short = account.shortage(state.books, payer, attempted=attempted, now=now, actor=ACTOR)
     if short is not None:
         code = Code.BUDGET_UNSAFE if short.unsafe else Code.BUDGET_EXHAUSTED
@@ -224,5 +227,5 @@ def _try(state: State, hold: Reservation, *, attempted: bool, now: datetime) -> 
         return Verdict(
             hold.id, code, told, hold.node, hold.flavor, limit=short.available, requested=short.wanted,
             budget=short.budget,
-        ), hold  # fmt: skip
-    return Verdict(hold.id, Code.HELD, node=hold.node, flavor=hold.flavor), payer.hold
+        )  # fmt: skip
+    return Verdict(hold.id, Code.HELD, node=hold.node, flavor=hold.flavor)

@@ -90,17 +90,18 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
         who = caller()
         stored = await self.trees.current()
         try:
-            tree = self._asked(who, request, stored.tree)
+            tree, read = self._asked(who, request, stored.tree)
+            etag = request.etag or read
             order = Order(
                 tree=tree,
-                etag=request.etag or (str(stored.version) if request.node else ""),
+                etag=etag or (str(stored.version) if request.node else ""),
                 actor=who.subject,
                 request_id=checks.text(request.request_id, "request_id", most=64),
                 now=self.clock.now(),
                 makes_teams=_organises(who) and who.subject.startswith("users/"),
             )
             if request.validate_only:
-                check_etag(request.etag, stored.version)
+                check_etag(etag, stored.version)
                 check(tree)
                 different, made = changes(stored.tree, tree), replace(stored, tree=tree)
             else:
@@ -111,8 +112,11 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
         _stamp(message, made)
         return allocation_pb2.ApplyTreeResponse(tree=message, changes=tree_wire.change_messages(different))
 
-    def _asked(self, who: Principal, request: allocation_pb2.ApplyTreeRequest, old: Tree) -> Tree:
-        """The whole tree that a request asks for. Raises TreeInvalid, or where the caller may not ask it."""
+    def _asked(self, who: Principal, request: allocation_pb2.ApplyTreeRequest, old: Tree) -> tuple[Tree, str]:
+        """The whole tree that is asked for, and the version that its file was read from.
+
+        Raises TreeInvalid, or where the caller may not ask for it.
+        """
         if not request.node and not _organises(who):
             raise _only_admins("change the quota tree")
         if request.node and not _may_edit(who, old, request.node):
@@ -123,14 +127,16 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
             )
         if request.WhichOneof("source") is None:
             raise checks.invalid("document", "send a tree file, or a tree")
+        content = document.read(request.document, document.TREE) if request.HasField("document") else None
         if request.HasField("tree"):
             asked = tree_wire.tree_value(request.tree)
         elif request.node:
-            content = document.read(request.document, document.TREE)
             asked = treefile.parse_below(content, node=request.node)
         else:
-            asked = treefile.parse(document.read(request.document, document.TREE))
-        return with_below(old, request.node, asked, may_add=_organises(who)) if request.node else asked
+            asked = treefile.parse(content)
+        if request.node:
+            asked = with_below(old, request.node, asked, may_add=_organises(who))
+        return asked, treefile.version(content)
 
     async def ListTreeVersions(
         self, request: allocation_pb2.ListTreeVersionsRequest, context: object

@@ -107,7 +107,7 @@ async def _write(conn: Connection, state: State) -> None:
     await ledger_rows.insert(conn, books.entries)
     await _raise_alarms(conn, state)
     await ledger_rows.save_balances(conn, [books.balances[key] for key in books.changed])
-    await ledger_rows.save_holdings(conn, [books.holdings[key] for key in books.moved])
+    await ledger_rows.save_holdings(conn, [books.holdings[uid][budget] for uid, budget in books.moved])
     await grow(conn, state, sorted(state.grown))
     books.entries.clear()
     books.changed.clear()

@@ -129,7 +129,7 @@ async def read_holdings(conn: Connection, books: Books, uids: Sequence[str]) -> 
     )
     for row in rows:
         one = Holding(row["reservation_uid"], row["budget"], row["period_start"], row["held"])
-        books.holdings.setdefault((one.reservation_uid, one.budget), one)
+        books.holdings.setdefault(one.reservation_uid, {}).setdefault(one.budget, one)
 
 
 async def save_holdings(conn: Connection, moved: Sequence[Holding]) -> None:

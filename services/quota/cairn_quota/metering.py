@@ -31,8 +31,11 @@ async def charge(
     known = await ledger_rows.meters(conn, [attempt.uid for job in jobs for attempt in job.attempts])
     await ledger_rows.read_holdings(conn, state.books, [one.uid for one in reservations])
     changed: list[Meter] = []
+    of_job: dict[tuple[str, str], list[Reservation]] = {}
+    for one in reservations:
+        of_job.setdefault((one.job_uid, one.team), []).append(one)
     for job in jobs:
-        mine = [one for one in reservations if (one.job_uid, one.team) == (job.uid, job.team)]
+        mine = of_job.get((job.uid, job.team), [])
         for attempt in job.attempts:
             if attempt.start_time is not None:
                 changed.extend(_charged(state, job, mine, attempt, known.get(attempt.uid)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from typing import TypeVar
 
 from cairn_common.db import Connection, Database
 from cairn_common.errors import (
@@ -22,6 +23,7 @@ from cairn_quota.model import JobView, Reservation, ReservationState, Usage, Usa
 from cairn_quota.team_store import team_not_found
 from cairn_quota.tree import UNIT
 
+J = TypeVar("J", Reservation, UsageEntry)
 SELECT_ENTRIES = (
     "SELECT attempt_uid, team, job_uid, creator, start_time, end_time, gpu_millis, cpu_micros"
     " FROM usage_entries"
@@ -127,14 +129,15 @@ class Store:
             uids = [job.uid for job in fresh]
             before = await _with_users(conn, await reservation_rows.of_jobs(conn, uids), fresh)
             await metering.charge(conn, state, fresh, before)
-            entries = await _entries_of(conn, uids)
+            entries = _by_job(await _entries_of(conn, uids))
+            holds = _by_job(before)
             after = [
                 changed
                 for job in fresh
                 for changed in ledger.settle(
                     job,
-                    reservations=[one for one in before if (one.job_uid, one.team) == (job.uid, job.team)],
-                    entries=[one for one in entries if one.job_uid == job.uid],
+                    reservations=[one for one in holds.get(job.uid, []) if one.team == job.team],
+                    entries=entries.get(job.uid, []),
                     now=now,
                 )
             ]
@@ -192,14 +195,21 @@ async def end(
     siblings = await reservation_rows.of_jobs(conn, jobs)
     entries = await _entries_of(conn, jobs)
     await ledger_rows.read_holdings(conn, state.books, [one.uid for one in holds])
+    siblings_of, entries_of = _by_job(siblings), _by_job(entries)
     ended = []
     for hold in holds:
-        mine = [one for one in siblings if one.job_uid == hold.job_uid]
-        used = ledger.is_used(hold, siblings=mine, entries=[e for e in entries if e.job_uid == hold.job_uid])
-        ended.append(ledger.ended(hold, used=used, now=now))
+        mine, theirs = siblings_of.get(hold.job_uid, []), entries_of.get(hold.job_uid, [])
+        ended.append(ledger.ended(hold, used=ledger.is_used(hold, siblings=mine, entries=theirs), now=now))
         state.give_back(hold, now=now)
     await reservation_rows.end(conn, ended, freed=holds)
     return ended
+
+
+def _by_job(things: Sequence[J]) -> dict[str, list[J]]:
+    found: dict[str, list[J]] = {}
+    for one in things:
+        found.setdefault(one.job_uid, []).append(one)
+    return found
 
 
 async def _ask_again(conn: Connection, asked: Reservation) -> Reservation | None:

@@ -32,7 +32,7 @@ from cairn_quota.validity import MOST_DEPTH, MOST_NODES, TreeInvalid
 
 MONEY = 1_000_000
 TOP = (
-    "currency", "resources", "flavors", "priority_classes", "tree", "nodes", "budgets",
+    "version", "currency", "resources", "flavors", "priority_classes", "tree", "nodes", "budgets",
     "reservations",
 )  # fmt: skip
 KINDS = ("organisation", "group", "team", "project", "user")
@@ -59,9 +59,17 @@ def parse(document: object) -> Tree:
     return _tree(top, nodes)
 
 
+def version(document: object) -> str:
+    """The etag of the tree that a file was read from; empty where it does not say."""
+    given = document.get("version") if isinstance(document, dict) else None
+    if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given < 0):
+        raise TreeInvalid("version", "is the number that `cairn quota export` wrote; or leave it out")
+    return "" if given is None else str(given)
+
+
 def parse_below(document: object, *, node: str) -> Tree:
     """What a file says of the nodes below `node`, and of their budgets; nothing else may be in it."""
-    top = Fields(document, "", ("children", "budgets"))
+    top = Fields(document, "", ("version", "children", "budgets"))
     children = fields.sequence(top.get("children"), "children")
     nodes = [
         found
