@@ -173,7 +173,7 @@ class Client:
 
     def explain(self, job: str) -> Json:
         """Why a job waits, and changes each of which would let it start now."""
-        return self.api.get(self._team("jobs", job) + ":explain")
+        return self.api.get(self._team("jobs", job) + "/explanation")
 
     def what_if(self, *, lose_pool: str) -> Json:
         """Who would start and who would lose their place, were a pool lost. For admins."""

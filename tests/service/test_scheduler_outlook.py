@@ -49,7 +49,7 @@ async def test_a_job_that_waits_is_told_why_and_what_would_let_it_start(cairn: S
         running = await stub.ExplainJob(outlook_pb2.ExplainJobRequest(name=first.name))
         assert (running.code, "does not wait" in running.sentence) == ("", True)
         lost = await stub.WhatIf(outlook_pb2.WhatIfRequest(lose_pool="local"))
-        assert list(lost.lost) == [first.uid]
+        assert (list(lost.lost), list(lost.starts)) == ([first.uid], [])
         with pytest.raises(aio.AioRpcError) as error:
             await stub.WhatIf(outlook_pb2.WhatIfRequest(lose_pool="moon"))
         assert error.value.code() is StatusCode.INVALID_ARGUMENT

@@ -89,7 +89,7 @@ ROUTES = (
     ),
     Route(
         method="GET",
-        path="/teams/{team}/jobs/{job}:explain",
+        path="/teams/{team}/jobs/{job}/explanation",
         rpc="OutlookService/ExplainJob",
         summary="Why a job waits: the limit, who holds it, and changes each of which lets it start now.",
         bind={"name": JOB},
