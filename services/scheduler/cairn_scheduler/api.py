@@ -22,9 +22,9 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import history, model, steer, store, submit, wire, yielding
+from cairn_scheduler import history, model, queue_store, steer, store, submit, wire, yielding
 from cairn_scheduler.model import Hold, Job, Resources
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
 from cairn_scheduler.timeline import timeline
@@ -196,10 +196,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.ListPoolsRequest, context: Context
     ) -> scheduler_pb2.ListPoolsResponse:
         """Each pool's capacity, and how much of it no job holds."""
-        placed, _, _ = await store.queue(self._db, now=self._clock.now())
+        placed = [one for one in await queue_store.entries(self._db) if one.state.placed]
         answer = scheduler_pb2.ListPoolsResponse()
         for place in self._places():
-            needs = [job.need for job in placed if job.pool == place.name]
+            needs = [one.resources.times(one.num_nodes) for one in placed if one.pool == place.name]
             has = place.capacity
             free = Resources(
                 cpu_milli=max(0, has.cpu_milli - sum(need.cpu_milli for need in needs)),

@@ -31,7 +31,7 @@ from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
 from cairn_scheduler.model import Resources
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky import cluster as sky
@@ -84,7 +84,7 @@ async def run(
         places = _places(settings, capacity)
         api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
         audit = orphans.OrphanApi(db, clusters=office.clusters)
-        reaching = reach.InfraApi(clusters=office.clusters, clock=clock)
+        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,

@@ -13,7 +13,7 @@ from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_scheduler import environment, mounts, secrecy, wire
 from cairn_scheduler.model import Code, Job, Resources, Spec, State, pool_of
-from cairn_scheduler.plan import Place, exceeds, reached
+from cairn_scheduler.places import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
 from cairn_scheduler.task import Task, invalid, parse, variables
 
@@ -140,6 +140,9 @@ def _job(
         sweep=sweep,
         code=_code(message, hidden),
         priority=task.priority,
+        project=task.project,
+        priority_class=task.priority_class,
+        flavors=task.flavors,
         reason=FIRST_REASON,
     )
 

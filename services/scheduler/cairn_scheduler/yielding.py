@@ -15,10 +15,11 @@ _HOLDERS = {
 }
 
 
-def preempt(job: Job, now: datetime, *, why: str) -> Job:
+def preempt(job: Job, now: datetime, *, why: str, by: str = "") -> Job:
     """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
 
-    `why` is told to people. Raises IllegalStep where it holds no place, or is being stopped.
+    `why` is told to people; `by` is the job that gets it. Raises IllegalStep where it holds no place, or is
+    being stopped.
     """
     if job.state is State.PREEMPTING:
         return job
@@ -27,7 +28,9 @@ def preempt(job: Job, now: datetime, *, why: str) -> Job:
     if job.cancel_time is not None:
         raise IllegalStep(f"job {job.uid} is being stopped already")
     if job.active is not None:
-        return step(job, State.PREEMPTING, now, reason=f"Preempting: {why}")
+        return step(
+            job, State.PREEMPTING, now, reason=f"Preempting: {why}", preempted_for=by, preempt_time=now
+        )
     return _back(job, now, reason=f"Preempted: {why}")
 
 
@@ -36,11 +39,13 @@ def preempted(job: Job, now: datetime, ending: Ending) -> Job:
     attempts = ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
     if job.hold is not None:
         return step(
-            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message,
+            pool="", preempted_for="", preempt_time=None,
             reason=f"Held: by {_HOLDERS[job.hold]}",
         )  # fmt: skip
     return step(
-        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message,
+            pool="", preempted_for="", preempt_time=None,
         retry_time=now, reason=job.reason.replace("Preempting:", "Preempted:", 1),
     )  # fmt: skip
 
