@@ -260,6 +260,13 @@ def _show_status(found: Status) -> None:
         table.add_row(process.name, process.state, *cells, f"{process.memory / 2**20:.0f} MiB")
     console.print(f"Cairn is {found.state} on {found.data}  {found.url}")
     console.print(table)
+    if found.skypilot:
+        told = (
+            "answers"
+            if found.skypilot_answers
+            else "does not answer: start it, or correct CAIRN_SKYPILOT_URL"
+        )
+        console.print(f"SkyPilot at {found.skypilot} {told}")
     console.print(f"together {sum(process.memory for process in found.processes) / 2**20:.0f} MiB")
 
 
