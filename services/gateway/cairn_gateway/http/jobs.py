@@ -96,6 +96,25 @@ ROUTES = (
     ),
     Route(
         method="GET",
+        path="/teams/{team}/jobs/{job}/explanation",
+        rpc="OutlookService/ExplainJob",
+        summary="Why a job waits: the limit, who holds it, and changes each of which lets it start now.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="GET",
+        path="/queue:whatif",
+        rpc="OutlookService/WhatIf",
+        summary="Who would start and who would lose their place, were a pool lost.",
+    ),
+    Route(
+        method="GET",
+        path="/queue:snapshot",
+        rpc="OutlookService/GetSnapshot",
+        summary="All that a decision is made from, as a file.",
+    ),
+    Route(
+        method="GET",
         path="/infras",
         rpc="InfraService/ListInfras",
         summary="Where jobs can run, with GPUs and prices; for what does not work the reason and the remedy.",
