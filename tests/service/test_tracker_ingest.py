@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 import asyncpg
 import pytest
 
+from cairn.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from cairn.tracker.v1 import run_pb2, tracker_pb2
 from cairn_common.ids import new_uid
 from cairn_server.backends.program import NotReady
@@ -279,3 +280,32 @@ def test_a_second_tracker_on_the_same_folder_is_told_why_not(tracker: Tracker, s
     with pytest.raises(NotReady) as failed:
         start_tracker(tracker.folder, nats_url=tracker.nats_url, postgres_url=tracker.postgres_url, s3=s3)
     assert "is open in another process" in "".join(failed.value.__notes__)
+
+
+async def test_what_a_place_says_on_the_way_up_is_a_line_once(tracker: Tracker) -> None:
+    run, attempt = new_uid(), new_uid()
+    async with Client(tracker) as client:
+        await client.ensure_scheduler_stream()
+        for number in (1, 1, 2):
+            step = scheduler_events_pb2.SchedulerEvent(id=new_uid())
+            step.time.FromSeconds(1_700_000_000 + number)
+            step.attempt_stepped.job_uid, step.attempt_stepped.attempt_uid = run, attempt
+            step.attempt_stepped.attempt, step.attempt_stepped.number = 1, number
+            step.attempt_stepped.text = f"step {number}"
+            subject = f"cairn.v1.scheduler.attempt.stepped.main.{run}"
+            await client.stream.publish(subject, step.SerializeToString(), timeout=10)
+        said = Spool(run).say("from the command")
+        await client.publish(said)
+        await client.applied(said)
+
+        async def lines() -> list[tuple[int, str, str]]:
+            found = await client.runs.ListLogLines(tracker_pb2.ListLogLinesRequest(parent=run_name(run)))
+            return [(line.attempt, line.stream, line.text) for line in found.lines]
+
+        async def whole() -> bool:
+            return len(await lines()) >= 3
+
+        await until(whole)
+        assert sorted(await lines()) == [
+            (1, "launch", "step 1"), (1, "launch", "step 2"), (1, "stdout", "from the command"),
+        ]  # fmt: skip

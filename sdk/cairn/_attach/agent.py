@@ -132,7 +132,7 @@ class Agent:
             if line.start.port:
                 await run_connection(line)
                 return
-            environment = self._environments.get(line.start.rank) or self._environments[0]
+            environment = self._environments[line.start.rank]
             await run_command(line, environment={**environment, SESSION: uid}, folder=self._folder.work)
         except (CannotStart, Refused) as error:
             await line.say(pb.Output(failure=pb.Failure(message=str(error))))

@@ -57,7 +57,7 @@ class Printer:
             self._attempt = attempt
         self._ranks = self._ranks or rank > 0
         text = clean_line(str(line.get("text", "")), colors=colors)
-        if line.get("stream") == "platform":
+        if line.get("stream") in ("platform", "launch"):
             text = click.style(f"· {clean(text)}", fg="cyan", dim=True) if colors else f"· {text}"
         prefix = f"[{rank}] " if self._ranks else ""
         if self._shown.times:

@@ -17,9 +17,9 @@ from cairn._cli.summary import (
     metrics_table,
     params_text,
     system_text,
-    timeline,
 )
 from cairn._cli.text import clean, clean_line, short
+from cairn._cli.timeline import timeline
 from cairn._http import Json
 
 CHECKPOINTS = 5
@@ -40,21 +40,24 @@ def show(session: Session, run: str | None, what: str | None) -> None:
         return
     series = client.series([uid], max_buckets=60) if found else []
     checkpoints = client.checkpoints(uid) if found else []
+    moments = client.timeline(uid) if job else []
     if session.as_json:
         record = merge(job, found).json()
-        session.emit({**record, "job": job, "run": found, "series": series, "checkpoints": checkpoints})
+        session.emit({**record, "job": job, "run": found, "series": series, "checkpoints": checkpoints,
+                      "timeline": moments})  # fmt: skip
         return
-    _print_page(session, job, found, series, checkpoints)
+    _print_page(session, job, found, series, checkpoints, moments)
 
 
 def _print_page(
-    session: Session, job: Json | None, run: Json | None, series: list[Json], checkpoints: list[Json]
-) -> None:
+    session: Session, job: Json | None, run: Json | None, series: list[Json], checkpoints: list[Json],
+    moments: list[Json],
+) -> None:  # fmt: skip
     record = merge(job, run)
     out = session.out
     out.print(heading(record))
     _section(session, "Timeline")
-    out.print(timeline(job, run))
+    out.print(timeline(run, moments))
     if lines := last_lines(job, run):
         _section(session, "Last lines")
         for line in lines:

@@ -9,12 +9,11 @@ from rich.table import Table
 from rich.text import Text
 
 from cairn._cli.looks import main_metrics, plain_table, state_text
-from cairn._cli.records import SYSTEM, Record, headline
+from cairn._cli.records import SYSTEM, Record
 from cairn._cli.text import (
     age,
     clean,
     clean_line,
-    clock,
     digits,
     moment,
     plain,
@@ -53,42 +52,10 @@ def heading(record: Record) -> RenderableType:
     return Group(*parts)
 
 
-def timeline(job: Json | None, run: Json | None) -> Table:
-    """Each attempt: when, how long, how it ended and why, and where it went on from."""
-    job, run = job or {}, run or {}
-    resumed = {int(each.get("number", 0)): each.get("resumed_step") for each in run.get("attempts", [])}
-    table = Table.grid(padding=(0, 2))
-    began = moment((job or run).get("create_time"))
-    table.add_row("", Text(clock(began), "dim"), Text("submitted"), "", Text(_who(job or run), "dim"))
-    for attempt in job.get("attempts") or run.get("attempts", []):
-        count = int(attempt.get("number", 0))
-        start, end = moment(attempt.get("start_time")), moment(attempt.get("end_time"))
-        created = moment(attempt.get("create_time")) or start
-        took = span(end - start) if start and end else (span_since(start) if start else "")
-        words = Text()
-        step = resumed.get(count)
-        if step is not None:
-            words.append(f"from the checkpoint at step {step}  ", style="magenta")
-        words.append(_why(attempt))
-        state = str(attempt.get("state", "")).upper()
-        table.add_row("", Text(clock(created), "dim"), Text(f"attempt {count}"), state_text(state),
-                      Text(took, "dim"), words)  # fmt: skip
-    if ended := moment((job or run).get("end_time")):
-        table.add_row(
-            "", Text(clock(ended), "dim"), Text("ended"), state_text(str((job or run).get("state")))
-        )
-    return table
-
-
 def last_lines(job: Json | None, run: Json | None) -> list[str]:
     """What the command wrote last, where the platform kept it with the failure."""
     message = str((job or run or {}).get("message") or "")
     return [clean_line(line, colors=False) for line in message.split("\n")[1:] if line.strip()]
-
-
-def span_since(start: float) -> str:
-    """How long it has been going on."""
-    return f"{age(start)} so far"
 
 
 def metrics_table(series: list[Json], summary: Json) -> Table:
@@ -169,16 +136,3 @@ def code_text(code: Json) -> Text:
     if digest := clean(str(code.get("digest") or "")):
         text.append("archive ", style="dim").append(f"{digest[:12]}, {size(float(code.get('size') or 0))}")
     return text
-
-
-def _who(resource: Json) -> str:
-    creator = clean(str(resource.get("creator") or "")).rsplit("/", 1)[-1]
-    return f"by {creator}" if creator else ""
-
-
-def _why(attempt: Json) -> str:
-    cause = clean(str(attempt.get("cause") or "")).removeprefix("CAUSE_").lower().replace("_", " ")
-    message = headline(attempt.get("message"))
-    if cause in ("", "unspecified"):
-        return message
-    return f"{cause}: {message}" if message else cause

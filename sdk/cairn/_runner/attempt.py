@@ -71,8 +71,7 @@ class Attempt:
         self._deadline: float | None = None
         self._drain: Drain | None = None
         self._visits = Visits(
-            folder.path, environments=lambda: {n: self._inside(n) for n in range(launch.num_nodes)},
-            wake=signals.wake,
+            folder.path, environments=self._here, wake=signals.wake,
         )  # fmt: skip
         self._room: Room | None = None
 
@@ -281,6 +280,10 @@ class Attempt:
         if end.exit_code is None:
             return end.message or "ended"
         return f"{where}{end.phase} ended with exit code {end.exit_code}"
+
+    def _here(self) -> dict[int, dict[str, str]]:
+        """The environments of the ranks that are here, by their numbers in the job."""
+        return {self._place.first + rank: self._inside(rank) for rank in range(self._place.ranks)}
 
     def _inside(self, rank: int) -> dict[str, str]:
         variables = self._environment(rank)

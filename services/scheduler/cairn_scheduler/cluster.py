@@ -29,6 +29,8 @@ class Order:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     # Who submitted it, such as users/ada.
     creator: str = ""
+    # The ways that it may go on SkyPilot (circuits.py); none: all that its task names.
+    circuits: tuple[str, ...] = ()
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""
@@ -81,7 +83,17 @@ class Quiet:
     attempt_uid: str
 
 
-Report = Started | Ended | Quiet
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """On the way to an attempt's machines the place said something. `number`: from 1, in its order."""
+
+    attempt_uid: str
+    number: int
+    time: datetime
+    text: str
+
+
+Report = Started | Ended | Quiet | Stepped
 
 
 class Remains(Enum):

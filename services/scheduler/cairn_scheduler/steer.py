@@ -9,7 +9,7 @@ import structlog
 
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason
-from cairn_scheduler import store
+from cairn_scheduler import history, store
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Hold, IllegalStep, Job, State
 
@@ -47,6 +47,9 @@ async def change(
         try:
             async with db.transaction() as conn:
                 await store.save(conn, job, new, _event(job, new), actor=actor)
+                if new.cancel_time != job.cancel_time and new.cancel_time is not None:
+                    by = f"by {actor.rpartition('/')[2]}"
+                    await history.note(conn, uid, state="STOPPING", text=by, now=new.cancel_time)
         except Aborted:
             if tried == _CONFLICTS:
                 raise

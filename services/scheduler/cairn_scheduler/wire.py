@@ -8,9 +8,10 @@ from datetime import datetime, timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cairn.scheduler.v1 import job_pb2, sweep_pb2
+from cairn.scheduler.v1 import job_pb2, sweep_pb2, timeline_pb2
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_scheduler.model import Attempt, Cause, Code, Environment, Job, Mount, Resources, Spec, State
+from cairn_scheduler.timeline import Moment
 
 MOST_DIFF_BYTES = 256 * 1024
 _BRIEF_MESSAGE = 300
@@ -55,6 +56,26 @@ def job_message(job: Job) -> job_pb2.Job:
         admissions=job.admissions,
         hold=job_pb2.Job.Hold.Value(f"HOLD_{job.hold}") if job.hold else job_pb2.Job.HOLD_UNSPECIFIED,
         checkpoint_time=timestamp(job.checkpoint_time),
+    )
+
+
+def timeline_message(job: Job, moments: Iterable[Moment]) -> timeline_pb2.Timeline:
+    """As Timeline on the wire."""
+    return timeline_pb2.Timeline(
+        job=f"teams/{job.team}/jobs/{job.uid}",
+        moments=[
+            timeline_pb2.Moment(
+                kind=timeline_pb2.Moment.Kind.Value(moment.kind.value),
+                time=timestamp(moment.time),
+                end_time=timestamp(moment.end_time),
+                attempt=moment.attempt,
+                text=moment.text,
+                cause=_cause(moment.cause),
+                state=job_pb2.Job.State.Value(moment.state.value if moment.state else "STATE_UNSPECIFIED"),
+                last_lines=moment.last_lines,
+            )
+            for moment in moments
+        ],
     )
 
 

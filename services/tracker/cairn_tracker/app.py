@@ -28,7 +28,7 @@ from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
-from cairn_tracker.handlers import JobEvents, forget_revoked, reconcile
+from cairn_tracker.handlers import JobEvents, Steps, forget_revoked, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.settings import TrackerSettings
 
@@ -152,6 +152,15 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
                 durable="tracker-runs",
                 subjects=["cairn.v1.scheduler.job.>"],
                 handler=jobs,
+                db=parts.db,
+            )
+        )
+        tasks.create_task(
+            bus.consume(
+                stream="SCHEDULER",
+                durable="tracker-steps",
+                subjects=["cairn.v1.scheduler.attempt.stepped.>"],
+                handler=Steps(ingest),
                 db=parts.db,
             )
         )

@@ -27,6 +27,7 @@ _STREAMS = {
     events_pb2.Line.STREAM_STDOUT: "stdout",
     events_pb2.Line.STREAM_STDERR: "stderr",
     events_pb2.Line.STREAM_PLATFORM: "platform",
+    events_pb2.Line.STREAM_LAUNCH: "launch",
 }
 
 

@@ -12,16 +12,19 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from cairn.job.v1 import events_pb2 as job_events_pb2
 from cairn.quota.v1 import events_pb2 as quota_events_pb2
 from cairn.scheduler.v1 import events_pb2, job_pb2, scheduler_pb2, scheduler_pb2_grpc
+from cairn_common import subjects
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import Bus, Message
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable, from_rpc_error
+from cairn_common.ids import is_uid
 from cairn_tracker import wire
-from cairn_tracker.batch import RunKey
-from cairn_tracker.ingest import announce
+from cairn_tracker.batch import Event, RunKey
+from cairn_tracker.ingest import Ingest, announce
 from cairn_tracker.model import DRAIN_GRACE
 from cairn_tracker.store import runs
 
@@ -53,6 +56,37 @@ class JobEvents:
                 latest[job.name] = job
         for job in latest.values():
             await follow(self._db, job, self._clock.now())
+
+
+class Steps:
+    """The handler of what places say on the way to machines: lines of the run's log."""
+
+    def __init__(self, ingest: Ingest) -> None:
+        self._ingest = ingest
+
+    async def __call__(self, messages: Sequence[Message]) -> None:
+        """Adds a line for each, once. Raises ValueError for what is no such event."""
+        await self._ingest.add([_line(message) for message in messages])
+
+
+def _line(message: Message) -> Event:
+    """As an event of the run: the attempt is its writer, the step's number its place there."""
+    try:
+        event = events_pb2.SchedulerEvent.FromString(message.data)
+    except DecodeError as error:
+        raise ValueError(f"not a SchedulerEvent: {error}") from None
+    step, team = event.attempt_stepped, subjects.parse(message.subject).team
+    if not is_uid(step.attempt_uid) or not is_uid(step.job_uid) or step.number < 1:
+        raise ValueError("attempt_stepped names no job, attempt or number")
+    told = job_events_pb2.JobEvent(
+        team=team, run_uid=step.job_uid, attempt_uid=step.attempt_uid, attempt=step.attempt,
+        writer=step.attempt_uid, segment=1, start_offset=step.number, end_offset=step.number + 1,
+    )  # fmt: skip
+    # Without a number of its own: those belong to what the runner writes.
+    told.lines_logged.lines.add(
+        time=event.time.ToNanoseconds() / 1e9, stream=job_events_pb2.Line.STREAM_LAUNCH, text=step.text
+    )
+    return Event(RunKey(team, step.job_uid), message.time.timestamp(), told)
 
 
 async def follow(db: Database, job: job_pb2.Job, now: datetime) -> bool:

@@ -68,6 +68,10 @@ class Ingest:
         if unusable is not None:
             raise unusable
 
+    async def add(self, events: Sequence[Event]) -> None:
+        """Applies events that did not come as messages of a job."""
+        await self._apply(events)
+
     async def _apply(self, events: Sequence[Event]) -> bool:
         """Whether anything of it was new."""
         marks = await ingested.marks(self._db, {SegmentKey.of(event) for event in events})

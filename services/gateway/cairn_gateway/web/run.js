@@ -22,6 +22,8 @@ export class RunView {
     this.facts = h("p", { class: "facts" });
     this.problem = h("div", { class: "card problem", hidden: true });
     this.attempts = h("div", { class: "attempts" });
+    this.timeline = h("ol", { class: "timeline" });
+    this.timelineCard = h("section", { class: "card pad", hidden: true }, h("h2", {}, "Timeline"), this.timeline);
     this.params = h("dl");
     this.files = h("div", { class: "files" });
     this.origin = h("dl");
@@ -31,9 +33,10 @@ export class RunView {
       h("div", { class: "head" }, this.title, this.state), this.facts, this.problem,
       h("div", { class: "cols" },
         h("div", {}, this.noPoints, this.charts.node, this.systemCard, this.logs.node),
-        h("div", {}, card("Attempts", this.attempts), card("Params", this.params), card("Checkpoints and artifacts", this.files),
+        h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files),
           h("section", { class: "card pad" }, h("details", {}, h("summary", {}, "Code and environment"), this.origin)))));
     this.redraw = paced(() => this.drawPoints(), 1000);
+    this.retell = paced(() => this.drawTimeline(), 700);
     this.clock = setInterval(() => this.run && this.drawHead(), 1000);
   }
 
@@ -50,6 +53,7 @@ export class RunView {
   close() {
     clearInterval(this.clock);
     this.redraw.stop();
+    this.retell.stop();
     this.logs.close();
     this.charts.close();
     this.system.close();
@@ -72,6 +76,7 @@ export class RunView {
       if (keys.some((key) => !isSystem(key))) this.redraw();
       if (keys.some(isSystem)) this.drawSystem().catch(() => {});
       if (data.lines) this.logs.more();
+      if (data.lines && this.job?.state === "LAUNCHING") this.retell();
     } else if (kind === "job" && data.uid === this.uid) this.keepJob(data);
     else if (kind === "artifact" && idOf((data.version?.run ? data.version : data).run) === this.uid) this.drawFiles();
   }
@@ -93,6 +98,7 @@ export class RunView {
     this.job = job;
     this.drawHead();
     this.drawAttempts();
+    this.retell();
   }
 
   async drawJob() {
@@ -150,6 +156,17 @@ export class RunView {
       span, why ? h("div", { class: "why" }, why) : "");
   }
 
+  async drawTimeline() {
+    try {
+      const { moments } = await get(`/teams/${this.team}/jobs/${encodeURIComponent(this.uid)}/timeline`);
+      const resumed = new Map(this.run.attempts.map((one) => [one.number, one.resumed_step]));
+      this.timelineCard.hidden = !moments.length;
+      this.timeline.replaceChildren(...moments.map((one) => moment(one, resumed)));
+    } catch {
+      // Without the scheduler the run is still here to look at.
+    }
+  }
+
   async drawPoints() {
     const { series } = await get(`/teams/${this.team}/series`, { run: this.uid, max_buckets: 800 });
     const marks = this.run.attempts.map((one) => one.resumed_step).filter((step) => step !== undefined);
@@ -176,6 +193,24 @@ export class RunView {
       this.files.replaceChildren(h("span", { class: "dim" }, error.message));
     }
   }
+}
+
+const LASTING = ["WAITING", "HELD", "ADMITTED", "LAUNCHING", "RUNNING", "PREEMPTING", "RECOVERING"];
+
+/** A row of the timeline: when, what, for how long, why. */
+function moment(one, resumed) {
+  const attempt = one.attempt ? `attempt ${one.attempt} ` : "";
+  const ended = one.kind === "ATTEMPT_ENDED" || one.kind === "FINISHED";
+  const what = ended ? h("span", {}, one.kind === "FINISHED" ? "" : attempt, stateMark(one.state))
+    : h("span", {}, one.kind === "PROVISIONING" ? "" : one.kind === "LAUNCHING" ? `${attempt}launching` : words(one.kind));
+  const took = LASTING.includes(one.kind) ? duration(elapsed({ start_time: one.time, end_time: one.end_time })) : "";
+  const cause = one.kind === "ATTEMPT_ENDED" && one.cause && !/unspecified/i.test(one.cause) ? words(one.cause.replace("CAUSE_", "")) : "";
+  const step = one.kind === "RUNNING" ? resumed.get(one.attempt) : undefined;
+  const from = step === undefined ? "" : `from step ${Number(step).toLocaleString("en")}`;
+  const why = [from, [cause, plain(one.text || "")].filter(Boolean).join(": ")].filter(Boolean).join(" · ");
+  return h("li", { class: one.kind.toLowerCase(), title: one.time },
+    h("time", { class: "faint num" }, new Date(one.time).toLocaleTimeString("en-GB")), what,
+    h("span", { class: "dim num" }, took), h("span", { class: "why" }, why));
 }
 
 function file(version) {

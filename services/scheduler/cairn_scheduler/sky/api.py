@@ -27,6 +27,8 @@ _COST_DAYS = 30
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
+# Of a cluster's events those that tell of its launch.
+_STORY = "STATUS_CHANGE,LAUNCH_PROGRESS,DEBUG"
 _ELSEWHERE = re.compile(r"is in workspace '([^']+)', but the active workspace is")
 # SkyPilot's own words around a job's.
 _NOISE = ("Job ID not provided", "├──", "└──", "Tailing logs")
@@ -128,6 +130,20 @@ class Api:
         async with self._others:
             found = await self.wait(await self._post("/queue", {"cluster_name": name, "all_users": True}))
         return [str(one.get("status", "")) for one in found or [] if isinstance(one, dict)]
+
+    async def story(self, name: str) -> list[tuple[float, str]]:
+        """What happened to a cluster on its way up: seconds since 1970, and a line.
+
+        Raises SkyError where it has nothing yet.
+        """
+        body = {"cluster_name": name, "event_type": _STORY, "include_timestamps": True}
+        async with self._others:
+            found = await self.wait(await self._post("/cluster_events", body))
+        return [
+            (float(one["transitioned_at"]), clean(str(one["reason"])))
+            for one in found or []
+            if isinstance(one, dict) and one.get("reason")
+        ]
 
     async def last_words(self, name: str) -> list[str]:
         """The last lines of the cluster's job; empty where they cannot be had."""

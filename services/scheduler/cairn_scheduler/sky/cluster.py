@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NoReturn
 
 import structlog
 
@@ -20,7 +20,7 @@ from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
 from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
-from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
+from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started, Stepped
 from cairn_scheduler.infra import Placement, Survey
 from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
@@ -39,12 +39,12 @@ log = structlog.get_logger(__name__)
 NAME = "skypilot"
 # Nobody knows how much there is; SkyPilot says it when it is asked for too much.
 BOUNDLESS = Resources(2**50, 2**50, "", 2**50)
-# How long SkyPilot may look for a free machine before it gives up; then the queue is ours again. Seconds.
-_PROVISION_SECONDS = 120
 _STOP_MARGIN = 15.0
 _DRAIN_SECONDS = 30.0
 _MOST_EARLY = 1000
 _PAUSES = (1.0, 30.0)
+# One question about one launch takes SkyPilot's server about 0.2 s.
+_STORY_SECONDS = 2.0
 
 
 @dataclass(slots=True)
@@ -61,6 +61,8 @@ class Watched:
     # Rounds in which SkyPilot did not list its cluster.
     missing: int = 0
     asked: float = 0.0
+    # What SkyPilot said of its launch so far.
+    story: set[tuple[float, str]] = field(default_factory=set)
 
 
 class SkyCluster:
@@ -75,10 +77,12 @@ class SkyCluster:
         tool: Tool,
         around: Surroundings,
         surveyor: Surveyor,
+        provision_seconds: int,
         prefix: str,
     ) -> None:
         self._api = api
         self._surveyor = surveyor
+        self._provision_seconds = provision_seconds
         self._workspaces = Workspaces(api)
         self._kept = kept
         self._ears = ears
@@ -332,7 +336,7 @@ class SkyCluster:
     async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
         config = {
-            "slurm": {"provision_timeout": _PROVISION_SECONDS},
+            "slurm": {"provision_timeout": self._provision_seconds},
             **await self._workspaces.config(record.team),
         }
         user = user_of(record.creator)
@@ -343,6 +347,7 @@ class SkyCluster:
     async def _follow(self, watched: Watched, request: str) -> None:
         """Waits for a launch, or for a reason not to wait any longer."""
         done = asyncio.ensure_future(self._api.wait(request))
+        story = asyncio.create_task(self._narrate(watched), name=f"story {watched.record.uid}")
         try:
             while not done.done() and not watched.ended and not watched.record.stopping:
                 watched.changed.clear()
@@ -357,7 +362,28 @@ class SkyCluster:
             done.result()
         finally:
             done.cancel()
+            story.cancel()
+        await self._hear_story(watched)
         self._up(watched)
+
+    async def _narrate(self, watched: Watched) -> NoReturn:
+        """Asks now and then how far a launch has come."""
+        while True:
+            await asyncio.sleep(_STORY_SECONDS)
+            await self._hear_story(watched)
+
+    async def _hear_story(self, watched: Watched) -> None:
+        """Reports what is new of it. That it cannot be had is no harm."""
+        try:
+            events = await self._api.story(watched.record.cluster)
+        except (Away, SkyError):
+            return
+        for time_, text in events:
+            if watched.ended or (time_, text) in watched.story:
+                continue
+            watched.story.add((time_, text))
+            moment = datetime.fromtimestamp(time_, UTC)
+            self._reports.put_nowait(Stepped(watched.record.uid, len(watched.story), moment, text))
 
     def _leave_to_the_loop(self, watched: Watched) -> None:
         """Does as if it had never been launched: with its next round the loop orders it again."""
