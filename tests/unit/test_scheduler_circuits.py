@@ -13,6 +13,7 @@ from cairn_scheduler import circuits
 from cairn_scheduler.circuits import Circuit, Gate, Tried
 from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky.order import trial_text
+from cairn_scheduler.ways import names_of
 
 NOW = datetime(2026, 1, 1, 12, 0, 0, tzinfo=UTC)
 H100, A100, ELSEWHERE = "slurm/lab H100", "slurm/lab A100", "slurm/other H100"
@@ -78,8 +79,8 @@ def spec(resources: dict[str, Any], infra: str = "slurm/lab") -> Spec:
     ],
 )
 def test_each_choice_has_a_circuit(resources: dict[str, Any], names: tuple[str, ...]) -> None:
-    assert circuits.names(spec(resources)) == names
-    assert circuits.names(spec(resources, infra="")) == ()
+    assert names_of(spec(resources)) == names
+    assert names_of(spec(resources, infra="")) == ()
 
 
 def test_it_opens_on_no_room_and_keeps_back_others_for_the_same_alone() -> None:
@@ -144,7 +145,7 @@ def test_of_several_ways_those_that_are_free_are_gone_and_the_task_is_narrowed_t
     assert gate.open_ways((H100, ELSEWHERE), need) == (ELSEWHERE,)
     choices = [{"infra": "slurm/lab"}, {"infra": "slurm/other"}]
     asked = {"accelerators": "H100:8", "cpus": 1, "any_of": choices}
-    assert circuits.names(spec(asked)) == (H100, ELSEWHERE)
+    assert names_of(spec(asked)) == (H100, ELSEWHERE)
     assert circuits.narrowed(asked, (ELSEWHERE,)) == {**asked, "any_of": [{"infra": "slurm/other"}]}
     assert circuits.narrowed(asked, ()) == asked
     assert circuits.narrowed({"cpus": 1}, (ELSEWHERE,)) == {"cpus": 1}

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
-from cairn_common import document
 from cairn_scheduler import elsewhere
-from cairn_scheduler.model import Resources, Spec
+from cairn_scheduler.model import Resources
 
 # An attempt that is older tells nothing of today.
 MEMORY = timedelta(hours=2)
@@ -63,14 +62,8 @@ class _Fold:
     least: Resources = field(default_factory=Resources)
 
 
-def names(spec: Spec) -> tuple[str, ...]:
-    """The circuits that a job can go through, one for each of its choices; none on this machine."""
-    if not spec.infra or not spec.task.strip():
-        return ()
-    given = document.read(spec.task)
-    resources = given.get("resources") if isinstance(given, dict) else None
-    if not isinstance(resources, dict):
-        return ()
+def names(resources: Mapping[str, object]) -> tuple[str, ...]:
+    """The circuits that a request for these can go through, one for each of its choices."""
     return tuple(dict.fromkeys(name_of(choice.fields) for choice in elsewhere.choices(resources)))[:_MOST]
 
 

@@ -385,6 +385,8 @@ def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) ->
 
 def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows much later: place and quota are given back."""
+    if job.state is State.PREEMPTING:
+        raise IllegalStep(f"job {job.uid} gives its place up; that is yielding.preempted's")
     return step(
         job,
         State.PENDING,

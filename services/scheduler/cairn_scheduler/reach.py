@@ -47,6 +47,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         self, request: infra_pb2.ListInfrasRequest, context: Context
     ) -> infra_pb2.ListInfrasResponse:
         """This machine, and what SkyPilot reaches."""
+        self._check_deciding()
         clusters = [cluster for _, cluster in sorted(self._known().items())]
         surveys = await asyncio.gather(*(one.survey(refresh=request.refresh) for one in clusters))
         if pool_of("any") not in self._known():
@@ -60,6 +61,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
     async def PlanJob(self, request: infra_pb2.PlanJobRequest, context: Context) -> infra_pb2.PlanJobResponse:
         """Where a task would go."""
         require(caller(), submit.team_of(request.parent), Role.MEMBER)
+        self._check_deciding()
         draft = self._draft(request)
         spec = draft.jobs[0].spec
         try:
@@ -74,6 +76,11 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
             ) from None
         messages = [_placement_message(one, nodes=spec.num_nodes) for one in placements]
         return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs))
+
+    def _check_deciding(self) -> None:
+        """Raises Unavailable in a replica that waits: the places to run are the other's."""
+        if not self._clusters:
+            raise Unavailable("this scheduler waits while another one decides; ask again")
 
     def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
         """As CreateJob or CreateSweep would make it. Raises what they would."""

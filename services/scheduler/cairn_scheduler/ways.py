@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime
 
+from cairn_common import document
 from cairn_common.db import Database
 from cairn_scheduler import circuits
 from cairn_scheduler.circuits import MEMORY, Circuit, Gate, Tried
@@ -30,6 +31,7 @@ class Ways:
         self.shut = circuits.derive(await tries(self._db, now=now))
         if not self.shut:
             self._names.clear()
+            self.wake_at = None
             return {}
         there = [entry for entry in waiting if pool_of(entry.infra) == "skypilot"]
         missing = [entry.uid for entry in there if entry.uid not in self._names]
@@ -46,8 +48,15 @@ class Ways:
 
     def of(self, job: Job, *, now: datetime) -> tuple[str, ...]:
         """The ways that an attempt of this job may go now; where all are shut, all of them."""
-        names = circuits.names(job.spec)
+        names = names_of(job.spec)
         return Gate(self.shut, now).open_ways(names, job.spec.need) or names
+
+
+def names_of(spec: Spec) -> tuple[str, ...]:
+    """The circuits that a job can go through; none on this machine."""
+    given = document.read(spec.task) if spec.infra and spec.task.strip() else None
+    resources = given.get("resources") if isinstance(given, dict) else None
+    return circuits.names(resources) if isinstance(resources, dict) else ()
 
 
 async def tries(db: Database, *, now: datetime) -> list[Tried]:
@@ -78,8 +87,7 @@ async def tries(db: Database, *, now: datetime) -> list[Tried]:
 async def _names(db: Database, uids: Sequence[str]) -> dict[str, tuple[str, ...]]:
     rows = await db.fetch("SELECT uid, task, infra FROM jobs WHERE uid = ANY($1::text[])", list(uids))
     return {
-        row["uid"]: circuits.names(Spec(task=row["task"], setup="", run="", infra=row["infra"]))
-        for row in rows
+        row["uid"]: names_of(Spec(task=row["task"], setup="", run="", infra=row["infra"])) for row in rows
     }
 
 
