@@ -136,7 +136,7 @@ def test_what_if_says_who_would_start_and_who_would_be_lost() -> None:
     pool = Pool("p", machines=(Machine("m", {"gpu": 4000}),))
     placed = replace(snapshot, flavors=(Flavor("f", "p"),), pools=(pool,))
     lost = whatif.compare(placed, whatif.without_pool(placed, "p"))
-    assert lost.lost == ("r0", "r1", "r2")
+    assert (lost.lost, lost.starts) == (("r0", "r1", "r2"), ())
 
 
 @FEW

@@ -194,6 +194,14 @@ def test_every_job_that_waits_has_a_reason(seed: int, pools: bool) -> None:
 
 
 @FEW
+@given(SEEDS, st.booleans())
+def test_nobody_is_promised_a_place_that_nobody_leaves(seed: int, pools: bool) -> None:
+    for world, plan in history(Random(seed), Kind(pools=pools)):
+        leaving = plan.preemptions or [job for job in world.admitted if job.stopping]
+        assert leaving or not plan.promises
+
+
+@FEW
 @given(SEEDS)
 def test_no_job_is_evicted_for_another_before_its_min_runtime(seed: int) -> None:
     for world, plan in history(Random(seed), ANY_WORLD):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -39,6 +40,7 @@ log = structlog.get_logger(__name__)
 RECONCILE_SECONDS = 15.0
 # A round that launches more than this comes back at once: what else happens must not wait for it.
 _LAUNCHES_A_ROUND = 16
+_LONGEST_REST = 0.5
 _OVERTIME = timedelta(seconds=30)
 
 
@@ -70,6 +72,8 @@ class Loop:
             clock=outside.clock,
         )
         self._wake = asyncio.Event()
+        # As many seconds as a decision took are rested: callers are answered over a long queue, too.
+        self._rest = 0.0
         self.tidy = asyncio.Event()
 
     def wake(self) -> None:
@@ -91,8 +95,9 @@ class Loop:
                 log.warning("loop.waiting", reason=str(error.reason), error=error.message)
                 await asyncio.sleep(pause)
                 continue
+            await asyncio.sleep(self._rest)
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(max(pause - self._rest, 0.0)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -111,7 +116,9 @@ class Loop:
     async def round(self) -> float:
         """One round; returns after how many seconds the next one is due in any case."""
         await self._tend()
+        began = time.monotonic()
         outcome = await self._planner.decide()
+        self._rest = min(time.monotonic() - began, _LONGEST_REST)
         due = outcome.due[:_LAUNCHES_A_ROUND]
         jobs = await store.jobs_by_uid(self._out.db, due) if due else {}
         for uid in due:

@@ -87,39 +87,6 @@ class OpenAttempt:
     token_uid: str
 
 
-async def insert_job(
-    conn: Connection, job: Job, *, request: Request = Request("", b""), index: int = 0, actor: str
-) -> bool:
-    """Adds a new job with its fact. False: its request_id was used already, and nothing was added."""
-    tag = await conn.execute(
-        """
-        INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
-            creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
-            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
-            code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
-            retries, infra, secrets, mounts, project, priority_class, flavors)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35, $36, $37, $38,
-            $39, $40)
-        ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
-        """,
-        job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
-        job.experiment, job.priority, job.state.value, job.revision, job.reason, job.spec.task,
-        job.spec.setup, job.spec.run, json.dumps(job.spec.envs), json.dumps(job.spec.params),
-        job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
-        job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
-        job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
-        job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
-        json.dumps(job.spec.retries), job.spec.infra, list(job.spec.secrets),
-        json.dumps([asdict(mount) for mount in job.spec.mounts]), job.project, job.priority_class,
-        list(job.flavors),
-    )  # fmt: skip
-    if tag == "INSERT 0 0":
-        return False
-    await facts.tell(conn, job, Event.SUBMITTED, actor=actor, now=job.create_time)
-    return True
-
-
 async def insert_sweep(conn: Connection, sweep: Sweep, *, request: Request) -> bool:
     """Adds a sweep's own row. False: its request_id was used already, and nothing was added."""
     tag = await conn.execute(

@@ -167,7 +167,7 @@ class Engine:
 
 def _same(one: Reason | None, other: Reason) -> bool:
     """Whether two say the same; how much is used changes all the time."""
-    return one is not None and replace(one, used=other.used) == other
+    return one is other or (one is not None and replace(one, used=other.used) == other)
 
 
 __all__ = ["ALWAYS", "Change", "Engine", "Gone", "decide"]

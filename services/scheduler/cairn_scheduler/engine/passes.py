@@ -332,9 +332,13 @@ class Pass:
                 self._evict(job, why, request.uid)
                 self._kept[request.uid] = request
         option = request.options[index]
-        placement = self.state.place(request, option)
-        assert placement is not None
-        self._start(seat, request, Choice(index, placement, False, seat.debt(option.usage)))
+        # At once, where all of them had only just been planned.
+        choice = self.ground.choose(seat, request, [index])
+        if not isinstance(choice, Choice):
+            placement = self.state.place(request, option)
+            assert placement is not None
+            choice = Choice(index, placement, False, seat.debt(option.usage))
+        self._start(seat, request, choice)
         again = {line for line in self._tried if line.freed != line.stamp(self.state)}
         for line in [line for line in self._tried if line in again]:
             self._revive(line)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from cairn_scheduler.engine.decide import decide
-from cairn_scheduler.engine.world import Node, Plan, Preemption, Reason, Snapshot
+from cairn_scheduler.engine.world import Node, Plan, Pool, Preemption, Reason, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +53,14 @@ def with_nodes(snapshot: Snapshot, nodes: Iterable[Node]) -> Snapshot:
 
 
 def without_pool(snapshot: Snapshot, pool: str) -> Snapshot:
-    """A pool is lost: what ran there waits again at the head of its class, and its flavors are no more."""
+    """A pool is lost: it has no machines, and what ran there waits again at the head of its class."""
     gone = {flavor.name for flavor in snapshot.flavors if flavor.pool == pool}
     stays = [job for job in snapshot.admitted if job.request.options[job.option].flavor not in gone]
     lost = [job for job in snapshot.admitted if job.request.options[job.option].flavor in gone]
     back = tuple(replace(job.request, requeued=True, attempted=True) for job in lost)
     return replace(
         snapshot,
-        pools=tuple(one for one in snapshot.pools if one.name != pool),
-        flavors=tuple(flavor for flavor in snapshot.flavors if flavor.name not in gone),
+        pools=tuple(Pool(pool) if one.name == pool else one for one in snapshot.pools),
         admitted=tuple(stays),
         pending=(*snapshot.pending, *back),
     )
