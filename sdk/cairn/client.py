@@ -171,6 +171,18 @@ class Client:
         given = {key: value for key, value in body.items() if value}
         return self.api.post(self._team("jobs") + ":plan", given)
 
+    def explain(self, job: str) -> Json:
+        """Why a job waits, and changes each of which would let it start now."""
+        return self.api.get(self._team("jobs", job) + "/explanation")
+
+    def what_if(self, *, lose_pool: str) -> Json:
+        """Who would start and who would lose their place, were a pool lost. For admins."""
+        return self.api.get(f"{BASE}/queue:whatif", {"lose_pool": lose_pool})
+
+    def snapshot(self) -> str:
+        """All that the scheduler decides on, as the text of a file. For admins."""
+        return str(self.api.get(f"{BASE}/queue:snapshot").get("snapshot", ""))
+
     def orphans(self) -> list[Json]:
         """What exists at the places to run and belongs to no living attempt. For admins."""
         return list(self.api.get(f"{BASE}/orphans").get("orphans", []))

@@ -87,7 +87,10 @@ def main() -> None:
             bench = Bench(where, platform, Path(name))
             # Once each, not counted: what is installed once, and workers that start.
             bench.by_sky(0), bench.by_cairn(0)
-            times = [(bench.by_sky(number), bench.by_cairn(number)) for number in range(1, pairs + 1)]
+            times = []
+            for number in range(1, pairs + 1):
+                times.append((bench.by_sky(number), bench.by_cairn(number)))
+                print(times[-1], file=sys.stderr, flush=True)
         finally:
             platform.down()
             slurm.down(where)

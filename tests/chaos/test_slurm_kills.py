@@ -65,7 +65,7 @@ def test_nothing_is_lost_or_run_twice_and_no_orphan_stays(
 ) -> None:
     chance = random.Random(SEED)
     client = slurm_platform.client(patience=300)
-    good = [submit(client, told) for _ in range(3)]
+    good = [submit(client, told) for _ in range(2)]
     bad = submit(client, told, steps=2, code=5)
     stopped = submit(client, told, steps=10_000)
     victims = [*chance.sample(VICTIMS, len(VICTIMS)), chance.choice(VICTIMS)]

@@ -95,7 +95,7 @@ def place(request: pytest.FixtureRequest, session_folder: Path) -> Iterator[Plac
     if request.param == "slurm":
         slurm: Slurm = request.getfixturevalue("slurm_cluster")
         platform: Platform = request.getfixturevalue("slurm_platform")
-        yield Place(platform, f"slurm/{CLUSTER}", "H100:1", "NOSUCH:1", 420.0, slurm)
+        yield Place(platform, f"slurm/{CLUSTER}", "H100:1", "NOSUCH:1", 900.0, slurm)
         return
     folder = session_folder / "everywhere"
     folder.mkdir()

@@ -57,6 +57,9 @@ class FakeSky:
         self._stops: dict[str, asyncio.Event] = {}
         self._workspaces: dict[str, Any] = {"default": {}}
         self.clusters: dict[str, Cluster] = {}
+        # Kinds of accelerators of which there is none left, and the resources of all launches.
+        self.full: set[str] = set()
+        self.asked: list[dict[str, Any]] = []
         # Per run: how often its command began, came to a good end, and was there twice at a time.
         self.began: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
@@ -123,6 +126,10 @@ class FakeSky:
 
     async def _launch(self, body: dict[str, Any]) -> Any:
         name = body["cluster_name"]
+        resources = json.loads(body["task"]).get("resources") or {}
+        self.asked.append(resources)
+        if all(_kind(choice) in self.full for choice in resources.get("any_of") or [resources]):
+            raise ResourcesUnavailableError("Failed to acquire resources in all zones in lab.")
         cluster = self.clusters.setdefault(name, Cluster(name))
         await asyncio.sleep(self._chance.uniform(0, self._pace))
         if name not in self.clusters:
@@ -238,6 +245,10 @@ class ClusterDoesNotExist(Exception):
     """SkyPilot's own, by its name."""
 
 
+class ResourcesUnavailableError(Exception):
+    """SkyPilot's own, by its name."""
+
+
 @asynccontextmanager
 async def running(
     nats_url: str, *, chance: random.Random, pace: float = 0.3, beat: float = 15.0
@@ -263,6 +274,10 @@ async def running(
             server.should_exit = True
             hears.cancel()
             await serves
+
+
+def _kind(resources: dict[str, Any]) -> str:
+    return str(resources.get("accelerators", "")).partition(":")[0]
 
 
 def _failed(name: str, message: str) -> Response:

@@ -23,8 +23,8 @@ from cairn_common.db import Database, pool
 from cairn_common.ids import new_uid
 from cairn_common.rpc import Server, channel
 from cairn_common.subjects import STREAMS
-from cairn_scheduler import store
 from cairn_scheduler.app import SCHEMA, run
+from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.model import Job, Spec, State
 from cairn_scheduler.settings import SchedulerSettings
 from tests.harness.quota import Quota
@@ -139,7 +139,7 @@ async def queue_job(db: Database, run: str) -> str:
         update_time=now, spec=Spec(task="", setup="", run=run), experiment="default",
     )  # fmt: skip
     async with db.transaction() as conn:
-        await store.insert_job(conn, job, actor="users/admin")
+        await insert_jobs(conn, [New(job, actor="users/admin")])
         await conn.execute("SELECT pg_notify('scheduler_wake', '')")
     return job.uid
 

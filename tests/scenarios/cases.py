@@ -10,12 +10,11 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil
 from pathlib import Path
 from typing import Any
 
 from cairn_scheduler.engine.decide import decide
-from cairn_scheduler.engine.quota import Tree
+from cairn_scheduler.engine.quota import SHARE_BITS, Seat, Tree
 from cairn_scheduler.engine.world import (
     UNIT,
     Admitted,
@@ -212,7 +211,7 @@ def _shares(case: Mapping[str, Any]) -> str:
         inner = want["NodeType"] == "nodeTypeCohort"
         seat = tree.seats[f"cohort {want['Name']}" if inner else want["Name"]]
         name, _ = seat.dominant()
-        got = ("cpu" if name == "gpu" else name, ceil(seat.share()[1] * 1000))
+        got = ("cpu" if name == "gpu" else name, _thousandths(seat))
         if (*got, seat.parent is not None and bool(seat.over)) != (
             want["DrName"],
             want["DrValue"],
@@ -220,6 +219,11 @@ def _shares(case: Mapping[str, Any]) -> str:
         ):
             wrong.append(f"{want['Name']} has {got}, expected {want['DrName']} {want['DrValue']}")
     return "; ".join(wrong)
+
+
+def _thousandths(seat: Seat) -> int:
+    """Its share as the files have it; the last bits are rounded down, and the file rounds up."""
+    return -(-seat.share() * 1000 >> SHARE_BITS)
 
 
 def _words(victims: set[tuple[str, Why]]) -> str:

@@ -19,6 +19,7 @@ from cairn._http import ApiError
 from cairn._ids import new_uid
 from cairn._transfer import PART
 from cairn.client import Client
+from tests.harness.browser import browse
 from tests.harness.platform import Platform
 
 TRAIN = """
@@ -291,20 +292,6 @@ def test_open_leads_a_browser_to_the_run_and_what_runs_say_is_text(
         assert words in page
     assert "owned" not in page
     assert "#token" not in page
-
-
-def browse(address: str, profile: Path) -> str:
-    """The page as Chromium has it after its scripts ran."""
-    done = subprocess.run(
-        [
-            "chromium", "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync",
-            "--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}",
-            "--virtual-time-budget=8000", "--dump-dom", address,
-        ],
-        capture_output=True, text=True, timeout=90,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_task_brings_its_files_and_secrets_and_shows_no_secret(

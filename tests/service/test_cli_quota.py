@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.harness.browser import browse
 from tests.harness.platform import Platform
 
 TREE = """
@@ -74,6 +76,15 @@ def test_a_file_that_is_wrong_is_refused_with_path_and_cure(platform: Platform, 
     file.write_text("tree: [")
     assert "line 1" in platform.cairn("quota", "diff", str(file)).stderr
     assert platform.cairn("quota", "apply", str(tmp_path / "none.yaml")).returncode == 2
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_the_page_shows_the_tree_and_its_budgets(platform: Platform, tmp_path: Path) -> None:
+    token = json.loads((platform.data / "secrets.json").read_text())["admin_token"]
+    page = browse(f"{platform.status()['url']}/#token={token}&view=/quota", tmp_path)
+    for words in ("<b>vision</b>", "local cpu", "<b>month</b>", "10 GPU-h", "deny new"):
+        assert words in page
+    assert "That did not work" not in page
 
 
 def test_a_budget_is_adjusted_with_a_reason(platform: Platform) -> None:

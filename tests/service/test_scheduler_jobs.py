@@ -194,7 +194,7 @@ async def test_a_team_at_its_limit_waits_until_the_limit_moves(
         if (await cairn.job(second.name)).reason.startswith("QuotaFull"):
             break
         await asyncio.sleep(0.02)
-    assert "may hold 1 jobs" in (await cairn.job(second.name)).reason
+    assert "may use 1 jobs" in (await cairn.job(second.name)).reason
     teams = await quotas.teams()
     request = quota_pb2.UpdateTeamRequest(
         team=team_pb2.Team(name=f"teams/{team}", limits=team_pb2.Limits(jobs=2))

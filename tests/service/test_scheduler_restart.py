@@ -13,8 +13,8 @@ import pytest
 from cairn_common.db import Database, pool
 from cairn_common.ids import new_uid
 from cairn_scheduler import processes, store
+from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.model import AttemptState, Job, Spec, State
-from cairn_scheduler.store import Request
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Process
 
@@ -60,7 +60,7 @@ async def queued(db: Database, run: str) -> Job:
         update_time=now, spec=Spec(task=run, setup="", run=run), experiment="default",
     )  # fmt: skip
     async with db.transaction() as conn:
-        await store.insert_job(conn, job, request=Request("", b""), actor="users/admin")
+        await insert_jobs(conn, [New(job, actor="users/admin")])
     return job
 
 

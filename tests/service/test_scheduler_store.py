@@ -14,6 +14,7 @@ from cairn_common.errors import Aborted
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
 from cairn_scheduler import model, store, yielding
+from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import STEPS, Hold, Job, Spec, State
 from cairn_scheduler.store import Request
@@ -36,7 +37,7 @@ async def queued(db: Database) -> Job:
         experiment="default",
     )  # fmt: skip
     async with db.transaction() as conn:
-        assert await store.insert_job(conn, job, request=Request(job.uid, b"d"), actor="users/u")
+        assert await insert_jobs(conn, [New(job, Request(job.uid, b"d"), actor="users/u")]) == {job.uid}
     return job
 
 

@@ -69,3 +69,16 @@ def left(folder: Path) -> list[str]:
         except OSError:
             continue
     return found
+
+
+async def test_a_server_elsewhere_is_asked_whether_it_answers() -> None:
+    async def healthy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\r\n{}")
+        writer.close()
+
+    async with await asyncio.start_server(healthy, "127.0.0.1", 0) as server:
+        url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        assert await asyncio.to_thread(skypilot.answers, url)
+    for nobody in (url, "http://no.such.host.invalid", "nonsense"):
+        assert not await asyncio.to_thread(skypilot.answers, nobody)

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairn_quota import account, budget
@@ -85,6 +85,7 @@ def balanced(books: Books) -> None:
 
 
 @given(budgets, moments, st.integers(0, 100_000_000), st.integers(0, 3000))
+@settings(deadline=None)
 def test_the_sum_of_usage_depends_on_start_and_end_alone(
     some: list[Budget], ticks: list[int], end: int, gpu: int
 ) -> None:
@@ -107,6 +108,7 @@ def test_the_sum_of_usage_depends_on_start_and_end_alone(
 
 
 @given(budgets, moments, st.integers(0, 100_000_000))
+@settings(deadline=None)
 def test_ticks_missed_by_a_lost_service_lose_nothing(some: list[Budget], ticks: list[int], end: int) -> None:
     settled: list[Any] = []
     for seen in (ticks, []):
@@ -122,6 +124,7 @@ def test_ticks_missed_by_a_lost_service_lose_nothing(some: list[Budget], ticks: 
 
 
 @given(windows, st.integers(0, 400 * 86_400_000))
+@settings(deadline=None)
 def test_every_moment_is_in_the_period_that_it_is_said_to_be_in(window: Window, after: int) -> None:
     found = budget.period(window, at(after))
     if found is None:
@@ -137,6 +140,7 @@ def test_every_moment_is_in_the_period_that_it_is_said_to_be_in(window: Window, 
 
 
 @given(st.integers(0, 10**8), st.integers(0, 10**8))
+@settings(deadline=None)
 def test_pieces_cover_a_stretch_without_gaps_and_none_crosses_a_quarter_of_an_hour(a: int, b: int) -> None:
     start, end = at(min(a, b)), at(max(a, b))
     found = list(budget.pieces(start, end))

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cairn_common import document
@@ -170,6 +170,7 @@ asks = st.lists(
 
 
 @given(trees(), asks)
+@settings(deadline=None)
 def test_no_subtree_is_ever_over_and_what_is_given_back_is_free_again(tree: Tree, steps: Any) -> None:
     state = State(tree, Shares(tree), Books(), version=1)
     teams = sorted(tree.by_team)
@@ -202,6 +203,7 @@ def _check_borrowing(state: State) -> None:
 
 
 @given(trees(), asks)
+@settings(deadline=None)
 def test_the_order_of_what_is_held_has_no_influence_on_what_is_left(tree: Tree, steps: Any) -> None:
     teams = sorted(tree.by_team)
     some = [(teams[which % len(teams)], {(flavor, "gpu"): gpu}) for which, flavor, gpu, _, _ in steps]

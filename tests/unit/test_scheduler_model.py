@@ -121,6 +121,11 @@ def test_what_does_not_run_yet_gives_its_place_up_at_once() -> None:
 
 
 def test_a_running_job_that_is_held_is_held_once_its_attempt_has_ended() -> None:
+    told = yielding.hold(running(), START, kind=Hold.USER, why="a move")
+    assert told.reason == "Preempting: to be held by its team (a move)"
+    assert (
+        yielding.preempted(told, START, ending(Cause.PREEMPTED, START)).reason == "Held: by its team (a move)"
+    )
     job = yielding.hold(running(), START, kind=Hold.USER)
     assert (job.state, job.hold) == (State.PREEMPTING, Hold.USER)
     held = yielding.preempted(job, START, ending(Cause.PREEMPTED, START))

@@ -13,7 +13,7 @@ from cairn._cli.errors import FAILED, NOT_FOUND, CliError
 from cairn._cli.looks import plain_table
 from cairn._cli.probe import probe, say_probe
 from cairn._cli.session import Session, common
-from cairn._cli.text import clean
+from cairn._cli.text import clean, moment, span
 from cairn._http import Json
 
 # SkyPilot asks each provider; those behind a firewall that drops packets take their time.
@@ -93,6 +93,8 @@ def _say(session: Session, infras: list[Json], *, complete: bool) -> None:
     for one in infras:
         if one.get("problem"):
             _say_problem(session, one)
+        for circuit in one.get("circuits") or []:
+            _say_circuit(session, circuit)
     if not complete:
         session.say(Text("some are still being asked; run it again for them", style="yellow"))
 
@@ -120,6 +122,13 @@ def _say_problem(session: Session, infra: Json) -> None:
     session.out.print(line.append(clean(str(infra["problem"])), "default"), soft_wrap=True)
     if infra.get("remedy"):
         session.out.print(Text(f"    → {clean(str(infra['remedy']))}", style="dim"), soft_wrap=True)
+
+
+def _say_circuit(session: Session, circuit: Json) -> None:
+    left = (moment(circuit.get("next_try_time")) or 0.0) - time.time()
+    then = f"it is tried again in {span(left)}" if left > 0 else "it is tried again with the next job for it"
+    line = Text("! ", style="yellow").append(f"{clean(str(circuit.get('name')))}: ", "bold default")
+    session.out.print(line.append(f"there was no room; {then}", "default"), soft_wrap=True)
 
 
 def _name(infra: Json) -> str:

@@ -29,7 +29,7 @@ class Kind:
 
 
 TASK = Kind("task file", Reason.TASK_INVALID, most_bytes=256 * 1024, most_depth=20, most_values=20_000)
-TREE = Kind("tree file", Reason.TREE_INVALID, most_bytes=4 * 1024 * 1024, most_depth=80, most_values=400_000)
+TREE = Kind("tree file", Reason.TREE_INVALID, most_bytes=2 * 1024 * 1024, most_depth=80, most_values=400_000)
 
 
 def read(text: str, kind: Kind = TASK) -> object:

@@ -42,6 +42,20 @@ async def add(conn: Connection, *, subject: str, payload: bytes, id: str | None 
     return made
 
 
+async def add_many(conn: Connection, added: Sequence[tuple[str, bytes, str]]) -> None:
+    """As `add`, for many facts (subject, payload, id) in one statement, in this order."""
+    for subject, payload, _ in added:
+        subjects.parse(subject)
+        if len(payload) > _LARGEST:
+            raise ValueError(f"a fact of {len(payload):,} bytes: the bus takes at most {_LARGEST:,}")
+    await conn.execute(
+        "INSERT INTO outbox (id, subject, payload) SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])",
+        [id for _, _, id in added],
+        [subject for subject, _, _ in added],
+        [payload for _, payload, _ in added],
+    )
+
+
 async def relay(db: Database, bus: Bus, *, wake: asyncio.Event | None = None) -> NoReturn:
     """Publishes the outbox for ever: each fact at least once, those of one uid in order.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass, replace
 
 import yaml
@@ -59,7 +60,7 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
         if request.document:
             if not _organises(who):
                 raise _only_admins("see the whole tree file")
-            message.document = yaml.safe_dump(plain(stored.tree), sort_keys=False, allow_unicode=True)
+            message.document = await asyncio.to_thread(_written, stored.tree)
         return message
 
     async def _tree(self, who: Principal, stored: Stored, *, use: bool) -> tree_pb2.QuotaTree:
@@ -90,7 +91,7 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
         who = caller()
         stored = await self.trees.current()
         try:
-            tree, read = self._asked(who, request, stored.tree)
+            tree, read = await self._asked(who, request, stored.tree)
             etag = request.etag or read
             order = Order(
                 tree=tree,
@@ -112,7 +113,9 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
         _stamp(message, made)
         return allocation_pb2.ApplyTreeResponse(tree=message, changes=tree_wire.change_messages(different))
 
-    def _asked(self, who: Principal, request: allocation_pb2.ApplyTreeRequest, old: Tree) -> tuple[Tree, str]:
+    async def _asked(
+        self, who: Principal, request: allocation_pb2.ApplyTreeRequest, old: Tree
+    ) -> tuple[Tree, str]:
         """The whole tree that is asked for, and the version that its file was read from.
 
         Raises TreeInvalid, or where the caller may not ask for it.
@@ -127,7 +130,10 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
             )
         if request.WhichOneof("source") is None:
             raise checks.invalid("document", "send a tree file, or a tree")
-        content = document.read(request.document, document.TREE) if request.HasField("document") else None
+        content = None
+        if request.HasField("document"):
+            # A large file takes seconds to read; whoever has a token checked meanwhile must not wait.
+            content = await asyncio.to_thread(document.read, request.document, document.TREE)
         if request.HasField("tree"):
             asked = tree_wire.tree_value(request.tree)
         elif request.node:
@@ -245,6 +251,10 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
             now=now,
         )
         return _budget_now(state, request.budget, now=self.clock)
+
+
+def _written(tree: Tree) -> str:
+    return yaml.safe_dump(plain(tree), sort_keys=False, allow_unicode=True)
 
 
 def _budget_now(state: State, name: str, *, now: Clock) -> budget_pb2.Budget:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from zoneinfo import ZoneInfo
 
 from cairn_quota.model import Reservation
@@ -30,6 +31,7 @@ class Period:
     end: datetime | None
 
 
+@lru_cache(maxsize=1024)
 def period(window: Window, at: datetime) -> Period | None:
     """The period of a budget at a moment, in UTC; None: it is not there then."""
     if window.rolling is not None:

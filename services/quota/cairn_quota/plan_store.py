@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -13,7 +14,7 @@ from cairn_quota.admission import Code, State, Verdict
 from cairn_quota.authority import Authority
 from cairn_quota.model import Reservation, ReservationState
 from cairn_quota.shares import keys_of
-from cairn_quota.store import end
+from cairn_quota.store import TURN, end
 
 Name = tuple[str, str]
 """Team and id of a reservation."""
@@ -135,7 +136,10 @@ async def _hold(
     attempted = await reservation_rows.attempted(conn, again) if again else set()
     held: list[Reservation] = []
     verdicts: list[Verdict] = []
-    for hold in plan.holds:
+    for number, hold in enumerate(plan.holds, start=1):
+        if number % TURN == 0:
+            # Tokens are checked here too: nobody waits for the whole of a large plan.
+            await asyncio.sleep(0)
         old = known.get((hold.team, hold.id))
         if old is not None:
             verdicts.append(_again(hold, old))

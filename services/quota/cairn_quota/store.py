@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -28,6 +29,8 @@ SELECT_ENTRIES = (
     "SELECT attempt_uid, team, job_uid, creator, start_time, end_time, gpu_millis, cpu_micros"
     " FROM usage_entries"
 )
+# So many holds are looked at before others get their turn.
+TURN = 100
 # Of a resource: as the metadata of errors has it, for people, thousandths per unit told.
 TOLD = {
     "gpu": ("gpus", "GPUs", UNIT),
@@ -197,7 +200,9 @@ async def end(
     await ledger_rows.read_holdings(conn, state.books, [one.uid for one in holds])
     siblings_of, entries_of = _by_job(siblings), _by_job(entries)
     ended = []
-    for hold in holds:
+    for number, hold in enumerate(holds, start=1):
+        if number % TURN == 0:
+            await asyncio.sleep(0)
         mine, theirs = siblings_of.get(hold.job_uid, []), entries_of.get(hold.job_uid, [])
         ended.append(ledger.ended(hold, used=ledger.is_used(hold, siblings=mine, entries=theirs), now=now))
         state.give_back(hold, now=now)

@@ -22,9 +22,11 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import history, model, steer, store, submit, wire, yielding
+from cairn_scheduler import history, model, queue_store, steer, store, submit, wire, yielding
+from cairn_scheduler.arrivals import New, insert_jobs
+from cairn_scheduler.intake import Intake
 from cairn_scheduler.model import Hold, Job, Resources
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
 from cairn_scheduler.timeline import timeline
@@ -36,6 +38,7 @@ log = structlog.get_logger(__name__)
 NAME = "cairn.scheduler.v1.SchedulerService"
 ACCESS = {
     f"/{NAME}/CreateJob": access(Role.MEMBER),
+    f"/{NAME}/BatchCreateJobs": access(Role.MEMBER),
     f"/{NAME}/GetJob": access(Role.VIEWER),
     f"/{NAME}/GetTimeline": access(Role.VIEWER),
     f"/{NAME}/ListJobs": access(Role.VIEWER),
@@ -69,6 +72,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         watch: Watch,
         wake: Callable[[], None],
         vault: Vault,
+        intake: Intake,
     ) -> None:
         self._db = db
         self._places = places
@@ -76,6 +80,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._watch = watch
         self._wake = wake
         self._vault = vault
+        self._intake = intake
 
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Queues one job, once for each request_id."""
@@ -85,7 +90,21 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         )
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
-        return wire.job_message(await self._create_job(draft))
+        return wire.job_message((await self._create([draft]))[0])
+
+    async def BatchCreateJobs(
+        self, request: scheduler_pb2.BatchCreateJobsRequest, context: Context
+    ) -> scheduler_pb2.BatchCreateJobsResponse:
+        """Queues many jobs in one transaction, each once for its request_id."""
+        require(caller(), team_of(request.parent), Role.MEMBER)
+        drafts = submit.draft_batch(
+            request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        )
+        if request.validate_only or not drafts:
+            jobs = [draft.jobs[0] for draft in drafts]
+        else:
+            jobs = await self._create(drafts)
+        return scheduler_pb2.BatchCreateJobsResponse(jobs=[wire.brief(wire.job_message(job)) for job in jobs])
 
     async def CreateSweep(
         self, request: scheduler_pb2.CreateSweepRequest, context: Context
@@ -196,10 +215,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.ListPoolsRequest, context: Context
     ) -> scheduler_pb2.ListPoolsResponse:
         """Each pool's capacity, and how much of it no job holds."""
-        placed, _, _ = await store.queue(self._db, now=self._clock.now())
+        placed = [one for one in await queue_store.entries(self._db) if one.state.placed]
         answer = scheduler_pb2.ListPoolsResponse()
         for place in self._places():
-            needs = [job.need for job in placed if job.pool == place.name]
+            needs = [one.resources.times(one.num_nodes) for one in placed if one.pool == place.name]
             has = place.capacity
             free = Resources(
                 cpu_milli=max(0, has.cpu_milli - sum(need.cpu_milli for need in needs)),
@@ -222,16 +241,17 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             self._wake()
         return wire.job_message(job)
 
-    async def _create_job(self, draft: Draft) -> Job:
-        job = draft.jobs[0]
-        async with self._db.transaction() as conn:
-            made = await store.insert_job(conn, job, request=draft.request, actor=draft.creator)
-            if made:
-                await self._keep_secrets(conn, draft)
+    async def _create(self, drafts: Sequence[Draft]) -> list[Job]:
+        """The jobs of drafts of one job each, in their order: new ones, or those made before."""
+        made = await self._intake.put(drafts)
         if made:
-            log.info("job.submitted", job=job.uid, team=job.team, priority=job.priority)
+            log.info("jobs.submitted", jobs=len(made), team=drafts[0].team)
             self._wake()
-            return job
+        return [
+            draft.jobs[0] if draft.jobs[0].uid in made else await self._made_before(draft) for draft in drafts
+        ]
+
+    async def _made_before(self, draft: Draft) -> Job:
         known = await store.job_by_request(self._db, team=draft.team, request_id=draft.request.id)
         assert known is not None
         _check_same(draft, known[1])
@@ -241,8 +261,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         async with self._db.transaction() as conn:
             made = await store.insert_sweep(conn, sweep, request=draft.request)
             if made:
-                for index, job in enumerate(draft.jobs):
-                    await store.insert_job(conn, job, index=index, actor=draft.creator)
+                await insert_jobs(
+                    conn,
+                    [New(job, actor=draft.creator, index=at) for at, job in enumerate(draft.jobs)],
+                )
                 await self._keep_secrets(conn, draft)
         if made:
             log.info("sweep.submitted", sweep=sweep.uid, team=sweep.team, jobs=len(draft.jobs))

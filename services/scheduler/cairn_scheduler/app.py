@@ -15,7 +15,13 @@ from typing import NoReturn
 
 import structlog
 
-from cairn.scheduler.v1 import attach_pb2_grpc, infra_pb2_grpc, orphan_pb2_grpc, scheduler_pb2_grpc
+from cairn.scheduler.v1 import (
+    attach_pb2_grpc,
+    infra_pb2_grpc,
+    orphan_pb2_grpc,
+    outlook_pb2_grpc,
+    scheduler_pb2_grpc,
+)
 from cairn_common import rpc
 from cairn_common.auth import TokenChecker
 from cairn_common.bus import connect
@@ -26,12 +32,13 @@ from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
-from cairn_scheduler import attach, handlers, lease, orphans, reach
+from cairn_scheduler import attach, handlers, lease, orphans, outlook, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
+from cairn_scheduler.intake import Intake
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
 from cairn_scheduler.model import Resources
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky import cluster as sky
@@ -73,30 +80,36 @@ async def run(
         _own(settings.data_dir, await lease.platform(db))
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
+        intake = Intake(db, vault=vault)
         office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),
+            tasks.create_task(intake.run()),
             tasks.create_task(decide_for_ever(office, holder)),
         ]
         # Whether this one decides is known, and if so its places are open: what is asked of them is answered.
         await office.settled.wait()
         places = _places(settings, capacity)
-        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault)
+        api = SchedulerApi(
+            db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault, intake=intake
+        )
         audit = orphans.OrphanApi(db, clusters=office.clusters)
-        reaching = reach.InfraApi(clusters=office.clusters, clock=clock)
+        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
+        looking = outlook.OutlookApi(db, quota=Quota(channel), places=lambda: places, clock=clock)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,
-            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS, **reach.ACCESS},
+            access={**ACCESS, **attach.ACCESS, **orphans.ACCESS, **outlook.ACCESS, **reach.ACCESS},
             authenticate=checker.check,
             services=[
                 lambda server: scheduler_pb2_grpc.add_SchedulerServiceServicer_to_server(api, server),
                 lambda server: attach_pb2_grpc.add_AttachServiceServicer_to_server(attaching, server),
                 lambda server: infra_pb2_grpc.add_InfraServiceServicer_to_server(reaching, server),
                 lambda server: orphan_pb2_grpc.add_OrphanServiceServicer_to_server(audit, server),
+                lambda server: outlook_pb2_grpc.add_OutlookServiceServicer_to_server(looking, server),
             ],
-            names=[NAME, attach.NAME, orphans.NAME, reach.NAME],
+            names=[NAME, attach.NAME, orphans.NAME, outlook.NAME, reach.NAME],
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

@@ -29,6 +29,8 @@ class Order:
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
     # Who submitted it, such as users/ada.
     creator: str = ""
+    # The ways that it may go on SkyPilot (circuits.py); none: all that its task names.
+    circuits: tuple[str, ...] = ()
 
     def launch(self, *, url: str, bus_url: str) -> dict[str, object]:
         """What every runner is told, wherever it runs: the common part of launch.json."""

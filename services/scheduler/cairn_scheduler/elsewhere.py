@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 LOCAL = "local"
-_CHOICES = ("any_of", "ordered")
+CHOICES = ("any_of", "ordered")
 MOST_CHOICES = 50
 _INFRA = re.compile(r"[A-Za-z0-9*][A-Za-z0-9*._/-]{0,199}")
 
@@ -42,7 +42,7 @@ def infra(fields: Mapping[str, object]) -> str:
 
 def choices(fields: Mapping[str, object]) -> list[Choice]:
     """All ways to meet it; without `any_of` and `ordered` the fields themselves. Raises Refused."""
-    plain = {name: value for name, value in fields.items() if name not in _CHOICES}
+    plain = {name: value for name, value in fields.items() if name not in CHOICES}
     return [Choice(path, {**plain, **entry}) for path, entry in _entries(fields)] or [
         Choice("resources", plain)
     ]
@@ -69,7 +69,7 @@ def _named(fields: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 def _entries(fields: Mapping[str, object]) -> list[tuple[str, Mapping[str, object]]]:
     found: list[tuple[str, Mapping[str, object]]] = []
-    for name in _CHOICES:
+    for name in CHOICES:
         entries = fields.get(name)
         if entries is None:
             continue
@@ -77,7 +77,7 @@ def _entries(fields: Mapping[str, object]) -> list[tuple[str, Mapping[str, objec
             raise Refused(f"resources.{name}", f"is a list of 1 to {MOST_CHOICES} sets of resources")
         for index, entry in enumerate(entries):
             path = f"resources.{name}[{index}]"
-            if not isinstance(entry, dict) or any(key in _CHOICES for key in entry):
+            if not isinstance(entry, dict) or any(key in CHOICES for key in entry):
                 raise Refused(path, "is a mapping of resources, without choices of its own")
             found.append((path, entry))
     return found

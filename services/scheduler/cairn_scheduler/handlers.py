@@ -29,6 +29,8 @@ REVOKED = ["cairn.v1.quota.token.revoked.>"]
 SUBJECTS = [
     "cairn.v1.quota.reservation.ended.>",
     "cairn.v1.quota.team.updated.>",
+    "cairn.v1.quota.tree.updated.>",
+    "cairn.v1.quota.budget.>",
 ]
 
 

@@ -143,6 +143,7 @@ async def _elsewhere(settings: SchedulerSettings, data_dir: Path) -> AsyncIterat
     async with open_sky(
         data_dir / "sky",
         api_url=settings.skypilot_url,
+        provision_seconds=settings.skypilot_provision_seconds,
         around=Surroundings(settings.public_url, settings.public_nats_url or settings.nats_url),
         nats_url=settings.nats_url,
         seed=settings.nats_seed,

@@ -1,4 +1,4 @@
-"""The scheduler's loop: takes a snapshot, decides, reserves, launches; and takes reports from clusters.
+"""The scheduler's loop: decides (`planner`), launches, tends; and takes reports from clusters.
 
 It wakes on facts (a call, a report, an event of the quota service, a due retry) and every 15 s in any case.
 Each step is one transaction guarded by the job's revision; whoever comes second reads again. So it may die
@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import timedelta
 from typing import NoReturn
 
@@ -27,17 +28,19 @@ from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_roo
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started, Stepped
 from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
-from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
-from cairn_scheduler.plan import Admission, Limit, Place, Plan, Snapshot, decide
-from cairn_scheduler.quota import Quota, Refused
+from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State, pool_of
+from cairn_scheduler.planner import REASON_SECONDS, Planner
+from cairn_scheduler.quota import Quota
 from cairn_scheduler.timeline import Step
 from cairn_scheduler.vault import Sealed, Vault
+from cairn_scheduler.ways import Ways
 
 log = structlog.get_logger(__name__)
 
 RECONCILE_SECONDS = 15.0
 # A round that launches more than this comes back at once: what else happens must not wait for it.
 _LAUNCHES_A_ROUND = 16
+_LONGEST_REST = 0.5
 _OVERTIME = timedelta(seconds=30)
 
 
@@ -59,7 +62,18 @@ class Loop:
 
     def __init__(self, outside: Outside) -> None:
         self._out = outside
+        self._ways = Ways(outside.db)
+        self._planner = Planner(
+            db=outside.db,
+            ways=self._ways,
+            lead=outside.lead,
+            quota=outside.quota,
+            clusters=outside.clusters,
+            clock=outside.clock,
+        )
         self._wake = asyncio.Event()
+        # As many seconds as a decision took are rested: callers are answered over a long queue, too.
+        self._rest = 0.0
         self.tidy = asyncio.Event()
 
     def wake(self) -> None:
@@ -81,8 +95,9 @@ class Loop:
                 log.warning("loop.waiting", reason=str(error.reason), error=error.message)
                 await asyncio.sleep(pause)
                 continue
+            await asyncio.sleep(self._rest)
             try:
-                async with asyncio.timeout(pause):
+                async with asyncio.timeout(max(pause - self._rest, 0.0)):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -101,18 +116,21 @@ class Loop:
     async def round(self) -> float:
         """One round; returns after how many seconds the next one is due in any case."""
         await self._tend()
-        plan = await self._plan()
-        due = list(plan.launches) + [admission.uid for admission in plan.admissions]
-        jobs = await store.jobs_by_uid(self._out.db, due[:_LAUNCHES_A_ROUND]) if due else {}
-        for uid in due[:_LAUNCHES_A_ROUND]:
+        began = time.monotonic()
+        outcome = await self._planner.decide()
+        self._rest = min(time.monotonic() - began, _LONGEST_REST)
+        due = outcome.due[:_LAUNCHES_A_ROUND]
+        jobs = await store.jobs_by_uid(self._out.db, due) if due else {}
+        for uid in due:
             if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING):
                 await self._launch(jobs[uid])
-        if len(due) > _LAUNCHES_A_ROUND:
+        if len(outcome.due) > len(due):
             return 0.0
-        if plan.wake_at is None:
-            return RECONCILE_SECONDS
-        left = (plan.wake_at - self._out.clock.now()).total_seconds()
-        return min(max(left, 0.0), RECONCILE_SECONDS)
+        most = REASON_SECONDS if outcome.again else RECONCILE_SECONDS
+        if outcome.wake_at is None:
+            return most
+        left = (outcome.wake_at - self._out.clock.now()).total_seconds()
+        return min(max(left, 0.0), most)
 
     async def _tend(self) -> None:
         """Looks after the active attempts: starts those that never began, stops those that shall end."""
@@ -146,71 +164,11 @@ class Loop:
         end = attempt.start_time + timedelta(seconds=job.spec.max_runtime + job.spec.grace) + _OVERTIME
         return self._out.clock.now() > end
 
-    async def _plan(self) -> Plan:
-        """Decides, reserves what was decided, and decides again without what was refused."""
-        db, now = self._out.db, self._out.clock.now()
-        placed, waiting, told = await store.queue(db, now=now)
-        places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._out.clusters.items())]
-        limits = await self._limits({job.team for job in waiting})
-        snapshot = Snapshot(now=now, places=places, placed=placed, waiting=waiting, limits=limits)
-        plan = decide(snapshot)
-        jobs = await store.jobs_by_uid(db, [a.uid for a in plan.admissions]) if plan.admissions else {}
-        reserved: dict[str, int] = {}
-        while (refusal := await self._reserve(plan.admissions, jobs, reserved)) is not None:
-            job, sentence = refusal
-            limit = snapshot.limits[job.team]
-            refused = replace(limit, refused=(*limit.refused, (job.spec.need, sentence)))
-            snapshot = replace(snapshot, limits={**snapshot.limits, job.team: refused})
-            plan = decide(snapshot)
-            missing = [a.uid for a in plan.admissions if a.uid not in jobs]
-            jobs |= await store.jobs_by_uid(db, missing) if missing else {}
-        await self._admit(plan, jobs, reserved)
-        reasons = {uid: reason for uid, reason in plan.reasons.items() if told.get(uid) != reason}
-        if reasons:
-            async with self._out.lead.transaction() as conn:
-                await store.explain(conn, reasons)
-        return plan
-
-    async def _limits(self, teams: Collection[str]) -> dict[str, Limit]:
-        found = {team: await self._out.quota.limit(team) for team in sorted(teams)}
-        return {team: limit for team, limit in found.items() if limit is not None}
-
-    async def _reserve(
-        self, admissions: Sequence[Admission], jobs: Mapping[str, Job], reserved: dict[str, int]
-    ) -> tuple[Job, str] | None:
-        """Reserves for each admission; stops at the first that is refused, and returns it."""
-        for admission in admissions:
-            job = jobs.get(admission.uid)
-            if job is None or job.uid in reserved:
-                continue
-            try:
-                reserved[job.uid] = await self._out.quota.reserve(job)
-            except Refused as refused:
-                return job, str(refused)
-        return None
-
-    async def _admit(self, plan: Plan, jobs: Mapping[str, Job], reserved: Mapping[str, int]) -> None:
-        """Writes the admissions down, and gives back what was reserved for others."""
-        admitted = {admission.uid: admission.pool for admission in plan.admissions}
-        if plan.overtaken:
-            async with self._out.lead.transaction() as conn:
-                await store.count_overtaken(conn, plan.overtaken)
-        for uid, number in reserved.items():
-            job = jobs[uid]
-            try:
-                if uid not in admitted or job.state is not State.PENDING:
-                    raise Aborted("not to be admitted any more")
-                new = model.admit(job, self._out.clock.now(), admission=number, pool=admitted[uid])
-                async with self._out.lead.transaction() as conn:
-                    await store.save(conn, job, new, Event.ADMITTED)
-                log.info("job.admitted", job=uid, team=job.team, admission=number)
-            except Aborted:
-                await self._out.quota.release(job, admission=number)
-
     async def _launch(self, job: Job) -> None:
         """Writes the intent to start another attempt, then starts it."""
         now = self._out.clock.now()
-        new = model.launch(job, now, attempt_uid=new_uid())
+        ways = self._ways.of(job, now=now) if job.pool == pool_of("any") else ()
+        new = model.launch(job, now, attempt_uid=new_uid(), circuits=ways)
         try:
             async with self._out.lead.transaction() as conn:
                 await store.save(conn, job, new, Event.LAUNCHING)
@@ -254,6 +212,7 @@ class Loop:
             code=job.code,
             token=token.secret,
             creator=job.creator,
+            circuits=attempt.circuits,
             secrets=secrets,
         )
         try:
@@ -299,7 +258,7 @@ class Loop:
                 await self._running(job, report)
         elif isinstance(report, Stepped):
             step = Step(attempt.uid, report.number, report.time, report.text)
-            async with self._out.db.transaction() as conn:
+            async with self._out.lead.transaction() as conn:
                 await history.add_step(conn, job, attempt, step)
         elif isinstance(report, Ended):
             await self._ended(job, attempt, report.evidence)
@@ -350,6 +309,9 @@ class Loop:
         if job.state is State.PREEMPTING:
             # It failed before it was told: its place is taken all the same.
             return _given_up(yielding.preempted(job, now, ending))
+        if ending.no_capacity and job.active is not None and job.active.circuits:
+            # Its circuits say when it is tried again; others may take its place meanwhile.
+            return model.requeue(job, now, ending, retry_time=now), Event.REQUEUED
         if wait <= model.LONGEST_HOLD:
             return model.recover(job, now, ending, retry_time=now + wait), Event.RECOVERING
         return model.requeue(job, now, ending, retry_time=now + wait), Event.REQUEUED

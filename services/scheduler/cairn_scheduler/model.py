@@ -236,6 +236,8 @@ class Attempt:
     no_capacity: bool = False
     # Nothing of it is left. Written by whoever tidied it up, never with the job.
     close_time: datetime | None = None
+    # The ways that it may go on SkyPilot (circuits.py).
+    circuits: tuple[str, ...] = ()
     # It gave its place up on request: such an attempt does not count as a failure.
     yielded: bool = False
 
@@ -272,6 +274,16 @@ class Job:
     hold: Hold | None = None
     # When its last checkpoint was committed.
     checkpoint_time: datetime | None = None
+    # Where it counts below its team, its class, and the flavors of the quota tree that it takes, in order.
+    project: str = ""
+    priority_class: str = ""
+    flavors: tuple[str, ...] = ()
+    # The flavor that it holds, from ADMITTED on, and since when.
+    flavor: str = ""
+    admit_time: datetime | None = None
+    # In PREEMPTING: the job that gets its place (empty: none), and since when.
+    preempted_for: str = ""
+    preempt_time: datetime | None = None
 
     @property
     def active(self) -> Attempt | None:
@@ -307,7 +319,7 @@ def admit(job: Job, now: datetime, *, admission: int, pool: str) -> Job:
     return step(job, State.ADMITTED, now, reason="", admissions=admission, pool=pool, retry_time=None)
 
 
-def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
+def launch(job: Job, now: datetime, *, attempt_uid: str, circuits: tuple[str, ...] = ()) -> Job:
     """A new attempt is about to start; this is the intent, written before anything runs."""
     attempt = Attempt(
         uid=attempt_uid,
@@ -315,6 +327,7 @@ def launch(job: Job, now: datetime, *, attempt_uid: str) -> Job:
         state=AttemptState.LAUNCHING,
         cluster=job.pool,
         create_time=now,
+        circuits=circuits,
     )
     return step(job, State.LAUNCHING, now, attempts=(*job.attempts, attempt), retry_time=None)
 
@@ -372,6 +385,8 @@ def recover(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) ->
 
 def requeue(job: Job, now: datetime, ending: Ending, *, retry_time: datetime) -> Job:
     """The active attempt ended, another follows much later: place and quota are given back."""
+    if job.state is State.PREEMPTING:
+        raise IllegalStep(f"job {job.uid} gives its place up; that is yielding.preempted's")
     return step(
         job,
         State.PENDING,

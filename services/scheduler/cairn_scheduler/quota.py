@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import TypeVar
 
 from google.protobuf.duration_pb2 import Duration
 from grpc import aio
 
-from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
-from cairn_common.errors import FailedPrecondition, NotFound, Reason, ResourceExhausted, from_rpc_error
-from cairn_scheduler.model import Job
-from cairn_scheduler.plan import Limit
+from cairn.quota.v1 import (
+    allocation_pb2,
+    allocation_pb2_grpc,
+    plan_pb2,
+    quota_pb2,
+    quota_pb2_grpc,
+    token_pb2,
+)
+from cairn.quota.v1.plan_pb2 import Verdict
+from cairn_common.errors import FailedPrecondition, NotFound, Reason, from_rpc_error
+from cairn_scheduler import tree
+from cairn_scheduler.lease import Fenced
+from cairn_scheduler.tree import Tree
 
 TOKEN_LIFE = timedelta(minutes=15)
 _MOST_SKIPPED = 100
+_MOST_ITEMS = 10_000
 T = TypeVar("T")
 
 
@@ -28,8 +38,37 @@ class RunToken:
     secret: str = field(repr=False)
 
 
-class Refused(Exception):
-    """The team's limit does not allow this reservation now; the message says so for people."""
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one admission of a job is to hold: amounts by resource, in thousandths."""
+
+    uid: str
+    team: str
+    admission: int
+    node: str
+    flavor: str
+    amounts: Mapping[str, int]
+    user: str = ""
+    project: str = ""
+    # Seconds.
+    max_runtime: float | None = None
+    priority_class: str = ""
+
+    @property
+    def name(self) -> str:
+        """Of the reservation."""
+        return f"teams/{self.team}/reservations/{self.uid}-{self.admission}"
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """The quota service does not grant it now; why, in words."""
+
+    reason: str
+
+
+class Stale(Exception):
+    """The quota tree was changed: plan again."""
 
 
 class Quota:
@@ -37,54 +76,59 @@ class Quota:
 
     def __init__(self, channel: aio.Channel) -> None:
         self._quota = quota_pb2_grpc.QuotaServiceStub(channel)
+        self._allocation = allocation_pb2_grpc.AllocationServiceStub(channel)
         self._identity = quota_pb2_grpc.IdentityServiceStub(channel)
 
-    async def limit(self, team: str) -> Limit | None:
-        """The team's limits; None where there is no such team."""
-        try:
-            found = await _answer(self._quota.GetTeam(quota_pb2.GetTeamRequest(name=f"teams/{team}")))
-        except NotFound:
-            return None
-        limits = found.limits
-        return Limit(
-            gpus=limits.gpus if limits.HasField("gpus") else None,
-            cpu_milli=limits.cpu_milli if limits.HasField("cpu_milli") else None,
-            jobs=limits.jobs if limits.HasField("jobs") else None,
-        )
+    async def tree(self) -> Tree:
+        """The quota tree as it rules now, with what its budgets have left."""
+        return tree.read(await _answer(self._allocation.GetTree(allocation_pb2.GetTreeRequest(use=True))))
 
-    async def reserve(self, job: Job) -> int:
-        """Holds what the job needs; returns the number of the admission that it is held for.
+    async def apply(self, asked: Sequence[Asked], *, version: int, epoch: int) -> dict[str, Asked | Rejected]:
+        """Holds what jobs ask for, each for itself, by job uid: what is held (perhaps under a later
+        admission's number), or why not.
 
-        The same until the job is admitted under that number. Raises Refused.
+        Raises Stale where the tree is not that version any more, and Fenced where another scheduler decides.
         """
-        need = job.spec.need
-        amounts = team_pb2.Amounts(gpus=need.gpus, cpu_milli=need.cpu_milli, jobs=1)
-        for admission in range(job.admissions + 1, job.admissions + 1 + _MOST_SKIPPED):
-            request = quota_pb2.ReserveQuotaRequest(
-                parent=f"teams/{job.team}",
-                reservation_id=f"{job.uid}-{admission}",
-                job=f"teams/{job.team}/jobs/{job.uid}",
-                amounts=amounts,
-            )
-            try:
-                await _answer(self._quota.ReserveQuota(request))
-            except ResourceExhausted as error:
-                raise Refused(error.message) from None
-            except FailedPrecondition as error:
-                if error.reason is not Reason.RESERVATION_ENDED:
-                    raise
-                # An admission that never came about; the quota service has cleared it away since.
-                continue
-            return admission
-        raise Refused(f"{_MOST_SKIPPED} reservations of this job ended before it was admitted")
+        answers: dict[str, Asked | Rejected] = {}
+        left = list(asked)
+        for _ in range(_MOST_SKIPPED):
+            if not left:
+                return answers
+            verdicts = await self._apply(left[:_MOST_ITEMS], version=version, epoch=epoch)
+            again = left[_MOST_ITEMS:]
+            for one, verdict in zip(left, verdicts, strict=False):
+                if verdict.code == Verdict.STALE:
+                    raise Stale
+                if verdict.code == Verdict.USED_UP:
+                    # An admission that never came about; the quota service has cleared it away since.
+                    again.append(replace(one, admission=one.admission + 1))
+                elif verdict.code == Verdict.HELD:
+                    answers[one.uid] = one
+                else:
+                    answers[one.uid] = Rejected(
+                        f"{_REASONS.get(verdict.code, 'QuotaFull')}: {verdict.message}"
+                    )
+            left = again
+        return answers
 
-    async def release(self, job: Job, *, admission: int) -> None:
+    async def release(self, asked: Asked) -> None:
         """Gives back what was held for an admission that will not come about."""
-        name = f"teams/{job.team}/reservations/{job.uid}-{admission}"
+        request = quota_pb2.ReleaseReservationRequest(name=asked.name)
         try:
-            await _answer(self._quota.ReleaseReservation(quota_pb2.ReleaseReservationRequest(name=name)))
+            await _answer(self._quota.ReleaseReservation(request))
         except NotFound:
             return
+
+    async def _apply(self, asked: Sequence[Asked], *, version: int, epoch: int) -> Sequence[plan_pb2.Verdict]:
+        request = allocation_pb2.ApplyPlanRequest(
+            tree_version=version, epoch=epoch, holds=[_hold(one) for one in asked]
+        )
+        try:
+            return (await _answer(self._allocation.ApplyPlan(request))).verdicts
+        except FailedPrecondition as error:
+            if error.reason is Reason.EPOCH_OLD:
+                raise Fenced from None
+            raise
 
     async def mint(self, *, team: str, run_uid: str, attempt_uid: str, request_id: str) -> RunToken:
         """A token with which an attempt may publish for its run. The same request_id replaces the secret."""
@@ -117,6 +161,30 @@ class Quota:
             )
         except NotFound:
             return
+
+
+def _hold(asked: Asked) -> plan_pb2.Hold:
+    hold = plan_pb2.Hold(
+        name=asked.name,
+        node=asked.node,
+        flavor=asked.flavor,
+        amounts=asked.amounts,
+        user=asked.user,
+        project=asked.project,
+        priority_class=asked.priority_class,
+    )
+    if asked.max_runtime is not None:
+        hold.max_runtime.FromTimedelta(timedelta(seconds=asked.max_runtime))
+    return hold
+
+
+_REASONS = {
+    Verdict.BUDGET_EXHAUSTED: "BudgetExhausted",
+    Verdict.BUDGET_UNSAFE: "BudgetUnsafe",
+    Verdict.STOPPED: "Held",
+    Verdict.UNKNOWN: "NotEvaluated",
+    Verdict.INVALID: "NotEvaluated",
+}
 
 
 async def _answer(call: Awaitable[T]) -> T:

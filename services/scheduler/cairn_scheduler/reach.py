@@ -11,13 +11,15 @@ import grpc
 from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, scheduler_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
+from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason, Unavailable
 from cairn_common.rpc import caller
-from cairn_scheduler import submit
+from cairn_scheduler import circuits, submit, ways, wire
+from cairn_scheduler.circuits import Circuit
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
 from cairn_scheduler.model import pool_of
-from cairn_scheduler.plan import Place
+from cairn_scheduler.places import Place
 
 NAME = "cairn.scheduler.v1.InfraService"
 ACCESS = {
@@ -31,7 +33,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InfraApi(infra_pb2_grpc.InfraServiceServicer):
     """Handlers: ask the clusters, and put together what they say."""
 
-    def __init__(self, *, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+    def __init__(self, db: Database, *, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+        self._db = db
         self._clusters = clusters
         self._clock = clock
 
@@ -44,18 +47,21 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         self, request: infra_pb2.ListInfrasRequest, context: Context
     ) -> infra_pb2.ListInfrasResponse:
         """This machine, and what SkyPilot reaches."""
+        self._check_deciding()
         clusters = [cluster for _, cluster in sorted(self._known().items())]
         surveys = await asyncio.gather(*(one.survey(refresh=request.refresh) for one in clusters))
         if pool_of("any") not in self._known():
             surveys.append(Survey((_no_skypilot(),)))
+        shut = circuits.derive(await ways.tries(self._db, now=self._clock.now()))
         return infra_pb2.ListInfrasResponse(
-            infras=[_infra_message(infra) for survey in surveys for infra in survey.infras],
+            infras=[_infra_message(infra, shut) for survey in surveys for infra in survey.infras],
             complete=all(survey.complete for survey in surveys),
         )
 
     async def PlanJob(self, request: infra_pb2.PlanJobRequest, context: Context) -> infra_pb2.PlanJobResponse:
         """Where a task would go."""
         require(caller(), submit.team_of(request.parent), Role.MEMBER)
+        self._check_deciding()
         draft = self._draft(request)
         spec = draft.jobs[0].spec
         try:
@@ -70,6 +76,11 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
             ) from None
         messages = [_placement_message(one, nodes=spec.num_nodes) for one in placements]
         return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs))
+
+    def _check_deciding(self) -> None:
+        """Raises Unavailable in a replica that waits: the places to run are the other's."""
+        if not self._clusters:
+            raise Unavailable("this scheduler waits while another one decides; ask again")
 
     def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
         """As CreateJob or CreateSweep would make it. Raises what they would."""
@@ -93,7 +104,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         return [Place(name, cluster.capacity()) for name, cluster in sorted(self._known().items())]
 
 
-def _infra_message(infra: Infra) -> infra_pb2.Infra:
+def _infra_message(infra: Infra, shut: Mapping[str, Circuit]) -> infra_pb2.Infra:
     return infra_pb2.Infra(
         name=f"infras/{infra.name}",
         state=infra_pb2.Infra.State.Value(infra.state.value),
@@ -103,7 +114,19 @@ def _infra_message(infra: Infra) -> infra_pb2.Infra:
         nodes=infra.nodes,
         cpu_milli=infra.cpu_milli,
         free_cpu_milli=infra.free_cpu_milli,
+        circuits=[
+            infra_pb2.Circuit(
+                name=one.name, failures=one.failures, next_try_time=wire.timestamp(one.probe_at)
+            )
+            for one in shut.values()
+            if _is_of(one.name, infra.name)
+        ],
     )
+
+
+def _is_of(circuit: str, infra: str) -> bool:
+    place = circuit.partition(" ")[0]
+    return place == infra or place.startswith(f"{infra}/")
 
 
 def _accelerator_message(one: Accelerator) -> infra_pb2.Accelerator:

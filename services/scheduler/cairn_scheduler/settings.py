@@ -18,6 +18,8 @@ class SchedulerSettings(ServiceSettings):
     skypilot_url: str = ""
     # SkyPilot's clusters are looked at every so many seconds, for what is silent and what is nobody's.
     skypilot_look_seconds: float = Field(default=LOOK_SECONDS, ge=0.5, le=3600)
+    # How long SkyPilot may look for a free machine before others are let through, in seconds.
+    skypilot_provision_seconds: int = Field(default=120, ge=5, le=86_400)
     # What the secrets of jobs are encrypted with, at least 32 characters: the same for all replicas. Empty:
     # a key that is made once in the data folder.
     secrets_key: SecretStr = SecretStr("")

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from cairn_scheduler.engine import world
 from cairn_scheduler.engine.world import Admitted, Flavor, JobRequest, Machine, Option, Pool, PoolKind
 from cairn_scheduler.model import Resources, State, pool_of
-from cairn_scheduler.plan import Place, exceeds
+from cairn_scheduler.places import Place, exceeds
 from cairn_scheduler.tree import Tree, TreeFlavor
 
 MACHINE = "this"
@@ -42,7 +42,8 @@ class Entry:
     retry_time: datetime | None = None
     overtaken: int = 0
     admissions: int = 0
-    attempts: int = 0
+    # It ran before: not its first attempt.
+    ran: bool = False
     reason: str = ""
     # Of what holds a place.
     pool: str = ""
@@ -125,7 +126,7 @@ def _request(
         per_rank=tuple(sorted(amounts(entry.resources).items())),
         max_runtime=None if entry.max_runtime is None else int(entry.max_runtime * 1000),
         requeued=entry.retry_time is not None,
-        attempted=entry.attempts > 0,
+        attempted=entry.ran,
         not_before=milliseconds(entry.retry_time) if entry.retry_time else 0,
         overtaken=entry.overtaken,
     )

@@ -24,9 +24,7 @@ from cairn_scheduler.model import (
     Resources,
     Spec,
     State,
-    pool_of,
 )
-from cairn_scheduler.plan import Placed, Waiting
 
 _SELECT = """
     SELECT j.uid, j.team, j.sweep_uid, j.display_name, j.creator, j.experiment, j.priority, j.state,
@@ -35,7 +33,8 @@ _SELECT = """
     j.accelerator, j.memory_mib, j.max_retries, j.max_runtime, j.grace, j.code_digest, j.code_size,
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
     j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
-    j.hold, j.checkpoint_time,
+    j.hold, j.checkpoint_time, j.project, j.priority_class, j.flavors, j.flavor, j.admit_time,
+    j.preempted_for, j.preempt_time,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -88,37 +87,6 @@ class OpenAttempt:
     token_uid: str
 
 
-async def insert_job(
-    conn: Connection, job: Job, *, request: Request = Request("", b""), index: int = 0, actor: str
-) -> bool:
-    """Adds a new job with its fact. False: its request_id was used already, and nothing was added."""
-    tag = await conn.execute(
-        """
-        INSERT INTO jobs (uid, team, request_id, request_digest, sweep_uid, sweep_index, display_name,
-            creator, experiment, priority, state, revision, reason, message, task, setup, run, envs, params,
-            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_retries, max_runtime, grace,
-            code_digest, code_size, git_commit, git_branch, git_diff, environment, create_time, update_time,
-            retries, infra, secrets, mounts)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, '', $14, $15, $16, $17, $18, $19, $20,
-            $21, $22, $23, $24, $25, $26, $27, $28, $29, $30, $31, $32, $33, $33, $34, $35, $36, $37)
-        ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING
-        """,
-        job.uid, job.team, request.id, request.digest, job.sweep, index, job.display_name, job.creator,
-        job.experiment, job.priority, job.state.value, job.revision, job.reason, job.spec.task,
-        job.spec.setup, job.spec.run, json.dumps(job.spec.envs), json.dumps(job.spec.params),
-        job.spec.num_nodes, job.spec.resources.cpu_milli, job.spec.resources.gpus,
-        job.spec.resources.accelerator, job.spec.resources.memory_mib, job.spec.max_retries,
-        job.spec.max_runtime, job.spec.grace, job.code.digest, job.code.size, job.code.git_commit,
-        job.code.git_branch, job.code.git_diff, _environment_json(job.spec), job.create_time,
-        json.dumps(job.spec.retries), job.spec.infra, list(job.spec.secrets),
-        json.dumps([asdict(mount) for mount in job.spec.mounts]),
-    )  # fmt: skip
-    if tag == "INSERT 0 0":
-        return False
-    await facts.tell(conn, job, Event.SUBMITTED, actor=actor, now=job.create_time)
-    return True
-
-
 async def insert_sweep(conn: Connection, sweep: Sweep, *, request: Request) -> bool:
     """Adds a sweep's own row. False: its request_id was used already, and nothing was added."""
     tag = await conn.execute(
@@ -143,12 +111,14 @@ async def save(conn: Connection, old: Job, new: Job, event: Event, *, actor: str
         """
         UPDATE jobs SET state = $3, revision = $4, reason = $5, cause = $6, message = $7, admissions = $8,
             pool = $9, update_time = $10, cancel_time = $11, start_time = $12, end_time = $13,
-            retry_time = $14, hold = $15, checkpoint_time = $16
+            retry_time = $14, hold = $15, checkpoint_time = $16, flavor = $17,
+            admit_time = $18, preempted_for = $19, preempt_time = $20
         WHERE uid = $1 AND revision = $2
         """,
         old.uid, old.revision, new.state.value, new.revision, new.reason, new.cause, new.message,
         new.admissions, new.pool, new.update_time, new.cancel_time, new.start_time, new.end_time,
-        new.retry_time, new.hold or "", new.checkpoint_time,
+        new.retry_time, new.hold or "", new.checkpoint_time, new.flavor, new.admit_time, new.preempted_for,
+        new.preempt_time,
     )  # fmt: skip
     if tag != "UPDATE 1":
         raise Aborted(f"job {old.uid} was changed in the same moment; try again", reason=Reason.CONFLICT)
@@ -163,14 +133,15 @@ async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> Non
     await conn.execute(
         """
         INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
-            create_time, start_time, end_time, pids, no_capacity, yielded)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
+            create_time, start_time, end_time, pids, no_capacity, yielded, circuits)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
         ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
             start_time = $11, end_time = $12, pids = $13, no_capacity = $14, yielded = $15
         """,
         attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
         attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
         attempt.end_time, list(attempt.pids), attempt.no_capacity, attempt.yielded,
+        list(attempt.circuits),
     )  # fmt: skip
 
 
@@ -271,49 +242,6 @@ async def sweep_jobs(db: Database, uid: str) -> list[Job]:
         uid,
     )
     return [_job(row) for row in rows]
-
-
-async def queue(db: Database, *, now: datetime) -> tuple[list[Placed], list[Waiting], dict[str, str]]:
-    """What a plan is made from: jobs that hold slots, jobs that wait, and the reasons told so far."""
-    rows = await db.fetch(
-        """
-        SELECT uid, team, state, priority, create_time, retry_time, num_nodes, cpu_milli, gpus, accelerator,
-            memory_mib, pool, overtaken, reason, infra
-        FROM jobs WHERE end_time IS NULL AND state <> 'HELD'
-        """
-    )
-    placed, waiting, reasons = [], [], {}
-    for row in rows:
-        state = State(row["state"])
-        need = _resources(row).times(row["num_nodes"])
-        if state is State.PENDING:
-            reasons[row["uid"]] = row["reason"]
-            waiting.append(
-                Waiting(
-                    uid=row["uid"],
-                    team=row["team"],
-                    priority=row["priority"],
-                    create_time=row["create_time"],
-                    need=need,
-                    retry_time=row["retry_time"],
-                    overtaken=row["overtaken"],
-                    pool=pool_of(row["infra"]),
-                )
-            )
-            continue
-        retry = row["retry_time"]
-        placed.append(
-            Placed(
-                uid=row["uid"],
-                team=row["team"],
-                pool=row["pool"],
-                need=need,
-                create_time=row["create_time"],
-                due=state is State.ADMITTED or (state is State.RECOVERING and retry <= now),
-                retry_time=retry,
-            )
-        )
-    return placed, waiting, reasons
 
 
 async def explain(conn: Connection, reasons: Mapping[str, str]) -> None:
@@ -424,6 +352,13 @@ def _job(row: Row) -> Job:
         pool=row["pool"],
         hold=Hold(row["hold"]) if row["hold"] else None,
         checkpoint_time=row["checkpoint_time"],
+        project=row["project"],
+        priority_class=row["priority_class"],
+        flavors=tuple(row["flavors"]),
+        flavor=row["flavor"],
+        admit_time=row["admit_time"],
+        preempted_for=row["preempted_for"],
+        preempt_time=row["preempt_time"],
     )
 
 
@@ -474,6 +409,7 @@ def _attempt(row: Row) -> Attempt:
         no_capacity=row["no_capacity"],
         close_time=row["close_time"],
         yielded=row["yielded"],
+        circuits=tuple(row["circuits"]),
     )
 
 

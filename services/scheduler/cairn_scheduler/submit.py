@@ -7,19 +7,21 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import lru_cache
 
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_scheduler import environment, mounts, secrecy, wire
-from cairn_scheduler.model import Code, Job, Resources, Spec, State, pool_of
-from cairn_scheduler.plan import Place, exceeds, reached
+from cairn_scheduler.model import Code, Job, Spec, State, pool_of
+from cairn_scheduler.places import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
 from cairn_scheduler.task import Task, invalid, parse, variables
 
 FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
 # What a fact may carry, less room for the attempts that come.
 MOST_JOB_BYTES = 600_000
+MOST_BATCH = 1000
 # All jobs of a sweep are written in one transaction, and answered in one message.
 MOST_SWEEP_BYTES = 64 * 2**20
 MOST_SWEEP_ANSWER = 2 * 2**20
@@ -89,14 +91,45 @@ def draft_sweep(
     return Draft(jobs[0].team, creator, _request(message, task, secrets), jobs, sweep, secrets)
 
 
+def draft_batch(
+    message: scheduler_pb2.BatchCreateJobsRequest, *, creator: str, places: Sequence[Place], now: datetime
+) -> list[Draft]:
+    """One job for each request. Raises as `draft_job`, with the request's place in the metadata `index`."""
+    if len(message.requests) > MOST_BATCH:
+        raise InvalidArgument(
+            f"requests: {len(message.requests):,} are too many; send at most {MOST_BATCH:,} at a time",
+            reason=Reason.FIELD_INVALID,
+            field="requests",
+        )
+    drafts = []
+    for index, one in enumerate(message.requests):
+        if one.parent not in ("", message.parent):
+            raise InvalidArgument(
+                f"requests[{index}].parent: {one.parent[:80]!r} is not the batch's {message.parent!r}",
+                reason=Reason.FIELD_INVALID,
+                field="requests.parent",
+                index=index,
+            )
+        one.parent = message.parent
+        try:
+            drafts.append(draft_job(one, creator=creator, places=places, now=now))
+        except (InvalidArgument, FailedPrecondition) as error:
+            raise type(error)(
+                f"requests[{index}]: {error.message}", reason=error.reason, **error.metadata, index=index
+            ) from None
+    return drafts
+
+
+@lru_cache(maxsize=64)
+def _parsed(text: str, places: tuple[Place, ...]) -> Task:
+    """The task in a text: many jobs of one caller have the same."""
+    here = reached(places, pool_of(""))
+    return parse(text, skypilot=_skypilot(places), fits=lambda need: exceeds(need, here) is None)
+
+
 def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[str, str]]:
     """The task with all that came beside it, and its secrets' values."""
-    here = reached(places, pool_of(""))
-
-    def fits(need: Resources) -> bool:
-        return exceeds(need, here) is None
-
-    task = parse(message.task, skypilot=_skypilot(places), fits=fits)
+    task = _parsed(message.task, tuple(places))
     _check_fit(task, places)
     has_code = bool(message.code.digest)
     environment.check_code(task.spec.environment, has_code=has_code)
@@ -140,6 +173,9 @@ def _job(
         sweep=sweep,
         code=_code(message, hidden),
         priority=task.priority,
+        project=task.project,
+        priority_class=task.priority_class,
+        flavors=task.flavors,
         reason=FIRST_REASON,
     )
 

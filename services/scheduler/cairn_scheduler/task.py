@@ -28,7 +28,19 @@ LONGEST_RUNTIME = 366 * 86400.0
 LONGEST_GRACE = 3600.0
 
 _CAIRN = frozenset(
-    {"experiment", "priority", "max_retries", "retries", "max_runtime", "grace", "sweep", "env"}
+    {
+        "experiment",
+        "priority",
+        "priority_class",
+        "project",
+        "flavors",
+        "max_retries",
+        "retries",
+        "max_runtime",
+        "grace",
+        "sweep",
+        "env",
+    }
 )
 # What `cairn.retries` may name. An error of one's own too: some programs fail now and then.
 _RETRIED = {
@@ -45,6 +57,7 @@ _ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 # But what SkyPilot logs in to a registry of images with.
 _ENV_TAKEN = re.compile(r"CAIRN_.*|SKYPILOT_(?!DOCKER_(?:USERNAME|PASSWORD|SERVER)$).*|CUDA_VISIBLE_DEVICES")
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
+_FLAVOR = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 _DURATION = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+(?:\.\d+)?)s?)?")
 
 
@@ -57,6 +70,10 @@ class Task:
     priority: int
     spec: Spec
     grid: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    project: str = ""
+    priority_class: str = ""
+    # Of the quota tree, in the order in which they are tried; none: the tree's own.
+    flavors: tuple[str, ...] = ()
     # What it declares, with the values that stood in it; `spec.task` is without them.
     secrets: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     # Targets of `file_mounts` whose files are the caller's to send.
@@ -116,6 +133,9 @@ def parse(
         priority=_priority(given, block),
         spec=replace(spec, envs={name: value for name, value in envs.items() if value is not None}),
         grid=grid,
+        project=_text(block, "project", _EXPERIMENT, "1 to 63 of a-z, 0-9 and -", at="cairn"),
+        priority_class=_text(block, "priority_class", _EXPERIMENT, "1 to 63 of a-z, 0-9 and -", at="cairn"),
+        flavors=_flavors(block),
         secrets=secrets,
         mounts=mounts.read(root.get("file_mounts"), infra=infra),
         repository=_workdir(root),
@@ -357,3 +377,17 @@ def _sweep(
             at, f"the grid has {jobs:,} jobs, the most is {MOST_JOBS:,}", reason=Reason.SWEEP_INVALID
         )
     return tuple(grid)
+
+
+def _flavors(block: Mapping[str, object]) -> tuple[str, ...]:
+    given = block.get("flavors")
+    if given is None:
+        return ()
+    if not isinstance(given, list) or not given or not all(isinstance(one, str) for one in given):
+        raise invalid("cairn.flavors", "is a list of flavors of the quota tree, such as [h100, a100-spot]")
+    for one in given:
+        if _FLAVOR.fullmatch(one) is None:
+            raise invalid("cairn.flavors", f"{one[:80]!r} is not the name of a flavor")
+    if len(set(given)) != len(given):
+        raise invalid("cairn.flavors", "names a flavor twice")
+    return tuple(given)

@@ -60,12 +60,12 @@ class Tree:
 
 
 def read(message: tree_pb2.QuotaTree) -> Tree:
-    """The tree in a message."""
+    """The tree in a message. As long as none was ever applied, nobody loses a place to others."""
     flavors = tuple(_flavor(one) for one in message.flavors) or (TreeFlavor(DEFAULT_FLAVOR),)
     root = next((one.id for one in message.nodes if not one.parent), "")
     return Tree(
         version=message.version,
-        nodes=tuple(_nodes(message.nodes)),
+        nodes=tuple(_nodes(message.nodes, evicting=message.version > 0)),
         seats=_seats(message.nodes),
         flavors=flavors,
         budgets=tuple(_budget(one, root, flavors) for one in message.budgets),
@@ -74,11 +74,12 @@ def read(message: tree_pb2.QuotaTree) -> Tree:
     )
 
 
-def _nodes(messages: Iterable[node_pb2.QuotaNode]) -> Iterable[Node]:
+def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterable[Node]:
     made: dict[str, Node] = {}
     for one in messages:
         above = made.get(one.parent)
-        within, reclaim = _within(one, above), _reclaim(one, above)
+        within = _within(one, above) if evicting else Within.NEVER
+        reclaim = _reclaim(one, above) if evicting else Reclaim.NEVER
         rest = _milliseconds(one.min_runtime) if one.HasField("min_runtime") else above and above.min_runtime
         made[one.id] = Node(
             id=one.id,

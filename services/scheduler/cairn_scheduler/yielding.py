@@ -7,6 +7,7 @@ from datetime import datetime
 
 from cairn_scheduler.model import Cause, Ending, Hold, IllegalStep, Job, State, ended, remark, step
 
+_TO_BE = "to be held by "
 _HOLDERS = {
     Hold.USER: "its team",
     Hold.ADMIN: "an admin",
@@ -15,10 +16,11 @@ _HOLDERS = {
 }
 
 
-def preempt(job: Job, now: datetime, *, why: str) -> Job:
+def preempt(job: Job, now: datetime, *, why: str, by: str = "") -> Job:
     """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
 
-    `why` is told to people. Raises IllegalStep where it holds no place, or is being stopped.
+    `why` is told to people; `by` is the job that gets it. Raises IllegalStep where it holds no place, or is
+    being stopped.
     """
     if job.state is State.PREEMPTING:
         return job
@@ -27,7 +29,9 @@ def preempt(job: Job, now: datetime, *, why: str) -> Job:
     if job.cancel_time is not None:
         raise IllegalStep(f"job {job.uid} is being stopped already")
     if job.active is not None:
-        return step(job, State.PREEMPTING, now, reason=f"Preempting: {why}")
+        return step(
+            job, State.PREEMPTING, now, reason=f"Preempting: {why}", preempted_for=by, preempt_time=now
+        )
     return _back(job, now, reason=f"Preempted: {why}")
 
 
@@ -36,13 +40,22 @@ def preempted(job: Job, now: datetime, ending: Ending) -> Job:
     attempts = ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
     if job.hold is not None:
         return step(
-            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
-            reason=f"Held: by {_HOLDERS[job.hold]}",
+            job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message,
+            pool="", preempted_for="", preempt_time=None,
+            reason=_held(job),
         )  # fmt: skip
     return step(
-        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message, pool="",
+        job, State.PENDING, now, attempts=attempts, cause=ending.cause, message=ending.message,
+            pool="", preempted_for="", preempt_time=None,
         retry_time=now, reason=job.reason.replace("Preempting:", "Preempted:", 1),
     )  # fmt: skip
+
+
+def _held(job: Job) -> str:
+    """Why it is held, with the words that were given when it was asked for."""
+    asked = job.reason.removeprefix(f"Preempting: {_TO_BE}")
+    holder = "" if job.hold is None else _HOLDERS[job.hold]
+    return f"Held: by {asked if asked.startswith(holder) else holder}"
 
 
 def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
@@ -54,13 +67,14 @@ def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
         raise IllegalStep(f"job {job.uid} {_over(job)}; it cannot be held")
     if job.hold is not None and (job.hold is kind or kind is not Hold.ADMIN):
         return job
-    reason = f"Held: by {_HOLDERS[kind]}" + (f" ({why})" if why else "")
+    told = f" ({why})" if why else ""
+    reason = f"Held: by {_HOLDERS[kind]}{told}"
     if job.state is State.HELD:
         return remark(job, now, hold=kind, reason=reason)
     if job.state is State.PREEMPTING:
         return remark(job, now, hold=kind)
     if job.active is not None:
-        return replace(preempt(job, now, why=f"to be held by {_HOLDERS[kind]}"), hold=kind)
+        return replace(preempt(job, now, why=f"{_TO_BE}{_HOLDERS[kind]}{told}"), hold=kind)
     return step(job, State.HELD, now, hold=kind, reason=reason, pool="", retry_time=None)
 
 

@@ -21,7 +21,7 @@ _json = click.option("--json", "as_json", is_flag=True, help="One JSON object on
 
 def commands() -> list[click.Command]:
     """The commands, for the entry point group `cairn.commands`."""
-    return [up, status, down, demo, serve, migrate, dead_letters]
+    return [up, status, down, demo, serve, migrate, dead_letters, snapshot]
 
 
 @click.command()
@@ -49,6 +49,34 @@ def up(
         _up_detached(folder, only=names, port=port, skypilot=skypilot)
     else:
         _up_here(folder, only=names, port=port, skypilot=skypilot, ready_fd=ready_fd)
+
+
+@click.group()
+def snapshot() -> None:
+    """What a scheduling decision was made from: saved here, decided again anywhere."""
+
+
+@snapshot.command("save")
+@click.argument("file", type=click.File("w"))
+def snapshot_save(file: Any) -> None:
+    """Save what the scheduler decides on now (admins). `-`: to stdout."""
+    from cairn.client import Client
+
+    file.write(Client().snapshot())
+
+
+@snapshot.command("replay")
+@click.argument("file", type=click.File("r"))
+@_json
+def snapshot_replay(file: Any, as_json: bool) -> None:
+    """Decide a saved snapshot again, without any server: who starts, who is evicted for whom, who waits."""
+    from cairn_server import replay
+
+    try:
+        told = replay.replay(file.read())
+    except ValueError as error:
+        raise click.ClickException(f"{file.name}: {error}") from None
+    click.echo(json.dumps(told) if as_json else replay.words(told))
 
 
 @click.command()
@@ -232,6 +260,13 @@ def _show_status(found: Status) -> None:
         table.add_row(process.name, process.state, *cells, f"{process.memory / 2**20:.0f} MiB")
     console.print(f"Cairn is {found.state} on {found.data}  {found.url}")
     console.print(table)
+    if found.skypilot:
+        told = (
+            "answers"
+            if found.skypilot_answers
+            else "does not answer: start it, or correct CAIRN_SKYPILOT_URL"
+        )
+        console.print(f"SkyPilot at {found.skypilot} {told}")
     console.print(f"together {sum(process.memory for process in found.processes) / 2**20:.0f} MiB")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import psutil
 
 from cairn_server import home as homes
 from cairn_server import processes
+from cairn_server.backends import skypilot
 from cairn_server.backends.program import SetupError
 from cairn_server.home import Home
 
@@ -39,6 +40,9 @@ class Status:
     pid: int | None
     url: str
     processes: tuple[ProcessStatus, ...]
+    # SkyPilot's API server, where it is one elsewhere (CAIRN_SKYPILOT_URL), and whether it answers.
+    skypilot: str = ""
+    skypilot_answers: bool = False
 
     @property
     def ready(self) -> bool:
@@ -60,7 +64,9 @@ def read(root: Path) -> Status:
     pid = state.get("pid")
     memory = _memory(pid, with_children=False) if isinstance(pid, int) else 0
     own = ProcessStatus("cairn up", pid, state.get("state", "starting"), None, 0, memory)
-    return Status(root, own.state, pid, state.get("url", ""), (own, *children))
+    there = state.get("skypilot", "")
+    found = Status(root, own.state, pid, state.get("url", ""), (own, *children), there)
+    return replace(found, skypilot_answers=skypilot.answers(there)) if there else found
 
 
 def down(root: Path) -> bool:

@@ -62,7 +62,7 @@ async def run(request: Request, *, announce: Callable[[Ready], None]) -> None:
     home = homes.prepare(request.data)
     with homes.locked(home):
         await asyncio.to_thread(stop_leftovers, homes.read_json(home.state).get("children", []))
-        board = _Board(home)
+        board = _Board(home, skypilot=request.operator.get(skypilot.URL_SETTING, ""))
         board.show("starting")
         task = asyncio.create_task(_platform(request, home=home, board=board, announce=announce))
         with _signals(task, board):
@@ -99,6 +99,8 @@ class _Board:
 
     home: Home
     url: str = ""
+    # SkyPilot's API server, where it is one elsewhere.
+    skypilot: str = ""
     state: str = "starting"
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     supervisor: Supervisor = field(init=False)
@@ -123,7 +125,12 @@ class _Board:
             }
             for child in self.supervisor.children
         ]
-        me = {"pid": os.getpid(), "began": processes.start_time(os.getpid()), "url": self.url}
+        me = {
+            "pid": os.getpid(),
+            "began": processes.start_time(os.getpid()),
+            "url": self.url,
+            "skypilot": self.skypilot,
+        }
         try:
             homes.write_private(self.home.state, json.dumps(me | {"state": self.state, "children": children}))
         except SetupError as error:

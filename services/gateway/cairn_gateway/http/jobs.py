@@ -40,6 +40,13 @@ ROUTES = (
     ),
     Route(
         method="POST",
+        path="/teams/{team}/jobs:batchCreate",
+        rpc="SchedulerService/BatchCreateJobs",
+        summary="Queue up to 1,000 jobs, all or none.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="POST",
         path="/teams/{team}/jobs/{job}:cancel",
         rpc="SchedulerService/CancelJob",
         summary="Stop a job. It is CANCELLED once nothing of it runs any more.",
@@ -86,6 +93,25 @@ ROUTES = (
         rpc="InfraService/PlanJob",
         summary="Where a task would go, and its price per hour. Nothing is stored.",
         bind={"parent": TEAM},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/jobs/{job}/explanation",
+        rpc="OutlookService/ExplainJob",
+        summary="Why a job waits: the limit, who holds it, and changes each of which lets it start now.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="GET",
+        path="/queue:whatif",
+        rpc="OutlookService/WhatIf",
+        summary="Who would start and who would lose their place, were a pool lost.",
+    ),
+    Route(
+        method="GET",
+        path="/queue:snapshot",
+        rpc="OutlookService/GetSnapshot",
+        summary="All that a decision is made from, as a file.",
     ),
     Route(
         method="GET",

@@ -3,6 +3,7 @@
 import { follow, get, session } from "./api.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
+import { QuotaView } from "./quota.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
 
@@ -101,14 +102,18 @@ function viewOf(parts, query) {
   if (parts[0] === "runs" && parts[1]) return new RunView(team, parts[1]);
   const uids = (query.get("runs") || "").split(",").filter(Boolean).slice(0, 20);
   if (parts[0] === "compare" && uids.length) return new CompareView(team, uids);
+  if (parts[0] === "quota") return new QuotaView(team);
   return new RunsView(runs, ticked);
 }
 
 function trail(parts, name) {
   const sep = () => h("span", { class: "sep" }, "/");
   const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare" }[parts[0]] || "";
-  at("trail").replaceChildren(h("a", { href: "#/runs" }, "Runs"), ...(inner ? [sep(), h("span", {}, inner)] : []));
-  document.title = inner ? `${inner} · Cairn` : "Cairn";
+  const quotas = parts[0] === "quota";
+  at("trail").replaceChildren(
+    h("a", { href: "#/runs" }, "Runs"), ...(inner ? [sep(), h("span", {}, inner)] : []),
+    h("a", { class: "apart", href: "#/quota", "aria-current": quotas ? "page" : null }, "Quotas"));
+  document.title = inner || quotas ? `${inner || "quotas"} · Cairn` : "Cairn";
 }
 
 function fail(error, again) {

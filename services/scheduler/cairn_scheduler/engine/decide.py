@@ -87,8 +87,13 @@ class Engine:
         """The plan at this time. The engine itself stays as it is until the plan's effects are applied."""
         self._disappointed()
         self._wake(now)
-        one = Pass(self, now)
+        barred: dict[str, str] = {}
+        one = Pass(self, now, barred)
         plan = one.run()
+        while one.unstable.keys() - barred.keys():
+            barred |= one.unstable
+            one = Pass(self, now, barred)
+            plan = one.run()
         self._expected = one.expected
         news = {uid: reason for uid, reason in plan.reasons.items() if not _same(self.told.get(uid), reason)}
         self.told = dict(plan.reasons)
@@ -162,7 +167,7 @@ class Engine:
 
 def _same(one: Reason | None, other: Reason) -> bool:
     """Whether two say the same; how much is used changes all the time."""
-    return one is not None and replace(one, used=other.used) == other
+    return one is other or (one is not None and replace(one, used=other.used) == other)
 
 
 __all__ = ["ALWAYS", "Change", "Engine", "Gone", "decide"]

@@ -7,6 +7,7 @@ Machines that are left the fullest come first, so that whole machines stay free 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from heapq import nsmallest
 
 from cairn_scheduler.engine.world import Machine, Pool
 
@@ -17,16 +18,16 @@ Need = tuple[tuple[str, int], ...]
 class Room:
     """What is free on the machines of one pool while a plan is made."""
 
-    __slots__ = ("_alike", "_capacity", "_free", "_resources", "gen", "name")
+    __slots__ = ("_alike", "_capacity", "_free", "_resources", "gen", "move", "name")
 
     def __init__(self, pool: Pool) -> None:
         self.name = pool.name
-        # How often something was freed here.
-        self.gen = 0
+        # How often something was freed here, and how often anything changed.
+        self.gen = self.move = 0
         self._resources: tuple[str, ...] = tuple(sorted({r for m in pool.machines for r in m.capacity}))
         self._free: dict[str, tuple[int, ...]] = {}
         self._capacity: dict[tuple[int, ...], int] = {}
-        # Machines by what they have free: few groups, however many machines. Values keep the order of names.
+        # Machines by what they have free: few groups, however many machines.
         self._alike: dict[tuple[int, ...], dict[str, None]] = {}
         for name, capacity in _each(pool.machines):
             free = tuple(capacity.get(resource, 0) for resource in self._resources)
@@ -38,7 +39,7 @@ class Room:
         """One that changes by itself."""
         other = object.__new__(Room)
         other.name, other._resources, other._capacity = self.name, self._resources, self._capacity
-        other.gen = self.gen
+        other.gen, other.move = self.gen, self.move
         other._free = dict(self._free)
         other._alike = {free: dict(names) for free, names in self._alike.items()}
         return other
@@ -76,7 +77,7 @@ class Room:
         placed: list[tuple[str, int]] = []
         groups.sort(key=lambda group: (group[0], group[1]))
         for _, _, most, names in groups:
-            for name in sorted(names) if len(names) > ranks else names:
+            for name in nsmallest(-(-ranks // most), names):
                 here = min(most, ranks)
                 placed.append((name, here))
                 ranks -= here

@@ -147,6 +147,14 @@ class Gates:
         if option.flavor in self._circuits:
             self._probed[option.flavor] = request.uid
 
+    def withdrawn(self, seat: Seat, request: JobRequest, option: Option) -> None:
+        """Takes back what followed from an admission."""
+        for budget in self._budgets_of(seat, request):
+            if budget.safe and request.max_runtime is not None:
+                self.left[budget.id] += cost(budget, option, request.max_runtime)
+        if self._probed.get(option.flavor) == request.uid:
+            del self._probed[option.flavor]
+
     def evicted(self, jobs: Iterable[Admitted]) -> list[tuple[Admitted, Budget | None]]:
         """Running jobs that stop for nobody's sake: below a drained node, or by an exhausted budget."""
         found: list[tuple[Admitted, Budget | None]] = []

@@ -9,13 +9,14 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping
 
-from cairn_scheduler.engine.quota import Cell, Seat, Share
+from cairn_scheduler.engine.quota import NOTHING, Cell, Seat, Share
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import JobRequest, Option, Reason
+from cairn_scheduler.engine.world import Amounts, JobRequest, Option, Reason
 
 Shape = tuple[object, ...]
 # A failure with this stamp is one that has to be looked at in every pass.
 ALWAYS = -1
+Standing = tuple[tuple[bool, Share], ...]
 LineOrder = tuple[int, bool, int, int, str]
 
 
@@ -26,6 +27,7 @@ class Line:
     """
 
     __slots__ = (
+        "_standing",
         "cells",
         "first",
         "fixed",
@@ -58,6 +60,7 @@ class Line:
         self.options: list[int] | None = None
         # How many of `jobs` are dealt with in this pass.
         self.first = 0
+        self._standing: tuple[int, Standing] | None = None
         self.cells: list[Cell] | None = None
         self.movers: list[Cell] = []
         self.rooms: tuple[str, ...] = ()
@@ -95,7 +98,39 @@ class Line:
         """Grows whenever anything changed that could give it victims."""
         if self.cells is None:
             self._watch(state)
-        return sum(cell.move for cell in self.movers)
+        return sum(cell.move for cell in self.movers) + sum(state.rooms[name].move for name in self.rooms)
+
+    def unchanged(self, state: State, now: int) -> bool:
+        """Whether nothing has changed since it failed that could let its first job start."""
+        if self.freed == ALWAYS or (self.until and self.until <= now):
+            return False
+        return self.freed == self.stamp(state) and self.moved == self.motion(state)
+
+    def standing(self, state: State, *, fair: bool) -> Standing:
+        """From the root's child down: whether each would borrow, and its share; the best of its options."""
+        version = sum(seat.version for seat in self.seat.path() if seat.parent is not None)
+        if self._standing is None or self._standing[0] != version:
+            self._standing = (version, self._stand(state, fair=fair))
+        return self._standing[1]
+
+    def _stand(self, state: State, *, fair: bool) -> Standing:
+        options = self.requests[self.jobs[0][1]].options
+        if self.seat.parent is None or not options:
+            return ()
+        numbers = self.options or range(len(options))
+        return min(self._stand_with(state, options[number].usage, fair=fair) for number in numbers)
+
+    def _stand_with(self, state: State, usage: Amounts, *, fair: bool) -> Standing:
+        with state.tentative():
+            state.tree.take(self.seat, usage)
+            keys = [key for key, amount in usage if amount > 0]
+            order = [
+                (seat.exceeds(keys), seat.share() if fair else NOTHING)
+                for seat in self.seat.path()
+                if seat.parent is not None
+            ]
+            state.tree.give(self.seat, usage)
+        return tuple(order[::-1])
 
     def _watch(self, state: State) -> None:
         options = self.requests[self.jobs[0][1]].options
@@ -177,15 +212,3 @@ def best_line(lines: Iterable[Line], use: Mapping[tuple[str, str], int]) -> Line
         if first is None or order < first:
             best, first = line, order
     return best
-
-
-def standing(state: State, seat: Seat, option: Option) -> tuple[tuple[bool, Share], ...]:
-    """From the root's child down: whether each node would borrow for it, and its share with it on top."""
-    if seat.parent is None:
-        return ()
-    with state.tentative():
-        state.tree.take(seat, option.usage)
-        keys = [key for key, amount in option.usage if amount > 0]
-        order = tuple((one.exceeds(keys), one.share()) for one in seat.path() if one.parent is not None)
-        state.tree.give(seat, option.usage)
-    return order[::-1]

@@ -7,13 +7,14 @@ are undone in the end.
 from __future__ import annotations
 
 import heapq
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine import gates
 from cairn_scheduler.engine.choose import Choice, Ground
 from cairn_scheduler.engine.hold import foresee
-from cairn_scheduler.engine.order import ALWAYS, Line, best_line, standing
+from cairn_scheduler.engine.order import ALWAYS, Line, best_line
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import Search, Victims, comes_back
@@ -39,8 +40,12 @@ if TYPE_CHECKING:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int) -> None:
-        self.engine, self.now = engine, now
+    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str]) -> None:
+        self.engine, self.now, self.barred = engine, now, barred
+        # Jobs for which nobody is to be evicted, and who would evict them: then the plan is void.
+        self.unstable: dict[str, str] = {}
+        # Jobs that got a place in this pass and had to leave it again, and to whom.
+        self.withdrawn: dict[str, tuple[str, ...]] = {}
         self.state = engine.state
         self.frame, self.policy = engine.frame, engine.frame.policy
         self.gates = gates.Gates(self.state, engine.frame, now)
@@ -51,7 +56,7 @@ class Pass:
         self.promises: list[Admission] = []
         self.preemptions: list[Preemption] = []
         self.expected: dict[str, Admitted] = {}
-        # Jobs that got or were promised a place in this pass: nobody may evict them in it.
+        # Jobs that got or were promised a place in this pass; those for which others are evicted keep it.
         self.fresh: dict[str, Admitted] = {}
         self.overtaken: dict[str, int] = {}
         self.wake: list[int] = []
@@ -62,6 +67,9 @@ class Pass:
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
         self._tick = self._pushed = 0
+        self._nominal = self._doubtful = False
+        self._kept: dict[str, JobRequest] = {}
+        self._checked: dict[Line, tuple[int, int]] = {}
 
     def run(self) -> Plan:
         """Makes the plan and leaves the engine's state as it was."""
@@ -71,11 +79,7 @@ class Pass:
         self._fill()
         plan = self._plan()
         for state, added, job in reversed(self._undo):
-            with state.tentative():
-                if added:
-                    state.remove(job)
-                else:
-                    state.add(job)
+            state.undo(job, added=added)
         return plan
 
     # What goes before everything else
@@ -120,15 +124,45 @@ class Pass:
     # The main part
 
     def _fill(self) -> None:
+        """First what stays within the nominal quotas; then all others, who borrow or evict."""
+        self._line_up()
+        self._nominal = True
+        self._work_off()
+        self._nominal = False
+        self._line_up()
         for _, job in sorted(self.engine.stopping.items()):
             if job.stopping != "-":
                 self._return(job)
+        self._work_off()
+        while self._try_again():
+            self._work_off()
+        for line in self._tried if self._kept else ():
+            self._see_who_ousts(line)
+
+    def _see_who_ousts(self, line: Line) -> None:
+        """Whether in the next pass it would evict a job for which this plan evicts others."""
+        request = line.head()
+        if request is None or request.uid in self.barred or request.uid in self.engine.admitted:
+            return
+        for index in line.options or ():
+            option = request.options[index]
+            search = Search(self.state, line.seat, request, option, self.now, self.engine.classes)
+            found = search.run(self.policy)
+            ousted = {job.request.uid: request.uid for job, _ in found if job.request.uid in self._kept}
+            if ousted and not comes_back(search, found, index, self.policy):
+                self.unstable |= ousted
+            if found:
+                return
+
+    def _line_up(self) -> None:
         for name, lines in self.engine.queue.lines.items():
-            live = [line for line in lines.values() if self._worth(line)]
+            live = [line for line in lines.values() if self._open(line)]
             if live:
-                self._live.setdefault(name, []).extend(live)
+                self._live[name] = live
                 self._push(self.state.tree.seats[name])
-        while self._heap or self._try_again():
+
+    def _work_off(self) -> None:
+        while self._heap:
             entry = heapq.heappop(self._heap)
             seat: Seat = entry[-1]  # type: ignore[assignment]
             if seat.id not in self._live or (entry[-3] != self._tick and not self._still(seat)):
@@ -136,25 +170,30 @@ class Pass:
             self._next(seat)
 
     def _try_again(self) -> bool:
-        """When all were tried: those whose chances of victims have changed since they were."""
-        again = [line for line in self._tried if line.moved != line.motion(self.state)]
-        self._tried = [line for line in self._tried if line not in again]
+        """When all were tried: those whose chances have changed since they were; each change once."""
+        again = [line for line in self._tried if self._checked.get(line) != self._marks(line)]
+        dropped = set(again)
+        self._tried = [line for line in self._tried if line not in dropped]
         for line in again:
-            self._revive(line)
+            self._checked[line] = self._marks(line)
+            if not line.unchanged(self.state, self.now):
+                self._revive(line)
+            else:
+                self._tried.append(line)
         return bool(self._heap)
 
-    def _worth(self, line: Line) -> bool:
-        """Whether its first job is to be tried: not where nothing changed since it failed."""
+    def _marks(self, line: Line) -> tuple[int, int]:
+        return line.stamp(self.state), line.motion(self.state)
+
+    def _open(self, line: Line) -> bool:
+        """Whether a line has a job that has no place yet."""
         line.first = 0
-        while (request := line.head()) is not None and request.uid in self.fresh:
+        self._skip(line)
+        return line.first < len(line.jobs)
+
+    def _skip(self, line: Line) -> None:
+        while (head := line.head()) is not None and head.uid in self.fresh:
             line.first += 1
-        if request is None:
-            return False
-        if line.freed == ALWAYS or line.freed != line.stamp(self.state):
-            return True
-        if line.until and line.until <= self.now:
-            return True
-        return line.moved != ALWAYS and line.moved != line.motion(self.state)
 
     def _push(self, seat: Seat) -> None:
         line = best_line(self._live.get(seat.id, ()), self.use)
@@ -163,9 +202,10 @@ class Pass:
             return
         request = line.head()
         assert request is not None
-        order: object = ()
-        if self.policy.sharing is Sharing.FAIR and request.options:
-            order = standing(self.state, seat, request.options[self._likely(seat, request)])
+        if line.options is None:
+            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
+            line.options = gates.usable(self.state, seat, request)
+        order = line.standing(self.state, fair=self.policy.sharing is Sharing.FAIR)
         heapq.heappush(
             self._heap,
             (order, -request.priority, request.create_time, request.uid, self._tick, self._pushed, seat),
@@ -180,17 +220,6 @@ class Pass:
             return True
         return False
 
-    def _likely(self, seat: Seat, request: JobRequest) -> int:
-        """The option that it would start with, by the quota alone; the first where none fits."""
-        borrowing = -1
-        for index, option in enumerate(request.options):
-            if self.state.within(seat, option):
-                if not seat.borrows(option.usage):
-                    return index
-                if borrowing < 0:
-                    borrowing = index
-        return max(borrowing, 0)
-
     def _next(self, seat: Seat) -> None:
         line = best_line(self._live[seat.id], self.use)
         assert line is not None
@@ -198,9 +227,7 @@ class Pass:
         assert request is not None
         reason = self._try(line, request)
         if reason is None:
-            line.first += 1
-            while (head := line.head()) is not None and head.uid in self.fresh:
-                line.first += 1
+            self._skip(line)
         else:
             self._failed(line, request, reason)
         if line.first >= len(line.jobs) or reason is not None:
@@ -210,21 +237,33 @@ class Pass:
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
+        # Its failure hangs on more than what it itself can see change.
+        self._doubtful = request.uid in self.barred
+        others = self.withdrawn.get(request.uid, ())
+        if len(others) >= _MOST_WITHDRAWN:
+            return Reason(Code.RESERVED_FOR, node=seat.id, others=others)
         stopped = self.gates.stopped(seat)
         if stopped is not None:
             return stopped
-        if line.options is None:
-            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
-            line.options = gates.usable(self.state, seat, request)
+        assert line.options is not None
         if line.fixed is not None:
             return line.fixed
+        if line.reason is not None and line.unchanged(self.state, self.now):
+            if self._nominal:
+                return _LATER
+            self._reserve(seat, request, line.options, line.reason)
+            return line.reason
+        if self._nominal and all(seat.debt(request.options[n].usage) for n in line.options):
+            return _LATER
         chosen = self.ground.choose(seat, request, line.options)
-        if isinstance(chosen, Choice):
+        if isinstance(chosen, Choice) and not (self._nominal and chosen.debt):
             self._start(seat, request, chosen)
             return None
+        if self._nominal or isinstance(chosen, Choice):
+            return _LATER
         line.until = 0
         for index in chosen.short:
-            victims = self._victims(line, request, index)
+            victims = self._victims(line, request, index) if request.uid not in self.barred else []
             if victims:
                 self._preempt(seat, request, index, victims)
                 return None
@@ -271,12 +310,15 @@ class Pass:
         """Whom to evict; nobody where that would come back to it."""
         option = request.options[index]
         search = Search(
-            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self.fresh
+            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self._kept
         )
         found = search.run(self.policy)
         if search.until:
             line.until = min(line.until or search.until, search.until)
-        if not found or comes_back(search, found, index, self.policy):
+        if not found:
+            return []
+        if comes_back(search, found, index, self.policy):
+            self._doubtful = True
             return []
         if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.ground.shadows):
             return []
@@ -284,15 +326,23 @@ class Pass:
 
     def _preempt(self, seat: Seat, request: JobRequest, index: int, victims: Victims) -> None:
         for job, why in victims:
-            self._evict(job, why, request.uid)
+            if job.request.uid in self.fresh:
+                self._withdraw(job, request.uid)
+            else:
+                self._evict(job, why, request.uid)
+                self._kept[request.uid] = request
         option = request.options[index]
-        placement = self.state.place(request, option)
-        assert placement is not None
-        self._start(seat, request, Choice(index, placement, False, seat.debt(option.usage)))
-        again = [line for line in self._tried if self._worth(line)]
-        self._tried = [line for line in self._tried if line not in again]
-        for line in again:
+        # At once, where all of them had only just been planned.
+        choice = self.ground.choose(seat, request, [index])
+        if not isinstance(choice, Choice):
+            placement = self.state.place(request, option)
+            assert placement is not None
+            choice = Choice(index, placement, False, seat.debt(option.usage))
+        self._start(seat, request, choice)
+        again = {line for line in self._tried if line.freed != line.stamp(self.state)}
+        for line in [line for line in self._tried if line in again]:
             self._revive(line)
+        self._tried = [line for line in self._tried if line not in again]
 
     def _evict(self, job: Admitted, why: Why, by: str) -> None:
         if self.ground.actual is None:
@@ -305,6 +355,25 @@ class Pass:
         self.preemptions.append(Preemption(job.request.uid, why, by))
         if by:
             self._return(job)
+
+    def _withdraw(self, job: Admitted, to: str) -> None:
+        """A job that only just got its place would be evicted in the next pass: it does not start at all."""
+        request = job.request
+        uid, option = request.uid, request.options[job.option]
+        del self.fresh[uid]
+        self.withdrawn[uid] = (*self.withdrawn.get(uid, ()), to)
+        self.state.remove(job)
+        self._undo.append((self.state, False, job))
+        if self.expected.pop(uid, None) is not None and self.ground.actual is not None:
+            self.ground.actual.remove(job)
+            self._undo.append((self.ground.actual, False, job))
+        self.admissions = [one for one in self.admissions if one.uid != uid]
+        self.promises = [one for one in self.promises if one.uid != uid]
+        self.gates.withdrawn(self.state.tree.seats[request.node], request, option)
+        line = self.engine.line(uid)
+        if line is not None:
+            self._open(line)
+            self._revive(line)
 
     def _return(self, job: Admitted) -> None:
         """A victim waits again, at the head of its class; it may be promised another place at once."""
@@ -321,10 +390,13 @@ class Pass:
     # Those who stay
 
     def _failed(self, line: Line, request: JobRequest, reason: Reason) -> None:
+        if self._nominal:
+            return
         line.reason = reason
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
-            line.freed, line.moved = line.stamp(self.state), line.motion(self.state)
+            if not self._doubtful:
+                line.freed, line.moved = self._marks(line)
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])
@@ -401,7 +473,7 @@ class Pass:
         return min((time for time in times if time > self.now), default=None)
 
 
-_UNSEEN = Reason(Code.NOT_EVALUATED)
+_UNSEEN = _LATER = Reason(Code.NOT_EVALUATED)
 _CAN_STARVE = frozenset(
     {
         Code.QUOTA_FULL,
@@ -413,5 +485,7 @@ _CAN_STARVE = frozenset(
     }
 )
 _UNTIL_FREED = _CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
+# Who had to leave a place again so often in one pass does not get another one in it.
+_MOST_WITHDRAWN = 3
 # So many jobs that lack the same are watched for being overtaken; those behind them are not first anyway.
 _MOST_WATCHED = 16

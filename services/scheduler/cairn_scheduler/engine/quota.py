@@ -10,14 +10,18 @@ dominant resource share), with `most` added, and shares as exact fractions.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
 
 from cairn_scheduler.engine.world import ANY, UNIT, Amounts, Key, Node, Quota
 
-# (1, unweighted) where a node of weight 0 borrows: more than any other share. Else (0, weighted).
-Share = tuple[int, Fraction]
-NOTHING: Share = (0, Fraction(0))
+# A weighted share in units of 2**-128: whole numbers, and exact all the same, for two fractions whose
+# denominators are below 2**64 differ by more. With weight 0 it is the unweighted one, above all others.
+Share = int
+NOTHING: Share = 0
+SHARE_BITS = 128
+WEIGHTLESS: Share = 1 << 256
 # The quota of a key that is capped somewhere and rationed nowhere.
 PLENTY = 1 << 60
 _NO_QUOTA = Quota()
@@ -68,26 +72,36 @@ class Cell:
 
     def available(self) -> int:
         """How much more may be used here now; negative where it is overcommitted."""
-        if self.parent is None:
-            room = self.quota - self.usage
-        else:
-            above = self.parent.available()
-            if self.borrow is not None:
-                felt = self.usage - self.local
-                above = min(above, self.quota - self.local - (felt if felt > 0 else 0) + self.borrow)
-            spare = self.local - self.usage
-            room = above + spare if spare > 0 else above
-        return room if self.most is None else min(room, self.most - self.total)
+        room = self._room()
+        cell: Cell | None = self
+        while cell is not None:
+            if cell.most is not None and cell.most - cell.total < room:
+                room = cell.most - cell.total
+            cell = cell.parent
+        return room
 
     def potential(self) -> int:
         """How much could be used here if nobody else used anything."""
+        room = self._whole()
+        caps = [cell.most for cell in self.path() if cell.most is not None]
+        return min(room, *caps) if caps else room
+
+    def _room(self) -> int:
+        """What is available by the quotas alone."""
         if self.parent is None:
-            room = self.quota
-        else:
-            room = self.local + self.parent.potential()
-            if self.borrow is not None:
-                room = min(room, self.quota + self.borrow)
-        return room if self.most is None else min(room, self.most)
+            return self.quota - self.usage
+        above = self.parent._room()
+        if self.borrow is not None:
+            felt = self.usage - self.local
+            above = min(above, self.quota - self.local - (felt if felt > 0 else 0) + self.borrow)
+        spare = self.local - self.usage
+        return above + spare if spare > 0 else above
+
+    def _whole(self) -> int:
+        if self.parent is None:
+            return self.quota
+        room = self.local + self.parent._whole()
+        return room if self.borrow is None else min(room, self.quota + self.borrow)
 
     def path(self) -> Iterator[Cell]:
         """This cell and those above."""
@@ -102,7 +116,7 @@ class Seat:
 
     __slots__ = (
         "_lendable", "_share", "capped", "cells", "children", "depth", "hot", "id", "node", "over", "parent",
-        "quotas", "root",
+        "quotas", "rank", "root", "top", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, parent: Seat | None) -> None:
@@ -110,6 +124,11 @@ class Seat:
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.root: Seat = self if parent is None else parent.root
         self.children: list[Seat] = []
+        # Its place in the order of names, from behind; and the largest shares below it, while that is known.
+        self.rank = 0
+        self.top: tuple[int, list[tuple[Share, Seat]]] | None = None
+        # Grows whenever what runs at the node or below it has changed.
+        self.version = 0
         # The subtree's quota by rationed key, and (of a root) keys with nothing but a `most` somewhere.
         self.quotas: dict[Key, int] = {}
         self.capped: set[Key] = set()
@@ -189,6 +208,13 @@ class Seat:
                 return True
         return False
 
+    def largest(self, but: Seat | None) -> Share:
+        """The largest share of a child other than this one."""
+        if self.top is None or self.top[0] != self.version:
+            two = heapq.nlargest(2, ((child.share(), child.rank, child) for child in self.children))
+            self.top = (self.version, [(share, child) for share, _, child in two])
+        return next((share for share, child in self.top[1] if child is not but), NOTHING)
+
     def share(self) -> Share:
         """The weighted dominant share: what is borrowed, of what there is to borrow, by the weight.
 
@@ -225,10 +251,13 @@ class Seat:
     def _weigh(self) -> Share:
         if self.parent is None or not self.over:
             return NOTHING
-        best = self.dominant()[1]
-        if self.node.weight == 0:
-            return (1, best)
-        return (0, best * UNIT / self.node.weight)
+        lendable, weight = self.parent.lendable(), self.node.weight
+        best = NOTHING
+        for resource, over in self.over.items():
+            whole = lendable.get(resource, 0)
+            if whole > 0:
+                best = max(best, (over * UNIT << SHARE_BITS) // (whole * (weight or UNIT)))
+        return best if weight else WEIGHTLESS + best
 
     def exceed(self, cell: Cell, before: int, after: int) -> None:
         """Use of one of its keys went from `before` to `after`, of which one is over the quota."""
@@ -264,6 +293,11 @@ class Tree:
         self.quiet = False
         for name in sorted(known):
             self._seat(known, name)
+        for rank, name in enumerate(sorted(self.seats, reverse=True)):
+            self.seats[name].rank = rank
+        self.lending = {
+            k for node in known.values() for k, q in node.quotas.items() if q.lend_limit is not None
+        }
         for seat in self.seats.values():
             for key, own in seat.node.quotas.items():
                 if own.nominal > 0 or own.borrow_limit is not None:

@@ -12,7 +12,7 @@ def shortage(state: State, seat: Seat, request: JobRequest, option: Option) -> R
     for key, amount in option.usage:
         cell = seat.cell(key)
         if cell is not None and amount > 0 and cell.available() < amount:
-            return _quota(seat, cell, request, amount, option)
+            return _quota(state, seat, cell, amount, option)
     room = state.room(option)
     if room is None:
         return Reason(Code.NOT_EVALUATED, flavor=option.flavor)
@@ -53,13 +53,14 @@ def binding(cell: Cell, amount: int) -> Cell:
     return found if below < amount else cell
 
 
-def _quota(seat: Seat, cell: Cell, request: JobRequest, amount: int, option: Option) -> Reason:
+def _quota(state: State, seat: Seat, cell: Cell, amount: int, option: Option) -> Reason:
     stuck = binding(cell, amount)
     flavor, resource = cell.key
     code = Code.QUOTA_FULL
     limit = stuck.quota if stuck.most is None else min(stuck.quota, stuck.most)
     if stuck.parent is None:
-        if _unlent(stuck, cell.key) >= amount - cell.available():
+        lending = cell.key in state.tree.lending
+        if lending and _unlent(stuck, cell.key) >= amount - cell.available():
             code = Code.LENDING_LIMITED
         elif _others_borrow(seat, cell.key):
             code = Code.FAIR_SHARE_BEHIND

@@ -37,9 +37,12 @@ class State:
         option = request.options[job.option]
         self.tree.take(self.tree.seats[request.node], option.usage)
         self.running[request.node][request.uid] = job
+        if not self.tree.quiet:
+            self.note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.take(job.machines, request.per_rank)
+            room.move += not self.tree.quiet
 
     def remove(self, job: Admitted) -> None:
         """A job holds nothing any more."""
@@ -47,10 +50,27 @@ class State:
         option = request.options[job.option]
         self.tree.give(self.tree.seats[request.node], option.usage)
         del self.running[request.node][request.uid]
+        if not self.tree.quiet:
+            self.note(request.node)
         room = self.room(option)
         if room is not None and job.machines:
             room.give(job.machines, request.per_rank)
             room.gen += not self.tree.quiet
+            room.move += not self.tree.quiet
+
+    def undo(self, job: Admitted, *, added: bool) -> None:
+        """Takes an `add` or a `remove` back, which frees nothing that was not free before it."""
+        with self.tentative():
+            if added:
+                self.remove(job)
+            else:
+                self.add(job)
+        self.note(job.request.node)
+
+    def note(self, node: str) -> None:
+        """What was remembered of the shares of a node and those above it is not true any more."""
+        for seat in self.tree.seats[node].path():
+            seat.version += 1
 
     @contextmanager
     def tentative(self) -> Iterator[None]:

@@ -143,11 +143,27 @@ class Search:
         tree, usage = self.state.tree, self.option.usage
         tree.take(self.seat, usage)
         later: dict[str, list[Admitted] | None] = {}
-        fits = any(self._now_fits() for _ in self._first(later))
+        fits = self._hopeful() and any(self._now_fits() for _ in self._first(later))
         if not fits and policy.initial_share_rule:
             fits = any(self._now_fits() for _ in self._second(later))
         tree.give(self.seat, usage)
         return 2 if fits else 0
+
+    def _hopeful(self) -> bool:
+        """Whether anybody may have to give: it costs little to see that, in most searches, nobody has."""
+        if self._allowed(self.seat) is not None and self.state.running[self.seat.id]:
+            return True
+        if self._allowed(self.seat.root if self.seat.parent else self.seat) is None:
+            return False
+        mine: Seat = self.seat
+        for above in list(self.seat.path())[1:]:
+            if not mine.exceeds(self.keys):
+                if any(child is not mine for key in self.keys for child in above.hot.get(key, {}).values()):
+                    return True
+            elif mine.share() <= above.largest(mine):
+                return True
+            mine = above
+        return False
 
     def _now_fits(self) -> bool:
         self.state.tree.give(self.seat, self.option.usage)
@@ -299,11 +315,16 @@ def comes_back(search: Search, victims: Victims, index: int, policy: Policy) -> 
         # Long since admitted: its min_runtime does not protect it for ever.
         winner = Admitted(request, index, placement, 0)
         state.add(winner)
+        nodes = {request.node, *(job.request.node for job, _ in victims)}
+        for node in nodes:
+            state.note(node)
         alike = {(job.request.node, job.request.options, job.request.priority): job for job, _ in victims}
         back = any(_would_evict(search, job, policy) for job in alike.values())
         state.remove(winner)
         for job, _ in victims:
             state.add(job)
+        for node in nodes:
+            state.note(node)
     return back
 
 
@@ -358,7 +379,7 @@ class _Targets:
         own = seat is self._search.seat or seat not in self._path
         best = max(
             (child for child in self._open(seat)),
-            key=lambda child: (child.share(), bool(child.children), _backwards(child.id)),
+            key=lambda child: (child.share(), bool(child.children), child.rank),
             default=None,
         )
         if best is not None:
@@ -379,11 +400,6 @@ class _Targets:
         for child in self._path:
             if child.parent is seat and child.id not in self._done and child.id not in seen:
                 yield child
-
-
-def _backwards(name: str) -> tuple[int, ...]:
-    """So that of equals the first name is the largest."""
-    return (*tuple(-ord(letter) for letter in name), 1)
 
 
 def _sides(one: Seat, other: Seat) -> tuple[Seat | None, Seat]:

@@ -39,8 +39,6 @@ log = structlog.get_logger(__name__)
 NAME = "skypilot"
 # Nobody knows how much there is; SkyPilot says it when it is asked for too much.
 BOUNDLESS = Resources(2**50, 2**50, "", 2**50)
-# How long SkyPilot may look for a free machine before it gives up; then the queue is ours again. Seconds.
-_PROVISION_SECONDS = 120
 _STOP_MARGIN = 15.0
 _DRAIN_SECONDS = 30.0
 _MOST_EARLY = 1000
@@ -79,10 +77,12 @@ class SkyCluster:
         tool: Tool,
         around: Surroundings,
         surveyor: Surveyor,
+        provision_seconds: int,
         prefix: str,
     ) -> None:
         self._api = api
         self._surveyor = surveyor
+        self._provision_seconds = provision_seconds
         self._workspaces = Workspaces(api)
         self._kept = kept
         self._ears = ears
@@ -336,7 +336,7 @@ class SkyCluster:
     async def _ask_for(self, watched: Watched, task: str) -> None:
         record = watched.record
         config = {
-            "slurm": {"provision_timeout": _PROVISION_SECONDS},
+            "slurm": {"provision_timeout": self._provision_seconds},
             **await self._workspaces.config(record.team),
         }
         user = user_of(record.creator)

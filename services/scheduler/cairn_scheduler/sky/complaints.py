@@ -90,7 +90,8 @@ _COMPLAINTS = (
     (
         r"Catalog does not contain any instances satisfying the request: (.*?)\.\s*(?:To fix|$)",
         "there is no machine for {0}",
-        "ask for less, or for what `cairn check` lists",
+        "ask for less than `cairn check` lists, and name `cpus` and `memory`, "
+        "which SkyPilot chooses by the GPU otherwise",
     ),
     (
         r"is not a shared filesystem|not a shared filesystem",

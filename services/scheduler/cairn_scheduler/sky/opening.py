@@ -32,9 +32,12 @@ async def open_sky(
     nats_url: str,
     seed: SecretStr | str | None,
     look_seconds: float = LOOK_SECONDS,
+    provision_seconds: int = 120,
 ) -> AsyncIterator[SkyCluster]:
     """SkyPilot's API server at `api_url` as a cluster for the block; `folder` remembers its attempts. Every
     `look_seconds` its account is compared with ours.
+
+    `provision_seconds`: how long SkyPilot may look for a free machine; then the queue is ours again.
 
     At the end the attempts go on by themselves. The server need not be there yet.
     """
@@ -52,6 +55,7 @@ async def open_sky(
             tool=tool,
             around=around,
             surveyor=Surveyor(api, url=api_url),
+            provision_seconds=provision_seconds,
             prefix=prefix,
         )
         cluster.adopt()

@@ -6,13 +6,13 @@ import base64
 import gzip
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
 from cairn_common import document
-from cairn_scheduler import environment, fields, mounts
+from cairn_scheduler import circuits, environment, fields, mounts
 from cairn_scheduler.cluster import Order
 from cairn_scheduler.model import Spec
 from cairn_scheduler.sky.tool import Tool
@@ -42,7 +42,7 @@ def task_text(order: Order, *, tool: Tool, around: Surroundings) -> str:
         **fields.passed(given, fields.TASK),
         "name": f"cairn-{order.run_uid[-8:]}",
         "num_nodes": order.spec.num_nodes,
-        "resources": _resources(given),
+        "resources": _resources(given, ways=order.circuits),
         "envs": dict(order.spec.envs),
         "secrets": {**order.secrets, "CAIRN_NODE_TOKEN": order.token},
         "run": script(order, tool=tool, around=around),
@@ -57,8 +57,9 @@ def _given(spec: Spec) -> dict[str, Any]:
     return given if isinstance(given, dict) else {}
 
 
-def _resources(given: Mapping[str, Any]) -> dict[str, Any]:
-    resources: dict[str, Any] = dict(given.get("resources") or {})
+def _resources(given: Mapping[str, Any], *, ways: Sequence[str] = ()) -> dict[str, Any]:
+    """What SkyPilot is asked for; of several choices those that have one of these `ways` (none: all)."""
+    resources = circuits.narrowed(dict(given.get("resources") or {}), ways)
     # The queue is ours.
     resources.pop("priority", None)
     if image := environment.image((given.get("cairn") or {}).get("env")):

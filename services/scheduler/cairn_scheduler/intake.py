@@ -1,0 +1,104 @@
+"""Group commit of new jobs: those that come while a transaction is under way share the next one.
+
+A caller is answered after the commit that its jobs are in. One caller's trouble (a text that the database
+cannot hold) is not the others': then each of the group is written for itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+from cairn_common.cancellation import heed_cancellation
+from cairn_common.db import Connection, Database
+from cairn_common.errors import InvalidArgument, Unavailable
+from cairn_scheduler.arrivals import New, insert_jobs
+from cairn_scheduler.submit import Draft
+from cairn_scheduler.vault import Vault, keep
+
+_MOST_JOBS = 1000
+_WRITERS = 2
+
+
+@dataclass(slots=True)
+class _Waiting:
+    drafts: Sequence[Draft]
+    # The uids of jobs that were made; those of others were made before, under the same request_id.
+    made: asyncio.Future[frozenset[str]]
+
+
+class Intake:
+    """`put` from any handler; `run` for as long as jobs are taken."""
+
+    def __init__(self, db: Database, *, vault: Vault) -> None:
+        self._db = db
+        self._vault = vault
+        self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
+
+    async def put(self, drafts: Sequence[Draft]) -> frozenset[str]:
+        """Writes the drafts' jobs, all of them or none; returns the uids of those that are new.
+
+        Raises Unavailable (then whether they were written is not known) and InvalidArgument.
+        """
+        waiting = _Waiting(drafts, asyncio.get_running_loop().create_future())
+        self._queue.put_nowait(waiting)
+        return await waiting.made
+
+    async def run(self) -> NoReturn:
+        """Writes for ever."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(_WRITERS):
+                tasks.create_task(self._write_for_ever())
+        raise AssertionError("writers have no end")
+
+    async def _write_for_ever(self) -> NoReturn:
+        while True:
+            heed_cancellation()
+            group = [await self._queue.get()]
+            count = sum(len(draft.jobs) for draft in group[0].drafts)
+            while count < _MOST_JOBS and not self._queue.empty():
+                group.append(self._queue.get_nowait())
+                count += sum(len(draft.jobs) for draft in group[-1].drafts)
+            await self._write(group)
+
+    async def _write(self, group: list[_Waiting]) -> None:
+        try:
+            async with self._db.transaction() as conn:
+                made = await self._insert(conn, group)
+        except InvalidArgument as error:
+            if len(group) == 1:
+                _answer(group, error)
+                return
+            for one in group:
+                await self._write([one])
+        except Unavailable as error:
+            _answer(group, error)
+        except BaseException:
+            _answer(group, Unavailable("the scheduler stops; send it again under the same request_id"))
+            raise
+        else:
+            _answer(group, made)
+
+    async def _insert(self, conn: Connection, group: Sequence[_Waiting]) -> frozenset[str]:
+        drafts = [draft for one in group for draft in one.drafts]
+        new = [New(job, draft.request, actor=draft.creator) for draft in drafts for job in draft.jobs]
+        made = await insert_jobs(conn, new)
+        for draft in drafts:
+            if draft.secrets:
+                for job in draft.jobs:
+                    if job.uid in made:
+                        await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
+        return frozenset(made)
+
+
+def _answer(group: Sequence[_Waiting], answer: frozenset[str] | Exception) -> None:
+    for one in group:
+        # A caller that has gone has cancelled its future.
+        if one.made.done():
+            continue
+        if isinstance(answer, Exception):
+            one.made.set_exception(answer)
+        else:
+            one.made.set_result(answer)

@@ -1,0 +1,242 @@
+"""One decision, carried out: a snapshot, the engine's plan, quota's verdicts, and one transaction.
+
+The quota service has the last word: what it rejects is planned again without it. What it granted and is not
+written down in the end is given back. Reasons are remarks; they are written at most twice a second.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+
+import structlog
+
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_scheduler import model, queue_store, snapshot, store, telling, yielding
+from cairn_scheduler.cluster import Cluster
+from cairn_scheduler.engine import world
+from cairn_scheduler.engine.decide import decide
+from cairn_scheduler.engine.world import Plan, Preemption, Why
+from cairn_scheduler.facts import Event
+from cairn_scheduler.lease import Lead
+from cairn_scheduler.model import IllegalStep, Job, State
+from cairn_scheduler.places import Place
+from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
+from cairn_scheduler.snapshot import Entry
+from cairn_scheduler.tree import Tree
+from cairn_scheduler.ways import Ways
+
+log = structlog.get_logger(__name__)
+
+REASON_SECONDS = 0.5
+_ROUNDS = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a decision leaves to be done: jobs to launch, in their order, and when to look again (None: when
+    something changes)."""
+
+    due: tuple[str, ...]
+    wake_at: datetime | None
+    # Victims were told to end, so that there is something to tend; or reasons wait to be written.
+    again: bool = False
+
+
+class Planner:
+    """Keeps the engine's reservations, and the reasons that are not written yet."""
+
+    def __init__(
+        self,
+        *,
+        db: Database,
+        ways: Ways,
+        lead: Lead,
+        quota: Quota,
+        clusters: Mapping[str, Cluster],
+        clock: Clock,
+    ) -> None:
+        self._db = db
+        self._ways = ways
+        self._lead = lead
+        self._quota = quota
+        self._clusters = clusters
+        self._clock = clock
+        self._tree: Tree | None = None
+        self._holds: tuple[world.Hold, ...] = ()
+        self._untold: dict[str, str] = {}
+        self._told_at = 0.0
+
+    async def decide(self) -> Outcome:
+        """Raises Unavailable where the database or the quota service is away, and Fenced."""
+        now = self._clock.now()
+        entries = await queue_store.entries(self._db)
+        waiting = [entry for entry in entries if entry.state is State.PENDING]
+        kept = await self._ways.look(waiting, now=now)
+        open_ones = [entry for entry in entries if entry.uid not in kept]
+        plan, admitted, rejected = await self._settle(open_ones, waiting, now)
+        rejected |= kept
+        victims = await self._preempt(plan.preemptions, now)
+        self._holds = plan.holds
+        later = await self._remember(waiting, plan, rejected, admitted)
+        due = [entry for entry in entries if _due(entry, now)]
+        return Outcome(
+            due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
+            wake_at=_wake_at(entries, plan, self._ways.wake_at, now),
+            again=victims or later,
+        )
+
+    async def _settle(
+        self, entries: Sequence[Entry], waiting: Sequence[Entry], now: datetime
+    ) -> tuple[Plan, list[str], dict[str, str]]:
+        """The plan that quota agreed to, the jobs that are admitted by it, and why others were rejected."""
+        if not entries:
+            return Plan(), [], {}
+        if self._tree is None or waiting:
+            self._tree = await self._quota.tree()
+        places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
+        by_uid = {entry.uid: entry for entry in waiting}
+        granted: dict[str, Asked] = {}
+        rejected: dict[str, str] = {}
+        for _ in range(_ROUNDS):
+            left = [entry for entry in entries if entry.uid not in rejected]
+            plan = decide(snapshot.take(left, tree=self._tree, places=places, holds=self._holds, now=now))
+            wanted = [one for one in plan.admissions if one.uid not in granted]
+            if not wanted:
+                break
+            asked = [self._asked(by_uid[one.uid], one, self._tree) for one in wanted]
+            try:
+                answers = await self._quota.apply(asked, version=self._tree.version, epoch=self._lead.epoch)
+            except Stale:
+                self._tree = await self._quota.tree()
+                continue
+            for uid, answer in answers.items():
+                if isinstance(answer, Rejected):
+                    rejected[uid] = answer.reason
+                else:
+                    granted[uid] = answer
+        else:
+            log.warning("plan.unsettled", granted=len(granted), rejected=len(rejected))
+        admitted = await self._admit(plan, granted, now)
+        return plan, admitted, rejected
+
+    def _asked(self, entry: Entry, admission: world.Admission, tree: Tree) -> Asked:
+        return Asked(
+            uid=entry.uid,
+            team=entry.team,
+            admission=entry.admissions + 1,
+            node=snapshot.seat(entry, tree),
+            flavor=snapshot.quota_flavor(admission.flavor),
+            amounts=snapshot.amounts(entry.resources.times(entry.num_nodes)),
+            user=entry.creator,
+            project=entry.project,
+            max_runtime=entry.max_runtime,
+            priority_class=entry.priority_class,
+        )
+
+    async def _admit(self, plan: Plan, granted: Mapping[str, Asked], now: datetime) -> list[str]:
+        """Writes the admissions down in one transaction, and gives back what was granted for others."""
+        if not granted:
+            return []
+        chosen = {one.uid: one for one in plan.admissions if one.uid in granted}
+        jobs = await store.jobs_by_uid(self._db, list(chosen))
+        steps = []
+        for uid, one in chosen.items():
+            job = jobs.get(uid)
+            if job is None or job.state is not State.PENDING:
+                continue
+            new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
+            steps.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
+        async with self._lead.transaction() as conn:
+            done = await queue_store.save_many(conn, steps)
+        log.info("plan.admitted", jobs=len(done))
+        for uid, asked in granted.items():
+            if uid not in done:
+                await self._quota.release(asked)
+        return [uid for uid in chosen if uid in done]
+
+    async def _preempt(self, preemptions: Sequence[Preemption], now: datetime) -> bool:
+        """Takes the places that the plan takes; whether any was."""
+        if not preemptions:
+            return False
+        jobs = await store.jobs_by_uid(self._db, [one.uid for one in preemptions])
+        steps = []
+        for one in preemptions:
+            job = jobs.get(one.uid)
+            if job is None or job.state is State.PREEMPTING:
+                continue
+            try:
+                new = yielding.preempt(job, now, why=_why(one), by=one.by)
+            except IllegalStep:
+                continue
+            steps.append((job, new, _event(new)))
+        async with self._lead.transaction() as conn:
+            done = await queue_store.save_many(conn, steps)
+        log.info("plan.preempted", jobs=len(done))
+        return bool(done)
+
+    async def _remember(
+        self, waiting: Iterable[Entry], plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]
+    ) -> bool:
+        """Writes down why jobs wait; whether some of it waits for its time."""
+        written = {entry.uid: entry.reason for entry in waiting}
+        told = {uid: telling.sentence(reason) for uid, reason in plan.reasons.items()}
+        for entry in waiting:
+            if entry.uid not in told:
+                told[entry.uid] = f"NotEvaluated: the quota service does not know team {entry.team}"
+        told |= rejected
+        gone = set(admitted)
+        self._untold = {
+            uid: text for uid, text in told.items() if uid not in gone and written.get(uid) != text
+        }
+        wait = self._told_at + REASON_SECONDS > time.monotonic()
+        if (not self._untold and not plan.overtaken) or wait:
+            return bool(self._untold)
+        self._told_at = time.monotonic()
+        async with self._lead.transaction() as conn:
+            await queue_store.remember(conn, reasons=self._untold, overtaken=plan.overtaken)
+        self._untold = {}
+        return False
+
+
+def _due(entry: Entry, now: datetime) -> bool:
+    """Its next attempt is to be launched."""
+    if entry.state is State.RECOVERING:
+        return entry.retry_time is not None and entry.retry_time <= now
+    return entry.state is State.ADMITTED
+
+
+def _launch_order(entry: Entry) -> tuple[bool, datetime, datetime, str]:
+    time = entry.retry_time or entry.create_time
+    return (entry.retry_time is None, time, entry.create_time, entry.uid)
+
+
+def _wake_at(entries: Iterable[Entry], plan: Plan, trial: datetime | None, now: datetime) -> datetime | None:
+    times = [entry.retry_time for entry in entries if entry.retry_time and entry.retry_time > now]
+    if trial is not None and trial > now:
+        times.append(trial)
+    if plan.wake_at is not None:
+        times.append(datetime.fromtimestamp(plan.wake_at / 1000, UTC))
+    return min(times, default=None)
+
+
+def _why(one: Preemption) -> str:
+    told = _WHYS.get(one.why, str(one.why))
+    return f"{told}: job {one.by}" if one.by else told
+
+
+_WHYS = {
+    Why.WITHIN: "for a job of its own node that goes first",
+    Why.RECLAIM: "for a node that takes back what it had lent",
+    Why.FAIR: "for a node with a smaller share",
+    Why.RECLAIM_BORROWING: "for a job of higher priority",
+    Why.BUDGET: "its budget is spent",
+    Why.DRAIN: "its node is drained",
+}
+
+
+def _event(job: Job) -> Event:
+    return Event.PREEMPTING if job.state is State.PREEMPTING else Event.PREEMPTED

@@ -1,0 +1,64 @@
+"""Why a job waits, asked of the real scheduler; what-if; a snapshot that is decided again elsewhere."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+from grpc import StatusCode, aio
+
+from cairn.scheduler.v1 import outlook_pb2, outlook_pb2_grpc, scheduler_pb2
+from cairn_common.rpc import channel
+from cairn_scheduler.engine import snapshot_file
+from cairn_scheduler.engine.explain import starts
+from cairn_server.replay import replay, words
+from tests.harness import quota, scheduler, servers
+from tests.harness.scheduler import Scheduler
+from tests.service.test_scheduler_engine import gpus, waits
+
+
+@pytest.fixture
+async def cairn(
+    nats_server: servers.Nats, database_url: Callable[[str], str], tmp_path: Path
+) -> AsyncIterator[Scheduler]:
+    async with (
+        quota.running(
+            postgres_url=database_url("quota"), nats_url=nats_server.url, folder=tmp_path / "quota"
+        ) as quotas,
+        scheduler.running(
+            quotas, postgres_url=database_url("scheduler"), nats_url=nats_server.url, folder=tmp_path / "data"
+        ) as running,
+    ):
+        yield running
+
+
+async def test_a_job_that_waits_is_told_why_and_what_would_let_it_start(cairn: Scheduler) -> None:
+    first = await cairn.submit(gpus(4))
+    await cairn.until(first, lambda now: bool(now.attempts))
+    second = await cairn.submit(gpus(3))
+    await waits(cairn, second, "CapacityFull")
+    async with channel(cairn.address, cairn.quota.tokens.admin) as calls:
+        stub = outlook_pb2_grpc.OutlookServiceStub(calls)
+        found = await stub.ExplainJob(outlook_pb2.ExplainJobRequest(name=second.name))
+        assert found.code == "CapacityFull"
+        assert (found.position, found.waiting) == (1, 1)
+        assert [one.job for one in found.holders] == [first.name]
+        assert "if 1 running job ended" in [one.words for one in found.changes]
+        running = await stub.ExplainJob(outlook_pb2.ExplainJobRequest(name=first.name))
+        assert (running.code, "does not wait" in running.sentence) == ("", True)
+        lost = await stub.WhatIf(outlook_pb2.WhatIfRequest(lose_pool="local"))
+        assert (list(lost.lost), list(lost.starts)) == ([first.uid], [])
+        with pytest.raises(aio.AioRpcError) as error:
+            await stub.WhatIf(outlook_pb2.WhatIfRequest(lose_pool="moon"))
+        assert error.value.code() is StatusCode.INVALID_ARGUMENT
+        text = (await stub.GetSnapshot(outlook_pb2.GetSnapshotRequest())).snapshot
+    assert not starts(snapshot_file.load(text), second.uid)
+    told = replay(text)
+    assert list(told["waiting"]) == [second.uid]
+    assert json.loads(json.dumps(told)) == told
+    assert words(told).startswith(f"waits     {second.uid}  CapacityFull")
+    for job in (second, first):
+        await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
+        await cairn.ended(job)
