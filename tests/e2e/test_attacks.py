@@ -27,9 +27,13 @@ GIVEN = {
     "CAIRN_ATTEMPT",
     "CAIRN_ATTEMPT_UID",
     "CAIRN_BUS_URL",
+    "CAIRN_NOTICE",
     "CAIRN_PARAMS",
     "CAIRN_RANK",
     "CAIRN_RUN",
+    "CAIRN_RUNNER",
+    # Names of secrets, not their values.
+    "CAIRN_SECRETS",
     "CAIRN_SPOOL",
     "CAIRN_TEAM",
     "CAIRN_TOKEN_FILE",

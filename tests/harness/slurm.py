@@ -43,9 +43,9 @@ class Slurm:
         rows = [line.split("|") for line in self.run("squeue", "-h", "-o", "%i|%j|%N").splitlines()]
         return [(number, nodes) for number, title, nodes in rows if name in title]
 
-    def equip(self, data: Path) -> dict[str, str]:
+    def equip(self, data: Path, *, configured: bool = True) -> dict[str, str]:
         """Prepares a platform's data folder for `cairn up --skypilot`: it finds SkyPilot installed, and Slurm
-        as its operator's. Returns what its environment needs."""
+        as its operator's, where that is to be configured. Returns what its environment needs."""
         operator = {"HOME": str(self.home / "skyhome")}
         root = homes.prepare(data).root / "skypilot"
         venv = skypilot.venv_folder(root, operator)
@@ -55,6 +55,8 @@ class Slurm:
         theirs, ours = self.home / "skyhome" / ".sky", root / "home" / ".sky"
         # What it installs on the nodes, which have that already.
         shutil.copytree(theirs / "wheels", ours / "wheels")
+        if not configured:
+            return operator
         # Without SkyPilot's own managed jobs, whose dozen of controllers would start with it.
         config = yaml.safe_load((theirs / "config.yaml").read_text())
         config.pop("jobs", None)

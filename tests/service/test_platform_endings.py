@@ -113,7 +113,7 @@ def test_each_cause_has_its_own_allowance(platform: Platform, client: Client, tm
 def test_a_run_that_logs_nothing_shows_no_noise_but_its_system(
     platform: Platform, client: Client, tmp_path: Path
 ) -> None:
-    uid = submit(platform, tmp_path, "run: sleep 7; head -c 100000 /dev/urandom; exit 0\n")
+    uid = submit(platform, tmp_path, "run: sleep 12; head -c 100000 /dev/urandom; exit 0\n")
     job = ended(client, uid)
     assert job["state"] == "SUCCEEDED"
     run = until(lambda: found if (found := client.run(uid)).get("summary") else None)

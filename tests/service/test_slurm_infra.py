@@ -31,7 +31,7 @@ ALL_GPUS = ("--infra", "slurm/lab", "--gpus", "H100:8", "--cpus", "2", "--memory
 def platform(slurm_cluster: Slurm, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     folder = tmp_path_factory.mktemp("infra")
     home = folder / "home"
-    env = slurm_cluster.equip(folder / "data")
+    env = slurm_cluster.equip(folder / "data", configured=False)
     _operator(home, Path(env["HOME"]), dead=ports.free(["dead"])["dead"])
     made = Platform(
         folder, CAIRN_LOCAL_CPUS="2", CAIRN_SKYPILOT_PROVISION_SECONDS="15", **{**env, "HOME": str(home)}
