@@ -64,6 +64,22 @@ def test_what_is_for_skypilot_reaches_it_as_it_is_written() -> None:
 
 
 @pytest.mark.parametrize(
+    ("resources", "stops"),
+    [
+        ("infra: slurm/lab", False),
+        ("any_of: [{infra: slurm/a}, {infra: slurm/b}]", False),
+        ("infra: slurm/lab, image_id: 'docker:some/image'", True),
+        ("any_of: [{infra: slurm/a}, {infra: aws}]", True),
+        ("infra: aws", True),
+    ],
+)
+def test_a_place_that_knows_no_autostop_is_not_asked_for_it(resources: str, stops: bool) -> None:
+    task = f"run: x\nresources: {{{resources}}}"
+    made = json.loads(task_text(order(task), tool=TOOL, around=Surroundings("http://x", "nats://x")))
+    assert ("autostop" in made["resources"]) == stops
+
+
+@pytest.mark.parametrize(
     ("resources", "infra"),
     [
         ("infra: local", ""),

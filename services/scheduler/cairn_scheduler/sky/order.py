@@ -12,7 +12,7 @@ from importlib.resources import files
 from typing import Any
 
 from cairn_common import document
-from cairn_scheduler import circuits, environment, fields, mounts
+from cairn_scheduler import circuits, elsewhere, environment, fields, mounts
 from cairn_scheduler.cluster import Order
 from cairn_scheduler.model import Spec
 from cairn_scheduler.sky.tool import Tool
@@ -64,8 +64,16 @@ def _resources(given: Mapping[str, Any], *, ways: Sequence[str] = ()) -> dict[st
     resources.pop("priority", None)
     if image := environment.image((given.get("cairn") or {}).get("env")):
         resources["image_id"] = image
-    resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
+    if not _cannot_stop_itself(resources):
+        resources.setdefault("autostop", {"idle_minutes": _IDLE_MINUTES, "down": True})
     return resources
+
+
+def _cannot_stop_itself(resources: Mapping[str, Any]) -> bool:
+    """Plain Slurm knows no autostop; asking for it all the same costs each launch some seconds."""
+    places = elsewhere.infra(resources).split(",")
+    images = [choice.fields.get("image_id") for choice in elsewhere.choices(resources)]
+    return all(place.partition("/")[0].lower() == "slurm" for place in places) and not any(images)
 
 
 def script(order: Order, *, tool: Tool, around: Surroundings) -> str:
