@@ -43,6 +43,7 @@ _STOP_MARGIN = 15.0
 _DRAIN_SECONDS = 30.0
 _MOST_EARLY = 1000
 _PAUSES = (1.0, 30.0)
+_AWAY = "SkyPilot's API server does not answer; the launch waits for it"
 # One question about one launch takes SkyPilot's server about 0.2 s.
 _STORY_SECONDS = 2.0
 
@@ -313,6 +314,8 @@ class SkyCluster:
                     return
                 except Away as error:
                     log.warning("sky.waiting", attempt=watched.record.uid, error=str(error))
+                    if pause == _PAUSES[0]:
+                        self._step(watched, time.time(), _AWAY)
                 except SkyError as error:
                     if watched.ranks.heard:
                         # Whatever became of the request: what it was for runs.
@@ -379,11 +382,15 @@ class SkyCluster:
         except (Away, SkyError):
             return
         for time_, text in events:
-            if watched.ended or (time_, text) in watched.story:
-                continue
-            watched.story.add((time_, text))
-            moment = datetime.fromtimestamp(time_, UTC)
-            self._reports.put_nowait(Stepped(watched.record.uid, len(watched.story), moment, text))
+            self._step(watched, time_, text)
+
+    def _step(self, watched: Watched, time_: float, text: str) -> None:
+        """Reports how far a launch has come, each step once."""
+        if watched.ended or (time_, text) in watched.story:
+            return
+        watched.story.add((time_, text))
+        moment = datetime.fromtimestamp(time_, UTC)
+        self._reports.put_nowait(Stepped(watched.record.uid, len(watched.story), moment, text))
 
     def _leave_to_the_loop(self, watched: Watched) -> None:
         """Does as if it had never been launched: with its next round the loop orders it again."""
