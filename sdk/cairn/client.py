@@ -175,9 +175,11 @@ class Client:
         """Why a job waits, and changes each of which would let it start now."""
         return self.api.get(self._team("jobs", job) + "/explanation")
 
-    def what_if(self, *, lose_pool: str) -> Json:
-        """Who would start and who would lose their place, were a pool lost. For admins."""
-        return self.api.get(f"{BASE}/queue:whatif", {"lose_pool": lose_pool})
+    def what_if(self, *, lose_pool: str = "", tree: Json | None = None) -> Json:
+        """Who would start and who would lose their place, were a pool lost, or this quota tree to rule: as
+        `apply_quota_tree` returns it with ``validate_only``. For admins."""
+        body = {"lose_pool": lose_pool, "tree": tree}
+        return self.api.post(f"{BASE}/queue:whatif", {k: v for k, v in body.items() if v})
 
     def snapshot(self) -> str:
         """All that the scheduler decides on, as the text of a file. For admins."""

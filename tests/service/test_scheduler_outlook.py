@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from grpc import StatusCode, aio
 
+from cairn.quota.v1 import allocation_pb2, node_pb2, tree_pb2
 from cairn.scheduler.v1 import outlook_pb2, outlook_pb2_grpc, scheduler_pb2
 from cairn_common.rpc import channel
 from cairn_scheduler.engine import snapshot_file
@@ -59,6 +60,44 @@ async def test_a_job_that_waits_is_told_why_and_what_would_let_it_start(cairn: S
     assert list(told["waiting"]) == [second.uid]
     assert json.loads(json.dumps(told)) == told
     assert words(told).startswith(f"waits     {second.uid}  CapacityFull")
+    for job in (second, first):
+        await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
+        await cairn.ended(job)
+
+
+async def test_another_quota_tree_is_tried_before_it_rules(cairn: Scheduler) -> None:
+    team = await cairn.quota.team()
+    trees = await cairn.quota.allocation()
+
+    def document(most: int) -> str:
+        quotas = f"{{plain: {{gpu: {{nominal: {most}, max: {most}}}}}}}"
+        node = f"{{team: {team}, quotas: {quotas}}}"
+        return f"flavors: {{plain: {{}}}}\ntree: {{organisation: acme, children: [{node}]}}\n"
+
+    async def tree(most: int) -> tree_pb2.QuotaTree:
+        asked = allocation_pb2.ApplyTreeRequest(document=document(most), validate_only=True)
+        return (await trees.ApplyTree(asked)).tree
+
+    await trees.ApplyTree(allocation_pb2.ApplyTreeRequest(document=document(1)))
+    first = await cairn.submit(gpus(1), team=team)
+    await cairn.until(first, lambda now: bool(now.attempts))
+    second = await cairn.submit(gpus(1), team=team)
+    await waits(cairn, second, "may use")
+    async with channel(cairn.address, cairn.quota.tokens.admin) as calls:
+        stub = outlook_pb2_grpc.OutlookServiceStub(calls)
+        more = await stub.WhatIf(outlook_pb2.WhatIfRequest(tree=await tree(2)))
+        assert (list(more.starts), list(more.waits), list(more.lost)) == ([second.uid], [], [])
+        same = await stub.WhatIf(outlook_pb2.WhatIfRequest(tree=await tree(1)))
+        assert (list(same.starts), list(same.lost)) == ([], [])
+        both = await stub.WhatIf(outlook_pb2.WhatIfRequest(tree=await tree(2), lose_pool="local"))
+        assert (list(both.starts), list(both.lost)) == ([], [first.uid])
+        broken = tree_pb2.QuotaTree(nodes=[node_pb2.QuotaNode(id="a", parent="b")])
+        for asked in (outlook_pb2.WhatIfRequest(tree=broken), outlook_pb2.WhatIfRequest()):
+            with pytest.raises(aio.AioRpcError) as error:
+                await stub.WhatIf(asked)
+            assert error.value.code() is StatusCode.INVALID_ARGUMENT
+    # Nothing of it came true.
+    await waits(cairn, second, "may use")
     for job in (second, first):
         await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
         await cairn.ended(job)

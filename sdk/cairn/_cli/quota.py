@@ -152,6 +152,11 @@ def adjust(session: Session, budget: str, amount: float, reason: str) -> None:
     session.out.print(_budget_table([done], clean(str(tree_now.get("currency") or ""))))
 
 
+def supposed(session: Session, file: str) -> Json:
+    """What a tree file would make of the tree: `tree` and `changes`. Nothing is changed."""
+    return _send(session, file, _read(file), node="", dry=True)
+
+
 def _read(file: str) -> str:
     if file == "-":
         return sys.stdin.read()

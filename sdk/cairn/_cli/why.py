@@ -8,6 +8,7 @@ from rich.text import Text
 
 from cairn._cli.find import ID, find_all
 from cairn._cli.looks import plain_table
+from cairn._cli.quota import supposed
 from cairn._cli.session import Session, common
 from cairn._cli.text import clean, clock, moment
 from cairn._http import Json
@@ -76,11 +77,15 @@ def queue(session: Session, limit: int) -> None:
 
 
 @click.command("what-if", short_help="Who would start or lose their place (admins).")
-@click.option("--lose-pool", required=True, metavar="POOL", help="As if this pool were gone.")
+@click.option("--lose-pool", default="", metavar="POOL", help="As if this pool were gone.")
+@click.option("--quota", metavar="FILE", help="As if this tree file ruled; `-` reads standard input.")
 @common
-def what_if(session: Session, lose_pool: str) -> None:
+def what_if(session: Session, lose_pool: str, quota: str | None) -> None:
     """Decide twice, on what there is and on what there would be, and show the difference."""
-    found = session.client.what_if(lose_pool=lose_pool)
+    if not lose_pool and quota is None:
+        raise click.UsageError("say what is supposed: --lose-pool POOL, --quota FILE, or both")
+    tree = supposed(session, quota)["tree"] if quota is not None else None
+    found = session.client.what_if(lose_pool=lose_pool, tree=tree)
     if session.as_json:
         session.emit(found)
         return

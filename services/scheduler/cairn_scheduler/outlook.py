@@ -20,10 +20,12 @@ from cairn_common.rpc import caller
 from cairn_scheduler import queue_store, snapshot, steer, telling
 from cairn_scheduler.engine import snapshot_file, whatif
 from cairn_scheduler.engine.explain import Change, Explanation, explain
+from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import Snapshot
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.snapshot import Entry
+from cairn_scheduler.tree import Tree
 
 NAME = "cairn.scheduler.v1.OutlookService"
 # The last two are of the whole platform: the role of an admin, in any team, is held in the handlers.
@@ -67,14 +69,18 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
     ) -> outlook_pb2.WhatIfResponse:
         """Two decisions side by side."""
         _hold_admin(caller())
-        _, world = await self._world()
-        pools = sorted(pool.name for pool in world.pools)
-        if request.lose_pool not in pools:
-            raise InvalidArgument(
-                f"there is no pool {request.lose_pool!r}; there is {', '.join(pools)}", field="lose_pool"
-            )
-        then = whatif.without_pool(world, request.lose_pool)
-        found = await asyncio.to_thread(whatif.compare, world, then)
+        if not request.lose_pool and not request.HasField("tree"):
+            raise InvalidArgument("nothing is supposed: name lose_pool, tree or both", field="lose_pool")
+        entries, world = await self._world()
+        then = world
+        if request.HasField("tree"):
+            then = self._taken(entries, await self._quota.supposed(request.tree))
+        if request.lose_pool:
+            then = _without(then, request.lose_pool)
+        try:
+            found = await asyncio.to_thread(whatif.compare, world, then)
+        except BadTree as error:
+            raise InvalidArgument(f"tree: {error}", reason=Reason.TREE_INVALID, field="tree") from None
         return outlook_pb2.WhatIfResponse(
             starts=found.starts,
             waits=found.waits,
@@ -92,9 +98,18 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
 
     async def _world(self) -> tuple[list[Entry], Snapshot]:
         entries = await queue_store.entries(self._db)
-        tree = await self._quota.tree()
+        return entries, self._taken(entries, await self._quota.tree())
+
+    def _taken(self, entries: Sequence[Entry], tree: Tree) -> Snapshot:
         now = self._clock.now()
-        return entries, snapshot.take(entries, tree=tree, places=self._places(), holds=(), now=now)
+        return snapshot.take(entries, tree=tree, places=self._places(), holds=(), now=now)
+
+
+def _without(world: Snapshot, pool: str) -> Snapshot:
+    pools = sorted(one.name for one in world.pools)
+    if pool not in pools:
+        raise InvalidArgument(f"there is no pool {pool!r}; there is {', '.join(pools)}", field="lose_pool")
+    return whatif.without_pool(world, pool)
 
 
 def _hold_admin(who: Principal) -> None:

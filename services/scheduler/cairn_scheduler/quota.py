@@ -17,6 +17,7 @@ from cairn.quota.v1 import (
     quota_pb2,
     quota_pb2_grpc,
     token_pb2,
+    tree_pb2,
 )
 from cairn.quota.v1.plan_pb2 import Verdict
 from cairn_common.errors import FailedPrecondition, NotFound, Reason, from_rpc_error
@@ -81,7 +82,11 @@ class Quota:
 
     async def tree(self) -> Tree:
         """The quota tree as it rules now, with what its budgets have left."""
-        return tree.read(await _answer(self._allocation.GetTree(allocation_pb2.GetTreeRequest(use=True))))
+        return tree.read(await self._ruling())
+
+    async def supposed(self, message: tree_pb2.QuotaTree) -> Tree:
+        """Another tree, as if it ruled from now on."""
+        return tree.supposed(message, ruling=await self._ruling())
 
     async def apply(self, asked: Sequence[Asked], *, version: int, epoch: int) -> dict[str, Asked | Rejected]:
         """Holds what jobs ask for, each for itself, by job uid: what is held (perhaps under a later
@@ -118,6 +123,9 @@ class Quota:
             await _answer(self._quota.ReleaseReservation(request))
         except NotFound:
             return
+
+    async def _ruling(self) -> tree_pb2.QuotaTree:
+        return await _answer(self._allocation.GetTree(allocation_pb2.GetTreeRequest(use=True)))
 
     async def _apply(self, asked: Sequence[Asked], *, version: int, epoch: int) -> Sequence[plan_pb2.Verdict]:
         request = allocation_pb2.ApplyPlanRequest(

@@ -74,6 +74,18 @@ def read(message: tree_pb2.QuotaTree) -> Tree:
     )
 
 
+def supposed(message: tree_pb2.QuotaTree, *, ruling: tree_pb2.QuotaTree) -> Tree:
+    """The tree in a message as if it ruled from now on: what a budget of the ruling one has spent is spent of
+    the one with its id."""
+    given = tree_pb2.QuotaTree()
+    given.CopyFrom(message)
+    given.version = ruling.version + 1
+    spent = {one.id: one.amount - one.balance.available for one in ruling.budgets}
+    for budget in given.budgets:
+        budget.balance.available = budget.amount - spent.get(budget.id, 0)
+    return read(given)
+
+
 def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterable[Node]:
     made: dict[str, Node] = {}
     for one in messages:

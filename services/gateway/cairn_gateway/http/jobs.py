@@ -102,10 +102,10 @@ ROUTES = (
         bind={"name": JOB},
     ),
     Route(
-        method="GET",
+        method="POST",
         path="/queue:whatif",
         rpc="OutlookService/WhatIf",
-        summary="Who would start and who would lose their place, were a pool lost.",
+        summary="Who would start and who would lose their place, were a pool lost or another tree to rule.",
     ),
     Route(
         method="GET",
