@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from grpc import StatusCode, aio
 
+from cairn.quota.v1 import allocation_pb2
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import Reason, from_rpc_error
 from tests.harness import quota, scheduler, servers
@@ -96,3 +99,59 @@ async def test_parallel_submits_of_one_request_make_one_job(cairn: Scheduler) ->
     with pytest.raises(aio.AioRpcError) as refused:
         await cairn.submit("run: other", team=team, request_id="r0")
     assert from_rpc_error(refused.value).reason is Reason.REQUEST_ID_REUSED
+
+
+async def limited(cairn: Scheduler, **limits: int) -> str:
+    """A team that may run nothing, with these limits on what comes in."""
+    team = await team_without_room(cairn)
+    node = {"team": team, "limits": limits}
+    document = json.dumps({"flavors": {"plain": {}}, "tree": {"organisation": "acme", "children": [node]}})
+    admin = await cairn.quota.allocation()
+    await admin.ApplyTree(allocation_pb2.ApplyTreeRequest(document=document))
+    return team
+
+
+async def refusal(call: Any) -> Any:
+    with pytest.raises(aio.AioRpcError) as error:
+        await call
+    return from_rpc_error(error.value)
+
+
+async def test_of_many_submits_at_once_no_more_wait_than_may(cairn: Scheduler) -> None:
+    other, team = await team_without_room(cairn), await limited(cairn, pending_jobs=3)
+    requests = [Create(parent=f"teams/{team}", task=TASK, request_id=f"r{number}") for number in range(12)]
+    answers = await asyncio.gather(*map(cairn.stub.CreateJob, requests), return_exceptions=True)
+    made = {one.request_id: job for one, job in zip(requests, answers, strict=True) if not error_of(job)}
+    assert len(made) == await count(cairn, team) == 3
+    errors = [from_rpc_error(one) for one in answers if error_of(one)]
+    assert {error.reason for error in errors} == {Reason.QUOTA_EXCEEDED}
+    assert {error.metadata["resource"] for error in errors} == {"pending_jobs"}
+    # What is there already is answered, and made no second time.
+    for request in requests:
+        if request.request_id in made:
+            assert (await cairn.stub.CreateJob(request)).uid == made[request.request_id].uid
+    # No road goes around it, and nobody else is kept.
+    grid = f"{TASK}\nenvs: {{x: '0'}}\ncairn: {{sweep: {{parameters: {{x: [1, 2]}}}}}}"
+    sweep = scheduler_pb2.CreateSweepRequest(parent=f"teams/{team}", task=grid)
+    assert (await refusal(cairn.stub.CreateSweep(sweep))).reason is Reason.QUOTA_EXCEEDED
+    assert (await refusal(batch(cairn, team, Create(task=TASK)))).reason is Reason.QUOTA_EXCEEDED
+    assert await count(cairn, team) == 3
+    await batch(cairn, other, *[Create(task=TASK) for _ in range(5)])
+    # Room in the queue is room again.
+    first = next(iter(made.values()))
+    await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=first.name))
+    await cairn.stub.CreateJob(Create(parent=f"teams/{team}", task=TASK))
+
+
+async def test_no_more_come_in_an_hour_than_may_also_where_they_have_ended(cairn: Scheduler) -> None:
+    team = await limited(cairn, submits_per_hour=2)
+    for _ in range(2):
+        job = await cairn.stub.CreateJob(Create(parent=f"teams/{team}", task=TASK))
+        await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
+    error = await refusal(cairn.stub.CreateJob(Create(parent=f"teams/{team}", task=TASK)))
+    assert error.metadata["resource"] == "submits_per_hour"
+    assert "2 jobs may come an hour" in error.message
+
+
+def error_of(answer: Any) -> bool:
+    return isinstance(answer, aio.AioRpcError)

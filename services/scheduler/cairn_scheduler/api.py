@@ -11,7 +11,7 @@ import structlog
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, scheduler_pb2_grpc, sweep_pb2, timeline_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
-from cairn_common.db import Connection, Database
+from cairn_common.db import Database
 from cairn_common.errors import (
     FailedPrecondition,
     InvalidArgument,
@@ -23,14 +23,12 @@ from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
 from cairn_scheduler import history, model, queue_store, steer, store, submit, wire, yielding
-from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.intake import Intake
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
 from cairn_scheduler.timeline import timeline
-from cairn_scheduler.vault import Vault, keep
 from cairn_scheduler.watch import Watch
 
 log = structlog.get_logger(__name__)
@@ -71,7 +69,6 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         clock: Clock,
         watch: Watch,
         wake: Callable[[], None],
-        vault: Vault,
         intake: Intake,
     ) -> None:
         self._db = db
@@ -79,7 +76,6 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._clock = clock
         self._watch = watch
         self._wake = wake
-        self._vault = vault
         self._intake = intake
 
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
@@ -258,15 +254,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         return known[0]
 
     async def _create_sweep(self, draft: Draft, sweep: Sweep) -> sweep_pb2.Sweep:
-        async with self._db.transaction() as conn:
-            made = await store.insert_sweep(conn, sweep, request=draft.request)
-            if made:
-                await insert_jobs(
-                    conn,
-                    [New(job, actor=draft.creator, index=at) for at, job in enumerate(draft.jobs)],
-                )
-                await self._keep_secrets(conn, draft)
-        if made:
+        if await self._intake.put_sweep(draft, sweep):
             log.info("sweep.submitted", sweep=sweep.uid, team=sweep.team, jobs=len(draft.jobs))
             self._wake()
             return _sweep_message(sweep, draft.jobs)
@@ -274,11 +262,6 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         assert known is not None
         _check_same(draft, known[1])
         return _sweep_message(known[0], await store.sweep_jobs(self._db, known[0].uid))
-
-    async def _keep_secrets(self, conn: Connection, draft: Draft) -> None:
-        if draft.secrets:
-            for job in draft.jobs:
-                await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
 
     def _filter(self, request: scheduler_pb2.ListJobsRequest) -> tuple[Filter, str]:
         team = team_of(request.parent)

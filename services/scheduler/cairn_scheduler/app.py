@@ -34,6 +34,7 @@ from cairn_common.migrate import migrate
 from cairn_common.settings import SettingsError, required
 from cairn_scheduler import attach, handlers, lease, orphans, outlook, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
+from cairn_scheduler.inflow import Gate
 from cairn_scheduler.intake import Intake
 from cairn_scheduler.leading import Bell, Office, decide_for_ever
 from cairn_scheduler.machine import measure
@@ -80,7 +81,7 @@ async def run(
         _own(settings.data_dir, await lease.platform(db))
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
-        intake = Intake(db, vault=vault)
+        intake = Intake(db, vault=vault, gate=Gate(Quota(channel)))
         office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
@@ -91,9 +92,7 @@ async def run(
         # Whether this one decides is known, and if so its places are open: what is asked of them is answered.
         await office.settled.wait()
         places = _places(settings, capacity)
-        api = SchedulerApi(
-            db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, vault=vault, intake=intake
-        )
+        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, intake=intake)
         audit = orphans.OrphanApi(db, clusters=office.clusters)
         reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
         looking = outlook.OutlookApi(db, quota=Quota(channel), places=lambda: places, clock=clock)

@@ -1,7 +1,7 @@
 """Group commit of new jobs: those that come while a transaction is under way share the next one.
 
 A caller is answered after the commit that its jobs are in. One caller's trouble (a text that the database
-cannot hold) is not the others': then each of the group is written for itself.
+cannot hold, a limit that is reached) is not the others': then each of the group is written for itself.
 """
 
 from __future__ import annotations
@@ -13,9 +13,13 @@ from typing import NoReturn
 
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
-from cairn_common.errors import InvalidArgument, Unavailable
+from cairn_common.errors import InvalidArgument, ResourceExhausted, Unavailable
+from cairn_scheduler import inflow, store
 from cairn_scheduler.arrivals import New, insert_jobs
+from cairn_scheduler.inflow import Gate
+from cairn_scheduler.store import Sweep
 from cairn_scheduler.submit import Draft
+from cairn_scheduler.tree import Tree
 from cairn_scheduler.vault import Vault, keep
 
 _MOST_JOBS = 1000
@@ -32,19 +36,34 @@ class _Waiting:
 class Intake:
     """`put` from any handler; `run` for as long as jobs are taken."""
 
-    def __init__(self, db: Database, *, vault: Vault) -> None:
+    def __init__(self, db: Database, *, vault: Vault, gate: Gate) -> None:
         self._db = db
         self._vault = vault
+        self._gate = gate
         self._queue: asyncio.Queue[_Waiting] = asyncio.Queue()
 
     async def put(self, drafts: Sequence[Draft]) -> frozenset[str]:
         """Writes the drafts' jobs, all of them or none; returns the uids of those that are new.
 
-        Raises Unavailable (then whether they were written is not known) and InvalidArgument.
+        Raises Unavailable (then whether they were written is not known), InvalidArgument, and
+        ResourceExhausted where more jobs would wait, or come in an hour, than the quota tree allows.
         """
         waiting = _Waiting(drafts, asyncio.get_running_loop().create_future())
         self._queue.put_nowait(waiting)
         return await waiting.made
+
+    async def put_sweep(self, draft: Draft, sweep: Sweep) -> bool:
+        """Writes a sweep with its jobs; False where it was made before. Raises as `put`."""
+        tree = await self._gate.limits()
+        async with self._db.transaction() as conn:
+            await inflow.lock(conn, tree, draft.jobs)
+            if not await store.insert_sweep(conn, sweep, request=draft.request):
+                return False
+            new = [New(job, actor=draft.creator, index=at) for at, job in enumerate(draft.jobs)]
+            await insert_jobs(conn, new)
+            await inflow.hold(conn, tree, draft.jobs)
+            await self._keep_secrets(conn, draft)
+        return True
 
     async def run(self) -> NoReturn:
         """Writes for ever."""
@@ -64,10 +83,11 @@ class Intake:
             await self._write(group)
 
     async def _write(self, group: list[_Waiting]) -> None:
+        tree = await self._gate.limits()
         try:
             async with self._db.transaction() as conn:
-                made = await self._insert(conn, group)
-        except InvalidArgument as error:
+                made = await self._insert(conn, group, tree)
+        except (InvalidArgument, ResourceExhausted) as error:
             if len(group) == 1:
                 _answer(group, error)
                 return
@@ -81,16 +101,20 @@ class Intake:
         else:
             _answer(group, made)
 
-    async def _insert(self, conn: Connection, group: Sequence[_Waiting]) -> frozenset[str]:
+    async def _insert(self, conn: Connection, group: Sequence[_Waiting], tree: Tree | None) -> frozenset[str]:
         drafts = [draft for one in group for draft in one.drafts]
         new = [New(job, draft.request, actor=draft.creator) for draft in drafts for job in draft.jobs]
+        await inflow.lock(conn, tree, [one.job for one in new])
         made = await insert_jobs(conn, new)
+        await inflow.hold(conn, tree, [one.job for one in new if one.job.uid in made])
         for draft in drafts:
-            if draft.secrets:
-                for job in draft.jobs:
-                    if job.uid in made:
-                        await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
+            await self._keep_secrets(conn, draft, only=made)
         return frozenset(made)
+
+    async def _keep_secrets(self, conn: Connection, draft: Draft, *, only: set[str] | None = None) -> None:
+        for job in draft.jobs if draft.secrets else ():
+            if only is None or job.uid in only:
+                await keep(conn, job.uid, self._vault.seal(job.uid, draft.secrets))
 
 
 def _answer(group: Sequence[_Waiting], answer: frozenset[str] | Exception) -> None:

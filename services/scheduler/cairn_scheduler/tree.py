@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC
 
 from google.protobuf.duration_pb2 import Duration
@@ -40,6 +40,14 @@ class TreeFlavor:
 
 
 @dataclass(frozen=True, slots=True)
+class Inflow:
+    """How many jobs below a node may wait at a time, and come in an hour. None: any number."""
+
+    pending_jobs: int | None = None
+    submits_per_hour: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Tree:
     """One version of it. `seats`: (team, project, user) to the node where such a job counts."""
 
@@ -50,6 +58,15 @@ class Tree:
     budgets: tuple[Budget, ...] = ()
     classes: tuple[PriorityClass, ...] = ()
     windows: tuple[Reservation, ...] = ()
+    # Of the nodes that limit it.
+    inflows: Mapping[str, Inflow] = field(default_factory=dict)
+    parents: Mapping[str, str] = field(default_factory=dict)
+
+    def path(self, node: str) -> Iterator[str]:
+        """A node and those above it; nothing for no node."""
+        while node:
+            yield node
+            node = self.parents.get(node, "")
 
     def seat(self, *, team: str, project: str, user: str) -> str:
         """Where a job counts: the deepest node that is its own; empty: the tree does not know its team."""
@@ -71,6 +88,8 @@ def read(message: tree_pb2.QuotaTree) -> Tree:
         budgets=tuple(_budget(one, root, flavors) for one in message.budgets),
         classes=tuple(_class(one) for one in message.priority_classes),
         windows=tuple(_window(one) for one in message.windows),
+        inflows=_inflows(message.nodes),
+        parents={one.id: one.parent for one in message.nodes},
     )
 
 
@@ -108,6 +127,15 @@ def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterabl
             max_runtime=_milliseconds(one.limits.max_runtime) or None,
         )
         yield made[one.id]
+
+
+def _inflows(messages: Iterable[node_pb2.QuotaNode]) -> dict[str, Inflow]:
+    limits = {one.id: one.limits for one in messages}
+    return {
+        node: Inflow(limit.pending_jobs or None, limit.submits_per_hour or None)
+        for node, limit in limits.items()
+        if limit.pending_jobs or limit.submits_per_hour
+    }
 
 
 def _quota(message: node_pb2.Quota) -> Quota:
