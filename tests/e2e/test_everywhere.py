@@ -126,7 +126,9 @@ def ends(place: Place, client: Client) -> dict[str, dict[str, Any]]:
         "setup": place.task("echo never", setup="echo preparing\nexit 9"),
         "run": place.task("echo last\nexit 3"),
         "stopped": place.task("trap 'echo bye; exit 0' TERM\necho here\nwhile true; do sleep 0.1; done"),
-        **{f"plain {number}": place.task(f"echo number {number}") for number in range(3)},
+        "asks": place.task("echo never", setup="read -p 'sure? ' answer || exit 5"),
+        "children": place.task("(trap '' TERM; sleep 600) &\necho 'left one'"),
+        "torrent": place.task("head -c 1G /dev/zero | tr '\\0' x\necho\necho after"),
     }
     with ThreadPoolExecutor(len(tasks)) as threads:
         made = threads.map(lambda task: str(client.submit(task)["uid"]), tasks.values())
@@ -164,11 +166,26 @@ def complete(client: Client, job: dict[str, Any]) -> None:
 
 def test_ten_at_once_end_each_in_one_attempt(ends: dict[str, dict[str, Any]], client: Client) -> None:
     assert {name: len(job["attempts"]) for name, job in ends.items()} == dict.fromkeys(ends, 1)
-    for number in range(3):
-        job = ends[f"plain {number}"]
-        assert (job["state"], job["attempts"][0]["exit_code"]) == ("SUCCEEDED", 0)
+    for job in ends.values():
         complete(client, job)
-        assert f"number {number}" in texts(client, job["uid"])
+
+
+def test_a_setup_that_asks_ends_and_its_question_is_told(
+    ends: dict[str, dict[str, Any]], client: Client
+) -> None:
+    job = ends["asks"]
+    (attempt,) = job["attempts"]
+    assert (job["state"], job["cause"], attempt["exit_code"]) == ("FAILED", "CAUSE_USER_ERROR", 5), job
+    assert "never" not in texts(client, job["uid"])
+
+
+@pytest.mark.parametrize(("name", "said"), [("children", "left one"), ("torrent", "after")])
+def test_children_that_stay_and_a_line_of_a_gigabyte_do_no_harm(
+    ends: dict[str, dict[str, Any]], client: Client, name: str, said: str
+) -> None:
+    job = ends[name]
+    assert (job["state"], job["attempts"][0]["exit_code"]) == ("SUCCEEDED", 0), job
+    assert said in texts(client, job["uid"])
 
 
 def test_a_cpu_job_succeeds_and_its_metrics_are_here(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import pytest
 from cairn.client import Client
 from tests.harness.platform import Platform
 from tests.harness.slurm import CLUSTER, Slurm
+from tests.service.test_attach import forwarded
 
 # Slurm's own start, the first time, is the longest part.
 pytestmark = pytest.mark.timeout(1800)
@@ -29,7 +31,11 @@ file_mounts:
 setup: echo "setup has $TOKEN_OF_MINE"
 run: |
   echo "rank $SKYPILOT_NODE_RANK has $TOKEN_OF_MINE, $(cat in/data/a.txt) and $(cat ~/reach-conf.json)"
-  exec sleep 600
+  exec python3 -uc '
+  import http.server, sys
+  server = http.server.HTTPServer(("127.0.0.1", 0), http.server.SimpleHTTPRequestHandler)
+  print("port", server.server_port, file=sys.stderr)
+  server.serve_forever()'
 """
 
 
@@ -64,6 +70,9 @@ def test_a_job_on_two_nodes_from_its_files_to_its_end(
         assert (there.stdout, there.returncode) == (f"{rank}\n", 7), there.stderr
     assert reach(platform, uid, "--", "sh", "-c", "echo $CAIRN_RANK").stdout == "0\n"
 
+    ports = [line["text"] for line in client.logs(uid, rank=0)["lines"] if line["text"].startswith("port ")]
+    assert fetched(platform, uid, int(ports[0].split()[1])) == b"a"
+
     told = [(one["kind"], one["text"]) for one in client.timeline(uid)]
     steps = [text for kind, text in told if kind == "PROVISIONING"]
     assert any(text.startswith("Slurm allocation") for text in steps), told
@@ -78,6 +87,15 @@ def test_a_job_on_two_nodes_from_its_files_to_its_end(
     assert SECRET not in shown + json.dumps(client.logs(uid))
     # Kept, though the machines are gone.
     assert len(client.logs(uid, rank=1)["lines"]) > 2
+
+
+def fetched(platform: Platform, uid: str, port: int) -> bytes:
+    """A file by the job's own web server, through `cairn forward`."""
+    with (
+        forwarded(platform, uid, port) as (_, (here,)),
+        urllib.request.urlopen(f"http://127.0.0.1:{here}/in/data/a.txt", timeout=60) as answer,
+    ):
+        return bytes(answer.read())
 
 
 def written(client: Client, uid: str, *, rank: int) -> list[str]:

@@ -271,10 +271,12 @@ class SkyCluster:
             self._reports.put_nowait(Started(watched.record.uid, start, tuple(ranks.pids.values())))
         if ranks.over and ranks.evidence is not None:
             self.end(watched, ranks.evidence)
-        elif ranks.failed is not None and watched.killer is None:
-            log.info("attempt.rank_failed", attempt=watched.record.uid, rank=ranks.failed.rank)
+        elif ranks.failed is not None:
+            if watched.killer is None:
+                log.info("attempt.rank_failed", attempt=watched.record.uid, rank=ranks.failed.rank)
+                self._kill_later(watched)
+            # With every word: a rank that has only just begun has not heard the one before.
             self._spawn(self._tell_stop(watched), f"stop {watched.record.uid}")
-            self._kill_later(watched)
 
     def end(self, watched: Watched, evidence: Evidence) -> None:
         """Reports an end, once, and takes the cluster away."""
