@@ -24,6 +24,7 @@ PING_SECONDS = 20.0
 SILENT_SECONDS = 65.0
 CHUNK = 32 * 1024
 """Bytes of data in one message, at most."""
+NORMAL, GOING_AWAY = 1000, 1001
 _MOST_BYTES = 1024 * 1024
 _MOST_HEAD_BYTES = 64 * 1024
 _GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -86,15 +87,15 @@ class Stream:
             elif code == _CLOSE:
                 if self._problem is not None:
                     raise self._problem
-                if data[:2] not in (b"", struct.pack("!H", 1000)):
+                if data[:2] not in (b"", struct.pack("!H", NORMAL)):
                     raise Unreachable(self._url, ConnectionResetError("the stream was cut"))
                 return None
 
-    async def close(self) -> None:
-        """Ends the stream; waits for nobody."""
+    async def close(self, code: int = NORMAL) -> None:
+        """Ends the stream; waits for nobody. `NORMAL`: all is said, and what was said counts."""
         self._pinger.cancel()
         with contextlib.suppress(OSError, RuntimeError):
-            self._write(_CLOSE, struct.pack("!H", 1000))
+            self._write(_CLOSE, struct.pack("!H", code))
         self._writer.close()
         with contextlib.suppress(OSError, TimeoutError):
             async with asyncio.timeout(1.0):
@@ -103,8 +104,9 @@ class Stream:
     async def __aenter__(self) -> Stream:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
+    async def __aexit__(self, kind: object, *_: object) -> None:
+        # Who goes in mid-sentence has gone: the other side is not to wait for more.
+        await self.close(NORMAL if kind is None else GOING_AWAY)
 
     async def _frame(self) -> tuple[int, bytes]:
         """One whole message: continuations are put together."""

@@ -140,6 +140,24 @@ def test_who_reads_no_more_ends_the_command(platform: Platform, job: str) -> Non
     until(lambda: not Path(f"/proc/{int(pid)}").exists(), "`yes` goes on")
 
 
+def test_who_goes_while_nothing_flows_ends_the_command_too(platform: Platform, job: str) -> None:
+    with running(platform, "exec", job, "--", "sh", "-c", "echo $$; exec yes") as own:
+        assert own.stdout is not None
+        pid = int(own.stdout.readline())
+        # Nobody reads: the pipe and the windows fill, and `yes` can write no more.
+        written = [-1]
+
+        def stands_still() -> bool:
+            facts = dict(line.split(": ") for line in Path(f"/proc/{pid}/io").read_text().splitlines())
+            written.append(int(facts["wchar"]))
+            return written[-1] == written[-2] > 2**19
+
+        until(stands_still, "`yes` is not held back")
+        own.stdout.close()
+        assert own.wait(30) != 0
+        until(lambda: not Path(f"/proc/{pid}").exists(), "`yes` goes on")
+
+
 def test_ctrl_c_reaches_a_command_that_reads_nothing(platform: Platform, job: str) -> None:
     script = "trap 'echo caught; exit 3' INT; echo up; while :; do sleep 0.1; done"
     with (

@@ -36,6 +36,8 @@ PATHS = {
 MOST_STREAMS = 400
 MOST_STREAMS_EACH = 128
 _NORMAL, _PRIVATE = 1000, 4000
+# For the last words of a client that has ended well to arrive.
+_LINGER_SECONDS = 5.0
 
 
 class Streams:
@@ -97,7 +99,7 @@ async def _carry(upstream: Upstream, method: str, caller: Caller, receive: Recei
 
 
 class _Said:
-    """What a client says: bytes, until it says that this was all, or is gone (`left`)."""
+    """What a client says: bytes, until it says that this was all, or goes; `left` once it has gone."""
 
     def __init__(self, receive: Receive) -> None:
         self._receive = receive
@@ -108,8 +110,9 @@ class _Said:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
-                if message.get("code") != _NORMAL:
-                    self.left.set()
+                # Gone it is in any case; an RPC that has nothing to send would never find out.
+                linger = _LINGER_SECONDS if message.get("code") == _NORMAL else 0.0
+                asyncio.get_running_loop().call_later(linger, self.left.set)
                 return
             data = message.get("bytes")
             if data is None:
