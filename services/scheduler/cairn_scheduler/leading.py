@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -76,10 +76,15 @@ class Office:
     clock: Clock
     bell: Bell
     vault: Vault
+    # Opens the places to run, once this process decides.
+    opening: Opening
     # Those of this process while it decides, else none.
     clusters: dict[str, Cluster] = field(default_factory=dict)
     # Whether this process decides, or another, is known.
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Opening = Callable[[Office], AbstractAsyncContextManager[Sequence[Cluster]]]
 
 
 async def decide_for_ever(office: Office, holder: str) -> NoReturn:
@@ -115,6 +120,18 @@ async def _decide(office: Office, lead: Lead) -> None:
 
 @asynccontextmanager
 async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
+    async with office.opening(office) as opened:
+        office.clusters.update({cluster.name: cluster for cluster in opened})
+        office.settled.set()
+        try:
+            yield office.clusters
+        finally:
+            office.clusters.clear()
+
+
+@asynccontextmanager
+async def open_clusters(office: Office) -> AsyncIterator[Sequence[Cluster]]:
+    """This machine, and what SkyPilot reaches."""
     settings = office.settings
     async with (
         open_local(
@@ -126,12 +143,7 @@ async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
         ) as local,
         _elsewhere(settings, office.data_dir) as others,
     ):
-        office.clusters.update({cluster.name: cluster for cluster in (local, *others)})
-        office.settled.set()
-        try:
-            yield office.clusters
-        finally:
-            office.clusters.clear()
+        yield [local, *others]
 
 
 @asynccontextmanager
