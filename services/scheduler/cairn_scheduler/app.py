@@ -86,7 +86,9 @@ async def run(
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
         intake = Intake(db, vault=vault, gate=Gate(Quota(channel)))
-        office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault, opening)
+        office = Office(
+            settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault, opening
+        )
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),

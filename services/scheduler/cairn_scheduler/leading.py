@@ -22,8 +22,9 @@ from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.custody import Custody
 from cairn_scheduler.lease import Fenced, Lead
 from cairn_scheduler.local import open_local
-from cairn_scheduler.loop import Loop, Outside
+from cairn_scheduler.loop import Loop
 from cairn_scheduler.model import Resources
+from cairn_scheduler.outside import Outside
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
@@ -110,8 +111,7 @@ async def _decide(office: Office, lead: Lead) -> None:
             tasks.create_task(lead.keep())
             tasks.create_task(_hear_bell(db, loop.wake))
             tasks.create_task(_on_the_bus(office, lead, loop.wake))
-            for cluster in clusters.values():
-                tasks.create_task(loop.listen(cluster))
+            tasks.create_task(loop.listen(list(clusters.values())))
             tasks.create_task(loop.run())
             await custody.run(loop.tidy)
         finally:

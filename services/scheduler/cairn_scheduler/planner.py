@@ -15,7 +15,7 @@ import structlog
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, store, telling, yielding
+from cairn_scheduler import model, queue_store, snapshot, steps, store, telling, yielding
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.engine import world
 from cairn_scheduler.engine.decide import decide
@@ -26,6 +26,7 @@ from cairn_scheduler.model import IllegalStep, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
 from cairn_scheduler.snapshot import Entry
+from cairn_scheduler.steps import Step
 from cairn_scheduler.tree import Tree
 from cairn_scheduler.ways import Ways
 
@@ -143,15 +144,15 @@ class Planner:
             return []
         chosen = {one.uid: one for one in plan.admissions if one.uid in granted}
         jobs = await store.jobs_by_uid(self._db, list(chosen))
-        steps = []
+        taken: list[Step] = []
         for uid, one in chosen.items():
             job = jobs.get(uid)
             if job is None or job.state is not State.PENDING:
                 continue
             new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
-            steps.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
+            taken.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
         async with self._lead.transaction() as conn:
-            done = await queue_store.save_many(conn, steps)
+            done = await steps.save_many(conn, taken)
         log.info("plan.admitted", jobs=len(done))
         for uid, asked in granted.items():
             if uid not in done:
@@ -163,7 +164,7 @@ class Planner:
         if not preemptions:
             return False
         jobs = await store.jobs_by_uid(self._db, [one.uid for one in preemptions])
-        steps = []
+        taken: list[Step] = []
         for one in preemptions:
             job = jobs.get(one.uid)
             if job is None or job.state is State.PREEMPTING:
@@ -172,9 +173,9 @@ class Planner:
                 new = yielding.preempt(job, now, why=_why(one), by=one.by)
             except IllegalStep:
                 continue
-            steps.append((job, new, _event(new)))
+            taken.append((job, new, _event(new)))
         async with self._lead.transaction() as conn:
-            done = await queue_store.save_many(conn, steps)
+            done = await steps.save_many(conn, taken)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 

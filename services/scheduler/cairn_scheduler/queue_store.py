@@ -1,13 +1,12 @@
-"""The SQL of deciding: what is open, and steps of many jobs at once."""
+"""The SQL of deciding: what is open, and what is remarked on it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from cairn_common.db import Connection, Database, Row
-from cairn_scheduler import facts, store
-from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Job, Resources, State
+from cairn_scheduler import store
+from cairn_scheduler.model import Resources, State
 from cairn_scheduler.snapshot import Entry
 
 
@@ -23,47 +22,6 @@ async def entries(db: Database) -> list[Entry]:
         """
     )
     return [_entry(row) for row in rows]
-
-
-async def save_many(conn: Connection, steps: Sequence[tuple[Job, Job, Event]]) -> set[str]:
-    """Writes steps of many jobs that change no attempt, with their facts; returns the uids of those that
-    were still as they were read. The others are left alone.
-    """
-    if not steps:
-        return set()
-    rows = await conn.fetch(
-        """
-        UPDATE jobs j SET state = n.state, revision = n.revision, reason = n.reason,
-            admissions = n.admissions, pool = n.pool, update_time = n.update_time,
-            retry_time = n.retry_time, flavor = n.flavor, admit_time = n.admit_time,
-            preempted_for = n.preempted_for, preempt_time = n.preempt_time
-        FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::integer[], $7::text[],
-            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[],
-            $13::timestamptz[])
-            AS n (uid, old, state, revision, reason, admissions, pool, update_time, retry_time, flavor,
-                admit_time, preempted_for, preempt_time)
-        WHERE j.uid = n.uid AND j.revision = n.old
-        RETURNING j.uid
-        """,
-        [new.uid for _, new, _ in steps],
-        [old.revision for old, _, _ in steps],
-        [new.state.value for _, new, _ in steps],
-        [new.revision for _, new, _ in steps],
-        [new.reason for _, new, _ in steps],
-        [new.admissions for _, new, _ in steps],
-        [new.pool for _, new, _ in steps],
-        [new.update_time for _, new, _ in steps],
-        [new.retry_time for _, new, _ in steps],
-        [new.flavor for _, new, _ in steps],
-        [new.admit_time for _, new, _ in steps],
-        [new.preempted_for for _, new, _ in steps],
-        [new.preempt_time for _, new, _ in steps],
-    )
-    done = {row["uid"] for row in rows}
-    await facts.tell_many(
-        conn, [(new, event) for _, new, event in steps if new.uid in done], actor=facts.SELF
-    )
-    return done
 
 
 async def remember(conn: Connection, *, reasons: Mapping[str, str], overtaken: Mapping[str, int]) -> None:

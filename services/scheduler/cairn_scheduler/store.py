@@ -74,6 +74,22 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveAttempt:
+    """An attempt that may run, and what of its job says whether it shall."""
+
+    uid: str
+    job_uid: str
+    cluster: str
+    state: AttemptState
+    job_state: State
+    cancel_time: datetime | None
+    # Seconds.
+    max_runtime: float | None
+    grace: float
+    start_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenAttempt:
     """An attempt for which something is left to do: it runs, or its end is not tidied up."""
 
@@ -83,6 +99,7 @@ class OpenAttempt:
     job_uid: str
     cluster: str
     active: bool
+    create_time: datetime
     end_time: datetime | None
     token_uid: str
 
@@ -151,13 +168,15 @@ async def job(db: Database, *, team: str, uid: str) -> Job | None:
     return None if row is None else _job(row)
 
 
-async def job_of_attempt(db: Database, attempt_uid: str) -> Job | None:
-    """The job that an attempt belongs to."""
-    row = await db.fetchrow(
-        _SELECT + "JOIN attempts t ON t.job_uid = j.uid WHERE t.uid = $1",
-        attempt_uid,
+async def jobs_of_attempts(db: Database, attempt_uids: Sequence[str]) -> dict[str, Job]:
+    """The jobs that attempts belong to, by attempt; without those that there are not."""
+    rows = await db.fetch(
+        _SELECT + "WHERE j.uid IN (SELECT t.job_uid FROM attempts t WHERE t.uid = ANY($1::text[]))",  # noqa: S608
+        list(attempt_uids),
     )
-    return None if row is None else _job(row)
+    wanted = set(attempt_uids)
+    jobs = [_job(row) for row in rows]
+    return {one.uid: job for job in jobs for one in job.attempts if one.uid in wanted}
 
 
 async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
@@ -166,13 +185,31 @@ async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
     return {row["uid"]: _job(row) for row in rows}
 
 
-async def jobs_running(db: Database) -> list[Job]:
-    """The jobs of which an attempt is active, oldest first."""
+async def active_attempts(db: Database) -> list[ActiveAttempt]:
+    """The attempts that may run, those of the oldest jobs first."""
     rows = await db.fetch(
-        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')"
-        " ORDER BY j.create_time, j.uid"
+        """
+        SELECT a.uid, a.job_uid, a.cluster, a.state, j.state AS job_state, j.cancel_time, j.max_runtime,
+            j.grace, a.start_time
+        FROM jobs j JOIN attempts a ON a.job_uid = j.uid AND a.state IN ('LAUNCHING', 'RUNNING')
+        WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')
+        ORDER BY j.create_time, j.uid
+        """
     )
-    return [_job(row) for row in rows]
+    return [
+        ActiveAttempt(
+            uid=row["uid"],
+            job_uid=row["job_uid"],
+            cluster=row["cluster"],
+            state=AttemptState(row["state"]),
+            job_state=State(row["job_state"]),
+            cancel_time=row["cancel_time"],
+            max_runtime=row["max_runtime"],
+            grace=row["grace"],
+            start_time=row["start_time"],
+        )
+        for row in rows
+    ]
 
 
 async def list_jobs(db: Database, chosen: Filter, *, limit: int) -> list[Job]:
@@ -274,7 +311,7 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
     """The attempts for which something is left to do, oldest first."""
     rows = await db.fetch(
         """
-        SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.end_time, a.token_uid
+        SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.create_time, a.end_time, a.token_uid
         FROM attempts a JOIN jobs j ON j.uid = a.job_uid
         WHERE a.close_time IS NULL ORDER BY a.create_time
         """
@@ -287,6 +324,7 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
             job_uid=row["job_uid"],
             cluster=row["cluster"],
             active=AttemptState(row["state"]).active,
+            create_time=row["create_time"],
             end_time=row["end_time"],
             token_uid=row["token_uid"],
         )
@@ -294,16 +332,12 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
     ]
 
 
-async def set_token(conn: Connection, attempt_uid: str, token_uid: str) -> None:
-    """Notes which run token an attempt has; empty: none any more."""
-    await conn.execute("UPDATE attempts SET token_uid = $2 WHERE uid = $1", attempt_uid, token_uid)
-
-
-async def close_attempt(conn: Connection, attempt_uid: str, *, now: datetime) -> None:
-    """Nothing is left to do for an attempt."""
+async def close_attempts(conn: Connection, attempt_uids: Sequence[str], *, now: datetime) -> None:
+    """Nothing is left to do for these attempts."""
     await conn.execute(
-        "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = $1 AND end_time IS NOT NULL",
-        attempt_uid,
+        "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = ANY($1::text[])"
+        " AND end_time IS NOT NULL",
+        list(attempt_uids),
         now,
     )
 

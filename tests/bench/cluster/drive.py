@@ -1,85 +1,85 @@
-"""Submits workloads at their times, each until it is known to be in, and waits for their end."""
+"""Submits workloads as Kueue's creators do, each until it is known to be in, and waits for their end."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from grpc import StatusCode, aio
 
 from cairn.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
-from tests.bench.cluster.generators import Workload, task
+from tests.bench.cluster.generators import Creator, task
 from tests.bench.cluster.platform import Platform
 
 _AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
 _CHANNELS = 4
-_TICK = 0.02
+# A service answers so many calls at once, and not many more.
+_IN_FLIGHT = 400
 
 
 @dataclass
 class Submitted:
-    """What came of it: seconds of each call, from when it was due; the tries that were one too few."""
+    """What came of it: seconds of each call, and how often one had to be made again."""
 
     begun: float = 0.0
     over: float = 0.0
-    late: list[float] = field(default_factory=list)
+    took: list[float] = field(default_factory=list)
     tried_again: int = 0
 
 
-async def submit(platform: Platform, work: Sequence[Workload], *, prefix: str = "") -> Submitted:
-    """Every workload once, at its time, whatever is killed meanwhile."""
-    stubs = [await platform.jobs() for _ in range(_CHANNELS)]
+@dataclass
+class _Creators:
+    """Those of one run, with the connections that they share."""
+
+    stubs: Sequence[scheduler_pb2_grpc.SchedulerServiceAsyncStub]
+    told: Submitted
+    gate: asyncio.Semaphore
+
+    async def create(self, creator: Creator) -> None:
+        """All of one creator's, each its interval after the last one was in."""
+        stub = random.choice(self.stubs)  # noqa: S311
+        for number in range(creator.kind.count):
+            await asyncio.sleep(creator.kind.interval)
+            request = scheduler_pb2.CreateJobRequest(
+                parent=f"teams/{creator.team}",
+                task=task(creator.kind),
+                display_name=f"{creator.kind.name}-{number}",
+                request_id=f"{creator.team}-{creator.kind.name}-{number}",
+            )
+            begun = time.monotonic()
+            async with self.gate:
+                await self._insist(stub, request)
+            self.told.took.append(time.monotonic() - begun)
+
+    async def _insist(
+        self,
+        stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub,
+        request: scheduler_pb2.CreateJobRequest,
+    ) -> None:
+        while True:
+            try:
+                await stub.CreateJob(request, timeout=30)
+            except aio.AioRpcError as error:
+                if error.code() not in _AWAY:
+                    raise
+                self.told.tried_again += 1
+                await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+            else:
+                return
+
+
+async def submit(platform: Platform, creators: Sequence[Creator]) -> Submitted:
+    """Every workload once, whatever is killed meanwhile."""
     told = Submitted(begun=time.time())
-    begun = time.monotonic()
-    async with asyncio.TaskGroup() as calls:
-        for due, group in _ticks(work):
-            await asyncio.sleep(max(0.0, begun + due - time.monotonic()))
-            for one in group:
-                stub = random.choice(stubs)  # noqa: S311
-                calls.create_task(_create(stub, one, told, begun, prefix))
+    made = _Creators([await platform.jobs() for _ in range(_CHANNELS)], told, asyncio.Semaphore(_IN_FLIGHT))
+    async with asyncio.TaskGroup() as work:
+        for creator in creators:
+            work.create_task(made.create(creator))
     told.over = time.time()
     return told
-
-
-def _ticks(work: Sequence[Workload]) -> Iterator[tuple[float, list[Workload]]]:
-    """Workloads together that are due within one tick."""
-    group: list[Workload] = []
-    for one in work:
-        if group and one.at - group[0].at > _TICK:
-            yield group[-1].at, group
-            group = []
-        group.append(one)
-    if group:
-        yield group[-1].at, group
-
-
-async def _create(
-    stub: scheduler_pb2_grpc.SchedulerServiceAsyncStub,
-    one: Workload,
-    told: Submitted,
-    begun: float,
-    prefix: str,
-) -> None:
-    request = scheduler_pb2.CreateJobRequest(
-        parent=f"teams/{one.team}",
-        task=task(one.kind),
-        display_name=one.id,
-        request_id=f"{prefix}{one.team}-{one.id}",
-    )
-    while True:
-        try:
-            await stub.CreateJob(request, timeout=30)
-        except aio.AioRpcError as error:
-            if error.code() not in _AWAY:
-                raise
-            told.tried_again += 1
-            await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311
-        else:
-            told.late.append(time.monotonic() - begun - one.at)
-            return
 
 
 async def all_ended(platform: Platform, count: int, *, timeout: float, since: float = 0.0) -> float:

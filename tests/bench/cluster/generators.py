@@ -7,7 +7,6 @@ its interval before each workload.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -41,12 +40,10 @@ class Shape:
 
 
 @dataclass(frozen=True, slots=True)
-class Workload:
-    """One job: when it is made (seconds from the beginning), where, and what it is."""
+class Creator:
+    """Who makes the workloads of one class in one queue, one after the other."""
 
-    at: float
     team: str
-    id: str
     kind: Class
 
 
@@ -78,18 +75,14 @@ def team(cohort: int, queue: int) -> str:
     return f"cq-{cohort}-{queue}"
 
 
-def workloads(shape: Shape) -> list[Workload]:
-    """All of them, in the order of their making."""
-    return sorted(_all(shape), key=lambda one: (one.at, one.team, one.id))
-
-
-def _all(shape: Shape) -> Iterator[Workload]:
-    for cohort in range(shape.cohorts):
-        for queue in range(shape.queues):
-            for kind in shape.classes:
-                for number in range(kind.count):
-                    at = (number + 1) * kind.interval
-                    yield Workload(at, team(cohort, queue), f"{kind.name}-{number}", kind)
+def creators(shape: Shape) -> list[Creator]:
+    """All of them; they begin together."""
+    return [
+        Creator(team(cohort, queue), kind)
+        for cohort in range(shape.cohorts)
+        for queue in range(shape.queues)
+        for kind in shape.classes
+    ]
 
 
 def tree(shape: Shape) -> str:

@@ -6,6 +6,7 @@ and quota's.
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -53,7 +54,7 @@ def doubled(ran: Sequence[Ran]) -> int:
     bad = 0
     for mine in of_job.values():
         mine.sort(key=lambda one: one.start)
-        overlap = any(first.end > second.start for first, second in zip(mine, mine[1:], strict=False))
+        overlap = any(first.end > second.start for first, second in itertools.pairwise(mine))
         bad += overlap or sum(not one.stopped for one in mine) > 1
     return bad
 
@@ -86,7 +87,7 @@ async def by_state(scheduler: Database) -> dict[str, int]:
 
 
 async def settled(quota: Database) -> dict[str, int]:
-    """What quota still holds, and by how much its ledger and its usage differ. All 0 once it has heard all."""
+    """What quota still holds, and GPU-milliseconds by its ledger and by its usage."""
     held = await quota.fetchval("SELECT count(*) FROM reservations WHERE state = 1")
     teams = await quota.fetchval("SELECT coalesce(sum(held_gpus), 0)::bigint FROM limits")
     ledger = await quota.fetchval(
