@@ -40,7 +40,7 @@ class _Creators:
 
     async def create(self, creator: Creator) -> None:
         """All of one creator's, each its interval after the last one was in."""
-        stub = random.choice(self.stubs)  # noqa: S311
+        stub = random.choice(self.stubs)
         for number in range(creator.kind.count):
             await asyncio.sleep(creator.kind.interval)
             request = scheduler_pb2.CreateJobRequest(
@@ -66,7 +66,7 @@ class _Creators:
                 if error.code() not in _AWAY:
                     raise
                 self.told.tried_again += 1
-                await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311
+                await asyncio.sleep(random.uniform(0.1, 0.3))
             else:
                 return
 
