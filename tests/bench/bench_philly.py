@@ -1,11 +1,11 @@
 """Microsoft's Philly trace on 480 GPUs, in virtual time: how long jobs wait, and what work is lost.
 
-``python -m tests.bench.bench_philly TRACE.csv [--jobs N] [--nominal equal|demand]`` prints one JSON line. It is
-the engine alone, told of every change as the scheduler tells it. Teams are the trace's clusters with more than
-100 jobs (11, with 82,229 jobs); they share the GPUs as one cohort and reclaim what they lent. How long a job
-will run is not known before it ends. Every job saves a checkpoint at each half hour of the clock and goes on
-from there when it was evicted: what it did since is lost. A job's delay is its end minus its submission minus
-its length, so lost work counts as delay.
+``python -m tests.bench.bench_philly TRACE.csv [--jobs N] [--nominal equal|demand]`` prints one JSON line.
+It is the engine alone, told of every change as the scheduler tells it. Teams are the trace's clusters with
+more than 100 jobs (11, with 82,229 jobs); they share the GPUs as one cohort and reclaim what they lent. How
+long a job will run is not known before it ends. Every job saves a checkpoint at each half hour of the clock
+and goes on from there when it was evicted: what it did since is lost. A job's delay is its end minus its
+submission minus its length, so lost work counts as delay.
 """
 
 from __future__ import annotations
