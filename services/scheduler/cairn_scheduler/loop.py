@@ -23,7 +23,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import history, model, store, vault, yielding
+from cairn_scheduler import dependency_store, history, model, store, vault, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Report, Started, Stepped
 from cairn_scheduler.facts import Event
@@ -116,6 +116,8 @@ class Loop:
     async def round(self) -> float:
         """One round; returns after how many seconds the next one is due in any case."""
         await self._tend()
+        while await dependency_store.settle(self._out.db, self._out.lead, now=self._out.clock.now()):
+            heed_cancellation()
         began = time.monotonic()
         outcome = await self._planner.decide()
         self._rest = min(time.monotonic() - began, _LONGEST_REST)
