@@ -296,8 +296,8 @@ def test_a_job_whose_node_dies_goes_on_from_its_checkpoint(
     said = texts(client, uid)
     began = [int(text.removeprefix("began at ")) for text in said if text.startswith("began at ")]
     assert began[0] == 0
-    # The lines of a node's last moment may die with it; what was committed may not. The one checkpoint that the
-    # second attempt saved is the newest, so it went on from the one before: the last of the first.
+    # The lines of a node's last moment may die with it; what was committed may not. The one checkpoint that
+    # the second attempt saved is the newest, so it went on from the one before: the last of the first.
     steps = sorted(version["step"] for version in client.checkpoints(uid))
     assert began[1:] == [steps[-2]], (began, steps)
     assert steps[-1] == steps[-2] + 5, steps

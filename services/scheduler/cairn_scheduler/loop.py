@@ -19,7 +19,7 @@ import structlog
 
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
-from cairn_scheduler import store
+from cairn_scheduler import dependency_store, store
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Cluster, Ended
 from cairn_scheduler.hearing import Hearing
@@ -97,6 +97,8 @@ class Loop:
     async def round(self) -> float:
         """One round; returns after how many seconds the next one is due in any case."""
         await self._tend()
+        while await dependency_store.settle(self._out.db, self._out.lead, now=self._out.clock.now()):
+            heed_cancellation()
         began = time.monotonic()
         outcome = await self._planner.decide()
         self._rest = min(time.monotonic() - began, _LONGEST_REST)

@@ -3,25 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from cairn_common.db import Connection, Database, Row
 from cairn_scheduler import store
 from cairn_scheduler.model import Resources, State
 from cairn_scheduler.snapshot import Entry
 
+_ENTRIES = """
+    SELECT uid, team, creator, state, create_time, priority, project, priority_class, flavors, infra,
+        num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_runtime, grace, retry_time, overtaken,
+        admissions, reason, pool, flavor, admit_time, checkpoint_time, preempted_for, preempt_time,
+        start_time IS NOT NULL AS ran
+    FROM jobs
+"""
+
 
 async def entries(db: Database) -> list[Entry]:
     """Every job that has not ended and is not held."""
-    rows = await db.fetch(
-        """
-        SELECT uid, team, creator, state, create_time, priority, project, priority_class, flavors, infra,
-            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_runtime, grace, retry_time, overtaken,
-            admissions, reason, pool, flavor, admit_time, checkpoint_time, preempted_for, preempt_time,
-            start_time IS NOT NULL AS ran
-        FROM jobs WHERE end_time IS NULL AND state <> 'HELD'
-        """
-    )
+    rows = await db.fetch(_ENTRIES + "WHERE end_time IS NULL AND state <> 'HELD'")
     return [_entry(row) for row in rows]
+
+
+async def held(db: Database, uid: str) -> list[Entry]:
+    """A job that is held, as if it waited in the queue; nothing where it is not."""
+    rows = await db.fetch(_ENTRIES + "WHERE uid = $1 AND state = 'HELD'", uid)
+    return [replace(_entry(row), held=row["reason"] or "Held") for row in rows]
 
 
 async def remember(conn: Connection, *, reasons: Mapping[str, str], overtaken: Mapping[str, int]) -> None:

@@ -45,6 +45,8 @@ class Entry:
     # It ran before: not its first attempt.
     ran: bool = False
     reason: str = ""
+    # Of one that is HELD: why.
+    held: str = ""
     # Of what holds a place.
     pool: str = ""
     flavor: str = ""
@@ -70,7 +72,7 @@ def take(
         if not node:
             continue
         request = _request(entry, node, tree, places, flavors)
-        if entry.state is State.PENDING:
+        if entry.state is State.PENDING or entry.held:
             pending.append(request)
         elif entry.state.placed and request.options:
             admitted.append(_admitted(entry, request, flavors, now))
@@ -129,6 +131,7 @@ def _request(
         attempted=entry.ran,
         not_before=milliseconds(entry.retry_time) if entry.retry_time else 0,
         overtaken=entry.overtaken,
+        held=entry.held,
     )
 
 

@@ -17,6 +17,7 @@ from cairn_scheduler.model import (
     AttemptState,
     Cause,
     Code,
+    Dependency,
     Environment,
     Hold,
     Job,
@@ -34,7 +35,7 @@ _SELECT = """
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
     j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
     j.hold, j.checkpoint_time, j.project, j.priority_class, j.flavors, j.flavor, j.admit_time,
-    j.preempted_for, j.preempt_time,
+    j.preempted_for, j.preempt_time, j.after,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -393,6 +394,7 @@ def _job(row: Row) -> Job:
         admit_time=row["admit_time"],
         preempted_for=row["preempted_for"],
         preempt_time=row["preempt_time"],
+        after=tuple(Dependency(**one) for one in json.loads(row["after"])),
     )
 
 
