@@ -95,7 +95,8 @@ async def test_steps_of_many_jobs_are_written_together_each_as_one_revision_and_
     now = await store.job(db, team="t", uid=stale.uid)
     assert now is not None
     assert (now.state, now.attempts) == (State.CANCELLED, ())
-    assert {one.token_uid for one in await store.open_attempts(db)} == {"token"}
+    tokens = [one.token_uid for one in await store.open_attempts(db) if one.job_uid in done]
+    assert tokens == ["token"] * 3
 
 
 async def test_whoever_comes_second_changes_nothing(db: Database) -> None:

@@ -21,12 +21,15 @@ async def save_many(conn: Connection, steps: Sequence[Step]) -> set[str]:
     A job that is no longer as it was read is left alone, as it is. Several steps of one job are written one
     after the other, in their order.
     """
-    done: set[str] = set()
-    for layer in _layers(steps):
+    done = {new.uid for _, new, _ in steps}
+    for whole in _layers(steps):
+        # Who missed its first step has no second, though its number may fit what somebody else wrote.
+        layer = [step for step in whole if step[1].uid in done]
+        if not layer:
+            break
         rows = await conn.fetch(_UPDATE, *_columns(_JOB, layer), [old.revision for old, _, _ in layer])
         written = {row["uid"] for row in rows}
-        # Who missed its first step has no second: the revision in between was never there.
-        done = (done - {new.uid for _, new, _ in layer}) | written
+        done -= {new.uid for _, new, _ in layer} - written
         taken = [step for step in layer if step[1].uid in written]
         attempts = [
             (new.uid, one) for old, new, _ in taken for one in new.attempts if one not in old.attempts
