@@ -13,6 +13,7 @@ import logging
 import os
 import statistics
 import sys
+from collections.abc import Sequence
 
 import structlog
 
@@ -25,15 +26,16 @@ BARS = {"baseline": 80.0, "large-scale": 60.0}
 TIMEOUT = 900.0
 
 
-async def judge(platform: Platform, shape: Shape) -> dict[str, object]:
-    """What is wrong with a run; all of it should be 0."""
-    ran = await asyncio.to_thread(verdict.attempts, platform.journal)
+async def judge(platform: Platform, shape: Shape, *, besides: Sequence[str] = ()) -> dict[str, object]:
+    """What is wrong with a run; all of it should be 0. `besides`: teams that are not the generator's."""
+    whole = await asyncio.to_thread(verdict.attempts, platform.journal)
+    ran = [one for one in whole if one.team not in besides]
     groups = {team(c, q): f"cohort-{c}" for c in range(shape.cohorts) for q in range(shape.queues)}
     most = verdict.most_used(ran, group=groups)
     may = shape.nominal * shape.queues
-    states = await verdict.by_state(await platform.database("scheduler"))
+    done = await verdict.succeeded(await platform.database("scheduler"), besides=besides)
     return {
-        "lost": shape.jobs - states.get("SUCCEEDED", 0),
+        "lost": shape.jobs - done,
         "doubled": verdict.doubled(ran),
         "over_quota": sum(used > may for used in most.values()),
         "attempts": len(ran),
