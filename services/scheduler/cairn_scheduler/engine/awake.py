@@ -6,16 +6,20 @@ leaves it out makes the same plan. All lines of a node are looked at together, f
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine.order import Line
-from cairn_scheduler.engine.world import CAN_STARVE, Hold, Reason
+from cairn_scheduler.engine.world import CAN_STARVE, Hold, Reason, Sharing
 
 if TYPE_CHECKING:
     from cairn_scheduler.engine.decide import Engine
 
+# So many starving lines are looked at before all of them are.
+_TRIED_FIRST = 8
+_NOWHERE: frozenset[str] = frozenset()
 Mark = tuple[Reason | None, int, int, int]
 
 
@@ -25,18 +29,27 @@ class Awake:
 
     names: set[str]
     wake: list[int]
+    # Lines whose first job starves, in nodes that are left out at first: where it could have a reservation.
+    _starving: dict[Line, frozenset[str]]
     _before: dict[Line, Mark]
+    _changes: int
 
-    def stir(self, engine: Engine, now: int) -> bool:
+    def stir(self, engine: Engine, now: int, holds: Iterable[Hold]) -> bool:
         """Adds nodes that a pass changed something for though it left them out; whether there are any.
 
         Then what the pass found out about the lines that it looked at is forgotten: it is to be made again.
         """
-        more = {
-            name
-            for name, lines in engine.queue.lines.items()
-            if name not in self.names and any(not line.unchanged(now) for line in lines.values())
-        }
+        taken = {hold.pool for hold in holds}
+        more = {line.seat.id for line, pools in self._starving.items() if not pools <= taken}
+        self._starving = {}
+        if self._changes != engine.state.tree.changes:
+            more |= {
+                name
+                for name, lines in engine.queue.lines.items()
+                if name not in self.names and any(not line.unchanged(now) for line in lines.values())
+            }
+            self._changes = engine.state.tree.changes
+        more -= self.names
         if not more:
             return False
         for line, mark in self._before.items():
@@ -48,39 +61,50 @@ class Awake:
 
 def awake(engine: Engine, now: int) -> Awake:
     """The nodes to look at now."""
-    reserved = _reserved(engine, now)
+    reserved = {hold.pool for hold in goes_on(engine, engine.frame.holds, now)}
     names: set[str] = {job.request.node for job in engine.stopping.values()} & engine.queue.lines.keys()
     wake: list[int] = []
+    starving: dict[Line, frozenset[str]] = {}
     for name, lines in engine.queue.lines.items():
         if name in names:
             continue
-        times: list[int] = []
+        if any(not line.unchanged(now) for line in lines.values()):
+            names.add(name)
+            continue
         for line in lines.values():
-            if line.reason is None or not line.unchanged(now) or _starves(engine, line, now, reserved, times):
-                names.add(name)
-                break
-        else:
-            wake += times
-    return Awake(names, wake, _marks(engine, names))
+            if line.until:
+                wake.append(line.until)
+            due, pools = _due(engine, line)
+            if pools <= reserved:
+                continue
+            if due <= now:
+                starving[line] = pools
+            else:
+                wake.append(due)
+    names |= _first(engine, starving)
+    return Awake(names, wake, starving, _marks(engine, names), engine.state.tree.changes)
 
 
-def _starves(engine: Engine, line: Line, now: int, reserved: set[str], times: list[int]) -> bool:
-    """Whether its first job may get a reservation now; if not, when it may is added to `times`."""
-    if line.until:
-        times.append(line.until)
+def _first(engine: Engine, starving: Mapping[Line, object]) -> set[str]:
+    """The nodes of those whose turn it is next: as a rule one of them gets the reservation."""
+    fair = engine.frame.policy.sharing is Sharing.FAIR
+
+    def turn(line: Line) -> tuple[object, ...]:
+        return (line.standing(engine.state, fair=fair), -line.priority, line.jobs[0])
+
+    return {line.seat.id for line in heapq.nsmallest(_TRIED_FIRST, starving, key=turn)}
+
+
+def _due(engine: Engine, line: Line) -> tuple[int, frozenset[str]]:
+    """From when on its first job starves, and the pools where it could have a reservation."""
     if line.reason is None or line.reason.code not in CAN_STARVE:
-        return False
+        return 0, _NOWHERE
     if line.pools is None:
         line.pools = _pools(engine, line)
-    if line.pools <= reserved:
-        return False
     policy = engine.frame.policy
     time, uid = line.jobs[0]
-    due = time + policy.reserve_after
-    if due <= now or line.requests[uid].overtaken >= policy.most_overtaken:
-        return True
-    times.append(due)
-    return False
+    overtaken = line.requests[uid].overtaken >= policy.most_overtaken
+    return (0 if overtaken else time + policy.reserve_after), line.pools
 
 
 def _pools(engine: Engine, line: Line) -> frozenset[str]:
@@ -88,11 +112,6 @@ def _pools(engine: Engine, line: Line) -> frozenset[str]:
     request = line.requests[line.jobs[0][1]]
     options = [request.options[index] for index in line.options or ()]
     return frozenset(_pool(engine, o.flavor) for o in options if line.seat.holds(o.usage))
-
-
-def _reserved(engine: Engine, now: int) -> set[str]:
-    """Pools with a reservation that goes on, or that rest after one."""
-    return {hold.pool for hold in goes_on(engine, engine.frame.holds, now)}
 
 
 def goes_on(engine: Engine, holds: Iterable[Hold], now: int) -> list[Hold]:

@@ -98,7 +98,7 @@ class Engine:
             plan = one.run()
             if one.unstable.keys() - barred.keys():
                 barred |= one.unstable
-            elif not seen.stir(self, now):
+            elif not seen.stir(self, now, plan.holds):
                 break
         self._expected = one.expected
         return replace(plan, news=self._tell(one), reasons=dict(self.told))
