@@ -52,7 +52,7 @@ class Loop:
             clock=outside.clock,
         )
         self._wake = asyncio.Event()
-        # As many seconds as a decision took are rested: callers are answered over a long queue, too.
+        # As many seconds as were spent on thinking are rested: callers are answered over a long queue, too.
         self._rest = 0.0
         self.tidy = asyncio.Event()
         self._hearing = Hearing(outside, wake=self.wake, tidy=self.tidy.set)
@@ -105,9 +105,8 @@ class Loop:
         await self._tend()
         while await dependency_store.settle(self._out.db, self._out.lead, now=self._out.clock.now()):
             heed_cancellation()
-        began = time.monotonic()
         outcome = await self._planner.decide()
-        self._rest = min(time.monotonic() - began, _LONGEST_REST)
+        self._rest = min(outcome.thought, _LONGEST_REST)
         self._launching.offer(outcome.due)
         most = REASON_SECONDS if outcome.again else RECONCILE_SECONDS
         if outcome.wake_at is None:
