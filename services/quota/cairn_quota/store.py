@@ -306,22 +306,21 @@ async def _pass_guard(conn: Connection, jobs: Sequence[JobView]) -> list[JobView
 
 
 async def _insert_entries(conn: Connection, entries: Sequence[UsageEntry]) -> None:
-    await conn.executemany(
+    if not entries:
+        return
+    await conn.execute(
         "INSERT INTO usage_entries (attempt_uid, team, job_uid, creator, start_time, end_time, gpu_millis,"
-        " cpu_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (attempt_uid) DO NOTHING",
-        [
-            (
-                one.attempt_uid,
-                one.team,
-                one.job_uid,
-                one.creator,
-                one.start_time,
-                one.end_time,
-                one.gpu_millis,
-                one.cpu_micros,
-            )
-            for one in entries
-        ],
+        " cpu_micros) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[],"
+        " $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[])"
+        " ON CONFLICT (attempt_uid) DO NOTHING",
+        [one.attempt_uid for one in entries],
+        [one.team for one in entries],
+        [one.job_uid for one in entries],
+        [one.creator for one in entries],
+        [one.start_time for one in entries],
+        [one.end_time for one in entries],
+        [one.gpu_millis for one in entries],
+        [one.cpu_micros for one in entries],
     )
 
 

@@ -47,6 +47,8 @@ from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import Watch
 
 SCHEMA = "scheduler"
+# So long a quota tree that may have changed is decided by: changes are told, and plans name its version.
+TREE_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -86,9 +88,8 @@ async def run(
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
         intake = Intake(db, vault=vault, gate=Gate(Quota(channel)))
-        office = Office(
-            settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault, opening
-        )
+        quota = Quota(channel, remember=TREE_SECONDS)
+        office = Office(settings, settings.data_dir, capacity, db, quota, clock, bell, vault, opening)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),

@@ -4,6 +4,7 @@ are tidied. Wakes when a runner has gone, and every 15 s."""
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import NoReturn
@@ -49,11 +50,15 @@ class Custody:
 
     async def run(self, wake: asyncio.Event) -> NoReturn:
         """Rounds for ever. What is away is waited for."""
+        look_at_all = 0.0
         while True:
             heed_cancellation()
             wake.clear()
+            whole = time.monotonic() >= look_at_all
+            if whole:
+                look_at_all = time.monotonic() + _LOOK_SECONDS
             try:
-                await self.round()
+                await self.round(whole=whole)
             except Unavailable as error:
                 log.warning("custody.waiting", reason=str(error.reason), error=error.message)
             await asyncio.sleep(_BREATH)
@@ -63,10 +68,10 @@ class Custody:
             except TimeoutError:
                 pass
 
-    async def round(self) -> None:
-        """One look at each attempt for which something is left to do."""
+    async def round(self, *, whole: bool) -> None:
+        """One look at each attempt that has ended and is not closed; `whole`: at those that run, too."""
         await self._lead.check()
-        attempts = await store.open_attempts(self._db)
+        attempts = await store.open_attempts(self._db, ended=not whole)
         shipped = []
         for attempt in attempts:
             try:
@@ -82,6 +87,8 @@ class Custody:
                     "custody.refused", attempt=attempt.uid, reason=str(error.reason), error=error.message
                 )
         await self._close(shipped)
+        if not whole:
+            return
         open_uids = {attempt.uid for attempt in attempts}
         for memory in (self._renewed, self._shipped):
             for uid in memory.keys() - open_uids:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import NoReturn
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, steps, vault
+from cairn_scheduler import model, steps, store, vault
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Ended, LaunchFailed, Order
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Attempt, Job, pool_of
+from cairn_scheduler.model import Attempt, Job, State, pool_of
 from cairn_scheduler.outside import Outside
 from cairn_scheduler.quota import Minting, RunToken
 from cairn_scheduler.steps import Step
@@ -27,18 +29,63 @@ from cairn_scheduler.ways import Ways
 
 log = structlog.get_logger(__name__)
 
-# A place is asked for so many at once.
+# So many share a call and a transaction; a place is asked for so many at once.
+_TOGETHER = 64
 _AT_ONCE = 16
+_PAUSE = 0.2
 
 
 class Launching:
-    """See the module. `ended` takes the end of an attempt that never began, until it is written down."""
+    """See the module. `ended` takes the end of an attempt that never began, until it is written down; `wake`
+    has the loop look again."""
 
-    def __init__(self, outside: Outside, ways: Ways, *, ended: Callable[[Ended], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        outside: Outside,
+        ways: Ways,
+        *,
+        ended: Callable[[Ended], Awaitable[None]],
+        wake: Callable[[], None],
+    ) -> None:
         self._out = outside
         self._ways = ways
         self._ended = ended
+        self._wake = wake
+        self._due: list[str] = []
+        self._some = asyncio.Event()
         self._gate = asyncio.Semaphore(_AT_ONCE)
+        # Attempts on their way to their place: nobody else is to start them meanwhile, with another secret.
+        self.under_way: set[str] = set()
+
+    def offer(self, due: Sequence[str]) -> None:
+        """The jobs that are to be launched now, in their order; what was offered before is not any more."""
+        self._due = list(due)
+        self._some.set()
+
+    async def run(self) -> NoReturn:
+        """Launches what is offered, for ever: deciding does not wait for it."""
+        while True:
+            heed_cancellation()
+            await self._some.wait()
+            self._some.clear()
+            while self._due:
+                together, self._due = self._due[:_TOGETHER], self._due[_TOGETHER:]
+                try:
+                    await self._launch(together)
+                except Unavailable as error:
+                    log.warning("launching.waiting", reason=str(error.reason), error=error.message)
+                    # The next round offers them again.
+                    self._due = []
+                    await asyncio.sleep(_PAUSE)
+                    self._wake()
+
+    async def _launch(self, uids: Sequence[str]) -> None:
+        jobs = await store.jobs_by_uid(self._out.db, uids)
+        ready = [
+            jobs[uid] for uid in uids if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING)
+        ]
+        if ready and not await self.launch(ready):
+            self._wake()
 
     async def launch(self, jobs: Sequence[Job]) -> bool:
         """Begins another attempt of each job; False: some were changed meanwhile, and are left alone."""
@@ -48,6 +95,14 @@ class Launching:
             ways = self._ways.of(job, now=now) if job.pool == pool_of("any") else ()
             new = model.launch(job, now, attempt_uid=new_uid(), circuits=ways)
             intents.append((job, new, Event.LAUNCHING))
+        uids = {_active(new).uid for _, new, _ in intents}
+        self.under_way |= uids
+        try:
+            return await self._begin(intents)
+        finally:
+            self.under_way -= uids
+
+    async def _begin(self, intents: Sequence[Step]) -> bool:
         tokens = await self._tokens([new for _, new, _ in intents])
         intents = [step for step in intents if _active(step[1]).uid in tokens]
         async with self._out.lead.transaction() as conn:

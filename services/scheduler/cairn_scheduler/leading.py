@@ -183,7 +183,12 @@ async def _hear_bell(db: Database, wake: Callable[[], None]) -> NoReturn:
 async def _on_the_bus(office: Office, lead: Lead, wake: Callable[[], None]) -> NoReturn:
     """Tells and hears, whenever the bus is there."""
     settings = office.settings
-    facts = handlers.QuotaFacts(wake=wake)
+
+    def changed() -> None:
+        office.quota.forget_tree()
+        wake()
+
+    facts = handlers.QuotaFacts(wake=changed)
     checkpoints = handlers.Checkpoints(db=office.db, lead=lead, clock=office.clock)
     while True:
         heed_cancellation()

@@ -33,9 +33,6 @@ from cairn_scheduler.ways import Ways
 log = structlog.get_logger(__name__)
 
 RECONCILE_SECONDS = 15.0
-# So many are launched together; once launching took longer than this, what else happens comes first.
-_LAUNCHES_TOGETHER = 32
-_LAUNCHING_SECONDS = 0.1
 _LONGEST_REST = 0.5
 _OVERTIME = timedelta(seconds=30)
 
@@ -55,17 +52,26 @@ class Loop:
             clock=outside.clock,
         )
         self._wake = asyncio.Event()
-        # As many seconds as a decision took are rested: callers are answered over a long queue, too.
+        # As many seconds as were spent on thinking are rested: callers are answered over a long queue, too.
         self._rest = 0.0
         self.tidy = asyncio.Event()
         self._hearing = Hearing(outside, wake=self.wake, tidy=self.tidy.set)
-        self._launching = Launching(outside, self._ways, ended=lambda end: self._hearing.insist([end]))
+        self._launching = Launching(
+            outside, self._ways, ended=lambda end: self._hearing.insist([end]), wake=self.wake
+        )
+        self._look_at_all = 0.0
 
     def wake(self) -> None:
         """Something has changed: look again now."""
         self._wake.set()
 
-    async def run(self) -> NoReturn:
+    async def run(self) -> None:
+        """Decides and launches for ever, each at its own pace."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._launching.run())
+            tasks.create_task(self._rounds())
+
+    async def _rounds(self) -> NoReturn:
         """Rounds for ever. What is away (database, quota service) is waited for."""
         failures = 0
         while True:
@@ -99,43 +105,35 @@ class Loop:
         await self._tend()
         while await dependency_store.settle(self._out.db, self._out.lead, now=self._out.clock.now()):
             heed_cancellation()
-        began = time.monotonic()
         outcome = await self._planner.decide()
-        self._rest = min(time.monotonic() - began, _LONGEST_REST)
-        if not await self._launch(outcome.due):
-            return 0.0
+        self._rest = min(outcome.thought, _LONGEST_REST)
+        self._launching.offer(outcome.due)
         most = REASON_SECONDS if outcome.again else RECONCILE_SECONDS
         if outcome.wake_at is None:
             return most
         left = (outcome.wake_at - self._out.clock.now()).total_seconds()
         return min(max(left, 0.0), most)
 
-    async def _launch(self, due: Sequence[str]) -> bool:
-        """Launches jobs in their order; False: not all of them, what else happens must not wait longer."""
-        began = time.monotonic()
-        for at in range(0, len(due), _LAUNCHES_TOGETHER):
-            if time.monotonic() - began > _LAUNCHING_SECONDS:
-                return False
-            together = due[at : at + _LAUNCHES_TOGETHER]
-            jobs = await store.jobs_by_uid(self._out.db, together)
-            ready = [
-                jobs[uid]
-                for uid in together
-                if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING)
-            ]
-            if ready and not await self._launching.launch(ready):
-                self.wake()
-        return True
-
     async def _tend(self) -> None:
         """Looks after the active attempts: starts those that never began, stops those that shall end."""
         await self._out.lead.check()
-        active = await store.active_attempts(self._out.db)
+        # What runs and shall go on running is looked at less often.
+        whole = time.monotonic() >= self._look_at_all
+        if whole:
+            self._look_at_all = time.monotonic() + RECONCILE_SECONDS
+        overdue = self._out.clock.now() - _OVERTIME
+        active = await store.active_attempts(self._out.db, whole=whole, overdue=overdue)
+        if not active:
+            return
+        # Those of them that come to their place just now are in one or the other.
+        under_way = set(self._launching.under_way)
         known = {name: set(await cluster.list()) for name, cluster in self._out.clusters.items()}
         missing = []
         for one in active:
             cluster = self._out.clusters.get(one.cluster)
             if cluster is None:
+                continue
+            if one.uid in under_way:
                 continue
             if one.uid not in known[one.cluster]:
                 missing.append(one)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cairn_common.db import Connection, Database, Row
 from cairn_scheduler import store
@@ -23,6 +23,47 @@ async def entries(db: Database) -> list[Entry]:
     """Every job that has not ended and is not held."""
     rows = await db.fetch(_ENTRIES + "WHERE end_time IS NULL AND state <> 'HELD'")
     return [_entry(row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Jobs that are others than they were, and those that have gone from the queue and from their places."""
+
+    entries: Sequence[Entry]
+    gone: Sequence[str]
+
+
+class Reader:
+    """Reads the jobs that have not ended, and after that only those that were written since."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        # The transaction that last wrote each.
+        self._marks: dict[str, int] = {}
+
+    async def read(self) -> Changed:
+        """What has changed since the last time."""
+        row = await self._db.fetchrow(
+            "SELECT coalesce(array_agg(uid), '{}') AS uids,"
+            " coalesce(array_agg(xmin::text::bigint), '{}') AS marks"
+            " FROM jobs WHERE end_time IS NULL AND state <> 'HELD'"
+        )
+        assert row is not None
+        there = dict(zip(row["uids"], row["marks"], strict=True))
+        known = self._marks
+        fresh = [uid for uid, mark in there.items() if known.get(uid) != mark]
+        rows = await self._db.fetch(
+            _ENTRIES.replace("SELECT uid", "SELECT xmin::text::bigint AS mark, uid", 1)
+            + "WHERE uid = ANY($1::text[]) AND end_time IS NULL AND state <> 'HELD'",
+            fresh,
+        ) if fresh else []  # fmt: skip
+        entries = [_entry(row) for row in rows]
+        # Some may have gone in between.
+        gone = known.keys() - there.keys() | (set(fresh) - {entry.uid for entry in entries})
+        for uid in gone:
+            known.pop(uid, None)
+        known.update((row["uid"], row["mark"]) for row in rows)
+        return Changed(entries, sorted(gone))
 
 
 async def held(db: Database, uid: str) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -86,19 +87,35 @@ class Stale(Exception):
 class Quota:
     """The quota service, seen from here. Methods raise `Unavailable` while it is away."""
 
-    def __init__(self, channel: aio.Channel) -> None:
+    def __init__(self, channel: aio.Channel, *, remember: float = 0.0) -> None:
+        """A tree without budgets is remembered for so many seconds, or until `forget_tree`."""
         self._quota = quota_pb2_grpc.QuotaServiceStub(channel)
         self._allocation = allocation_pb2_grpc.AllocationServiceStub(channel)
         self._identity = quota_pb2_grpc.IdentityServiceStub(channel)
         # Reservations whose jobs have given up their places since the last plan.
         self._ends: dict[str, None] = {}
         self._budgets = True
+        self._remember = remember
+        self._tree: tuple[float, Tree] | None = None
+        self._forgettings = 0
 
     async def tree(self) -> Tree:
         """The quota tree as it rules now, with what its budgets have left."""
+        now = time.monotonic()
+        if self._tree is not None and now < self._tree[0]:
+            return self._tree[1]
+        before = self._forgettings
         read = tree.read(await self._ruling())
         self._budgets = bool(read.budgets)
+        # Forgotten while it was on its way, it is not remembered.
+        if not self._budgets and before == self._forgettings:
+            self._tree = now + self._remember, read
         return read
+
+    def forget_tree(self) -> None:
+        """It may be another one by now."""
+        self._forgettings += 1
+        self._tree = None
 
     async def supposed(self, message: tree_pb2.QuotaTree) -> Tree:
         """Another tree, as if it ruled from now on."""
@@ -119,6 +136,7 @@ class Quota:
             again = left[_MOST_ITEMS:]
             for one, verdict in zip(left, verdicts, strict=False):
                 if verdict.code == Verdict.STALE:
+                    self.forget_tree()
                     raise Stale
                 if verdict.code == Verdict.USED_UP:
                     # An admission that never came about; the quota service has cleared it away since.

@@ -186,16 +186,21 @@ async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
     return {row["uid"]: _job(row) for row in rows}
 
 
-async def active_attempts(db: Database) -> list[ActiveAttempt]:
-    """The attempts that may run, those of the oldest jobs first."""
+async def active_attempts(db: Database, *, whole: bool, overdue: datetime) -> list[ActiveAttempt]:
+    """The attempts that may run, those of the oldest jobs first; not `whole`: without those that run as they
+    should. Overdue are those whose longest run and grace were over before `overdue`."""
     rows = await db.fetch(
         """
         SELECT a.uid, a.job_uid, a.cluster, a.state, j.state AS job_state, j.cancel_time, j.max_runtime,
             j.grace, a.start_time
         FROM jobs j JOIN attempts a ON a.job_uid = j.uid AND a.state IN ('LAUNCHING', 'RUNNING')
         WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')
+            AND ($1 OR j.state <> 'RUNNING' OR j.cancel_time IS NOT NULL
+                OR a.start_time + make_interval(secs => j.max_runtime + j.grace) < $2)
         ORDER BY j.create_time, j.uid
-        """
+        """,
+        whole,
+        overdue,
     )
     return [
         ActiveAttempt(
@@ -308,14 +313,15 @@ async def count_overtaken(conn: Connection, counts: Mapping[str, int]) -> None:
     )
 
 
-async def open_attempts(db: Database) -> list[OpenAttempt]:
-    """The attempts for which something is left to do, oldest first."""
+async def open_attempts(db: Database, *, ended: bool = False) -> list[OpenAttempt]:
+    """The attempts for which something is left to do, oldest first; `ended`: only of those that have."""
     rows = await db.fetch(
         """
         SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.create_time, a.end_time, a.token_uid
         FROM attempts a JOIN jobs j ON j.uid = a.job_uid
-        WHERE a.close_time IS NULL ORDER BY a.create_time
-        """
+        WHERE a.close_time IS NULL AND (NOT $1 OR a.end_time IS NOT NULL) ORDER BY a.create_time
+        """,
+        ended,
     )
     return [
         OpenAttempt(
