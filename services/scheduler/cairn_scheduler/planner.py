@@ -15,7 +15,7 @@ import structlog
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, steps, store, telling, yielding
+from cairn_scheduler import model, queue_store, snapshot, telling, yielding
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.desk import Desk
 from cairn_scheduler.engine import world
@@ -25,6 +25,7 @@ from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import IllegalStep, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
+from cairn_scheduler.recent import Recent
 from cairn_scheduler.snapshot import Entry
 from cairn_scheduler.steps import Step
 from cairn_scheduler.tree import Tree
@@ -61,6 +62,7 @@ class Planner:
         quota: Quota,
         clusters: Mapping[str, Cluster],
         clock: Clock,
+        recent: Recent,
     ) -> None:
         self._db = db
         self._ways = ways
@@ -68,6 +70,7 @@ class Planner:
         self._quota = quota
         self._clusters = clusters
         self._clock = clock
+        self._recent = recent
         self._tree: Tree | None = None
         self._holds: tuple[world.Hold, ...] = ()
         self._reader = queue_store.Reader(db)
@@ -104,9 +107,12 @@ class Planner:
     async def _read(self) -> list[Entry]:
         changed = await self._reader.read()
         self._desk.tell(changed.entries, changed.gone)
-        self._entries.update((entry.uid, entry) for entry in changed.entries)
+        for entry in changed.entries:
+            self._entries[entry.uid] = entry
+            self._recent.compare(entry.uid, entry.state)
         for uid in changed.gone:
             self._entries.pop(uid, None)
+        self._recent.forget(changed.gone)
         return list(self._entries.values())
 
     async def _settle(
@@ -170,16 +176,18 @@ class Planner:
         if not granted:
             return []
         chosen = {one.uid: one for one in plan.admissions if one.uid in granted}
-        jobs = await store.jobs_by_uid(self._db, list(chosen))
+        jobs = await self._recent.by_uid(list(chosen))
         taken: list[Step] = []
         for uid, one in chosen.items():
             job = jobs.get(uid)
             if job is None or job.state is not State.PENDING:
+                self._recent.forget([uid])
                 continue
             new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
             taken.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
         async with self._lead.transaction() as conn:
-            done = await steps.save_many(conn, taken)
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
         log.info("plan.admitted", jobs=len(done))
         for uid, asked in granted.items():
             if uid not in done:
@@ -190,19 +198,22 @@ class Planner:
         """Takes the places that the plan takes; whether any was."""
         if not preemptions:
             return False
-        jobs = await store.jobs_by_uid(self._db, [one.uid for one in preemptions])
+        jobs = await self._recent.by_uid([one.uid for one in preemptions])
         taken: list[Step] = []
         for one in preemptions:
             job = jobs.get(one.uid)
             if job is None or job.state is State.PREEMPTING:
+                self._recent.forget([one.uid])
                 continue
             try:
                 new = yielding.preempt(job, now, why=_why(one), by=one.by)
             except IllegalStep:
+                self._recent.forget([one.uid])
                 continue
             taken.append((job, new, _event(new)))
         async with self._lead.transaction() as conn:
-            done = await steps.save_many(conn, taken)
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 
