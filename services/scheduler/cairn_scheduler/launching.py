@@ -84,7 +84,6 @@ class Launching:
         ready = [
             jobs[uid] for uid in uids if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING)
         ]
-        self._out.recent.forget(set(uids) - {job.uid for job in ready})
         if ready and not await self.launch(ready):
             self._wake()
 

@@ -75,8 +75,10 @@ class Planner:
         self._holds: tuple[world.Hold, ...] = ()
         self._reader = queue_store.Reader(db)
         self._desk = Desk()
-        # As they were read last.
-        self._entries: dict[str, Entry] = {}
+        # As they were read last: who waits, who has a place, and who of both is tried again.
+        self._waiting: dict[str, Entry] = {}
+        self._placed: dict[str, Entry] = {}
+        self._retried: dict[str, Entry] = {}
         # Reasons that are new, and those that somebody other than the engine had.
         self._news: dict[str, world.Reason] = {}
         self._others: set[str] = set()
@@ -88,43 +90,43 @@ class Planner:
         """Raises Unavailable where the database or the quota service is away, and Fenced."""
         now = self._clock.now()
         self._thought = 0.0
-        entries = await self._read()
-        waiting = [entry for entry in entries if entry.state is State.PENDING]
-        kept = await self._ways.look(waiting, now=now)
-        plan, admitted, rejected = await self._settle(kept, waiting, now)
+        await self._read()
+        kept = await self._ways.look(self._waiting.values(), now=now)
+        plan, admitted, rejected = await self._settle(kept, now)
         rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
         self._holds = plan.holds
         later = await self._remember(plan, rejected, admitted)
-        due = [entry for entry in entries if _due(entry, now)]
+        due = [entry for entry in self._placed.values() if _due(entry, now)]
         return Outcome(
             due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
-            wake_at=_wake_at(entries, plan, self._ways.wake_at, now),
+            wake_at=_wake_at(self._retried.values(), plan, self._ways.wake_at, now),
             again=victims or later,
             thought=self._thought,
         )
 
-    async def _read(self) -> list[Entry]:
+    async def _read(self) -> None:
+        """Brings what is known of the jobs to what is written."""
         changed = await self._reader.read()
         self._desk.tell(changed.entries, changed.gone)
+        for uid in (*changed.gone, *(entry.uid for entry in changed.entries)):
+            for kind in (self._waiting, self._placed, self._retried):
+                kind.pop(uid, None)
         for entry in changed.entries:
-            self._entries[entry.uid] = entry
+            (self._waiting if entry.state is State.PENDING else self._placed)[entry.uid] = entry
+            if entry.retry_time is not None:
+                self._retried[entry.uid] = entry
             self._recent.compare(entry.uid, entry.state)
-        for uid in changed.gone:
-            self._entries.pop(uid, None)
         self._recent.forget(changed.gone)
-        return list(self._entries.values())
 
-    async def _settle(
-        self, kept: Mapping[str, str], waiting: Sequence[Entry], now: datetime
-    ) -> tuple[Plan, list[str], dict[str, str]]:
+    async def _settle(self, kept: Mapping[str, str], now: datetime) -> tuple[Plan, list[str], dict[str, str]]:
         """The plan that quota agreed to, the jobs that are admitted by it, and why others were rejected."""
-        if not self._entries:
+        if not self._waiting and not self._placed:
             return Plan(), [], {}
-        if self._tree is None or waiting:
+        if self._tree is None or self._waiting:
             self._tree = await self._quota.tree()
         places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
-        by_uid = self._entries
+        by_uid = self._waiting
         granted: dict[str, Asked] = {}
         rejected: dict[str, str] = {}
         for _ in range(_ROUNDS):
@@ -217,10 +219,6 @@ class Planner:
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 
-    def _waits(self, uid: str) -> bool:
-        entry = self._entries.get(uid)
-        return entry is not None and entry.state is State.PENDING
-
     async def _remember(self, plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]) -> bool:
         """Writes down why jobs wait; whether some of it waits for its time."""
         for uid in self._others - rejected.keys():
@@ -230,15 +228,15 @@ class Planner:
         told = {uid: telling.sentence(reason) for uid, reason in self._news.items()}
         self._news = {}
         for uid in self._desk.strangers:
-            if uid in self._entries:
-                team = self._entries[uid].team
+            if uid in self._waiting:
+                team = self._waiting[uid].team
                 told[uid] = f"NotEvaluated: the quota service does not know team {team}"
         told = {**self._untold, **told, **rejected}
         gone = set(admitted)
         self._untold = {
             uid: text
             for uid, text in told.items()
-            if uid not in gone and self._waits(uid) and self._entries[uid].reason != text
+            if uid not in gone and uid in self._waiting and self._waiting[uid].reason != text
         }
         wait = self._told_at + REASON_SECONDS > time.monotonic()
         if (not self._untold and not plan.overtaken) or wait:
