@@ -6,7 +6,7 @@ whose causes did not change. Nothing here waits, asks or looks at a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from cairn_scheduler.engine.awake import awake
 from cairn_scheduler.engine.order import ALWAYS, Line, Queue
 from cairn_scheduler.engine.passes import Pass
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Admitted, Code, JobRequest, Plan, Reason, Snapshot
+from cairn_scheduler.engine.world import Admitted, Budget, Code, JobRequest, Plan, Reason, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +63,9 @@ class Engine:
             if isinstance(change, Gone):
                 self._forget(change.uid)
             elif isinstance(change, Admitted):
-                self._forget(change.request.uid)
-                self._hold(change)
+                if not self._keeps(change):
+                    self._forget(change.request.uid)
+                    self._hold(change)
             else:
                 self._forget(change.uid)
                 self.pending[change.uid] = change
@@ -77,8 +78,9 @@ class Engine:
             self.__init__(replace(self.snapshot(self.frame.now), **fields))  # type: ignore[misc]
             self.told = told
             return
+        spent = _doubtful(self.frame.budgets, fields.get("budgets", self.frame.budgets))
         self.frame = replace(self.frame, **fields)
-        if fields.keys() - {"now", "holds", "use", "version"}:
+        if spent or fields.keys() - {"now", "budgets", "holds", "use", "version"}:
             self.queue.doubt()
 
     def snapshot(self, now: int) -> Snapshot:
@@ -140,6 +142,27 @@ class Engine:
                 news[uid] = reason
         self.told |= told
         return news
+
+    def _keeps(self, job: Admitted) -> bool:
+        """Whether it has what it had, and only came further: then nobody's chances have changed."""
+        uid, request = job.request.uid, job.request
+        old = self.admitted.get(uid)
+        if old is None or old.stopping:
+            return False
+        further = replace(
+            old.request,
+            requeued=request.requeued,
+            attempted=request.attempted,
+            not_before=request.not_before,
+            overtaken=request.overtaken,
+        )
+        if replace(old, request=further, checkpoint_time=job.checkpoint_time) != job:
+            return False
+        self.admitted[uid] = job
+        for state in (self.state, self.actual):
+            if state is not None and request.node in state.running:
+                state.running[request.node][uid] = job
+        return True
 
     def _hold(self, job: Admitted) -> None:
         uid = job.request.uid
@@ -208,6 +231,20 @@ class Engine:
                     one.move += 1
         self.state.tree.changes += 1
         self._expected = {}
+
+
+def _doubtful(old: Sequence[Budget], new: Sequence[Budget]) -> bool:
+    """Whether a budget says something else to somebody now. What it has left does that when it is spent, and
+    at any time where it is to be safe."""
+    if old is new or old == new:
+        return False
+    if [one.id for one in old] != [one.id for one in new]:
+        return True
+    return any(
+        replace(one, left=other.left) != other or one.safe or (one.left <= 0) != (other.left <= 0)
+        for one, other in zip(old, new, strict=True)
+        if one != other
+    )
 
 
 _UNSEEN = Reason(Code.NOT_EVALUATED)
