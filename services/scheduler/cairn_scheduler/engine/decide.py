@@ -54,7 +54,9 @@ class Engine:
         self.told: dict[str, Reason] = {}
         # Nodes with jobs that were not told anything yet, or that were promised a place.
         self._untold: set[str] = set()
+        # Who got a place in the last plan, now or later, and is not seen in it yet.
         self._expected: dict[str, Admitted] = {}
+        self._promised: dict[str, Admitted] = {}
         self.apply((*snapshot.admitted, *snapshot.pending))
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -103,6 +105,7 @@ class Engine:
             elif not seen.stir(self, now, plan.holds):
                 break
         self._expected = one.expected
+        self._promised = {uid: job for uid, job in one.fresh.items() if uid not in one.expected}
         return replace(plan, news=self._tell(one), reasons=dict(self.told))
 
     def line(self, uid: str) -> Line | None:
@@ -217,8 +220,14 @@ class Engine:
                 self._untold.add(request.node)
 
     def _disappointed(self) -> None:
-        """Admissions of the last plan that did not come about leave room that others were told was taken."""
-        for job in self._expected.values():
+        """What the last plan gave and did not come about leaves room that others were told was taken.
+
+        Only who waits for victims of its own gets its promise again before anybody else is looked at.
+        """
+        owners = {job.stopping for job in self.stopping.values()}
+        again = {uid for uid in self._promised if uid in owners and uid in self.pending}
+        given = [job for uid, job in self._promised.items() if uid not in again]
+        for job in (*self._expected.values(), *given):
             seat = self.state.tree.seats.get(job.request.node)
             option = job.request.options[job.option]
             room = self.state.room(option)
@@ -230,7 +239,7 @@ class Engine:
                     one.gen += 1
                     one.move += 1
         self.state.tree.changes += 1
-        self._expected = {}
+        self._expected, self._promised = {}, {}
 
 
 def _doubtful(old: Sequence[Budget], new: Sequence[Budget]) -> bool:
