@@ -50,6 +50,9 @@ _BRIEF_SETTINGS: Final = {
 # What the engine may say of a query's cost: rows, time, speed, memory, bytes, result rows.
 _TOO_MUCH: Final = frozenset({158, 159, 160, 241, 307, 396})
 
+# ... and of a pattern that is none.
+_BAD_PATTERN: Final = 427
+
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations
 (version UInt32, name String, checksum String, time DateTime DEFAULT now())
@@ -243,6 +246,10 @@ async def _run(pool: ThreadPoolExecutor, work: Callable[[], Result], seconds: fl
             raise InvalidArgument(
                 "that is too much for one query: ask for fewer runs, keys or steps",
                 reason=Reason.FIELD_INVALID,
+            ) from error
+        if getattr(error, "code", None) == _BAD_PATTERN:
+            raise InvalidArgument(
+                "the pattern is no regular expression as RE2 has them", reason=Reason.FIELD_INVALID
             ) from error
         raise _away(error) from error
 
