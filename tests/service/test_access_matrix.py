@@ -35,7 +35,15 @@ OF_RUNS = {
 LOOKS = {"CompareRuns", "CreateDownloads"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken"}
-OF_SERVICES = {"ApplyPlan", "CheckToken", "RenewToken", "ReserveQuota", "ReleaseReservation"}
+OF_SERVICES = {
+    "ApplyPlan",
+    "BatchCreateTokens",
+    "BatchRevokeTokens",
+    "CheckToken",
+    "RenewToken",
+    "ReserveQuota",
+    "ReleaseReservation",
+}
 CHANGES = {"PATCH": {"display_name": "changed"}}
 
 

@@ -90,6 +90,10 @@ class Place:
             "GetCaller": quota_pb2.GetCallerRequest(),
             "CreateToken": quota_pb2.CreateTokenRequest(scope=READ),
             "RenewToken": quota_pb2.RenewTokenRequest(name=f"tokens/{self.token}", **ttl),  # type: ignore[arg-type]
+            "BatchCreateTokens": quota_pb2.BatchCreateTokensRequest(
+                requests=[quota_pb2.CreateTokenRequest(scope=token_pb2.SCOPE_RUN, team=self.team)]
+            ),
+            "BatchRevokeTokens": quota_pb2.BatchRevokeTokensRequest(names=[f"tokens/{self.token}"]),
             "RevokeToken": quota_pb2.RevokeTokenRequest(name=f"tokens/{self.token}"),
             "ListTokens": quota_pb2.ListTokensRequest(),
         }
@@ -111,6 +115,8 @@ ANSWERS: dict[str, tuple[Code, Code]] = {
     "CheckToken": (DENIED, DENIED),
     "GetCaller": (Code.OK, Code.OK),
     "CreateToken": (Code.OK, Code.OK),
+    "BatchCreateTokens": (DENIED, DENIED),
+    "BatchRevokeTokens": (DENIED, DENIED),
     "RenewToken": (DENIED, DENIED),
     "RevokeToken": (GONE, GONE),
     "ListTokens": (Code.OK, Code.OK),
@@ -240,6 +246,52 @@ async def test_a_repeated_request_gives_the_same_token_a_new_secret(quota: Quota
     assert (await identity.CheckToken(new)).token_uid == first.token.uid
     request.run_uid = new_uid()
     assert (await problem(identity.CreateToken(request))).reason is Reason.REQUEST_ID_REUSED
+
+
+def run_token(**fields: str) -> quota_pb2.CreateTokenRequest:
+    """A request for a token of a run."""
+    made = {"run_uid": new_uid(), "attempt_uid": new_uid(), "request_id": new_uid(), **fields}
+    request = quota_pb2.CreateTokenRequest(scope=RUN, team="main", **made)
+    request.ttl.FromSeconds(60)
+    return request
+
+
+async def test_many_run_tokens_are_made_together_or_not_at_all(quota: Quota) -> None:
+    identity = await quota.identity(quota.tokens.services["scheduler"])
+    wanted = [run_token() for _ in range(3)]
+    made = await identity.BatchCreateTokens(quota_pb2.BatchCreateTokensRequest(requests=wanted))
+    assert [one.token.run_uid for one in made.tokens] == [one.run_uid for one in wanted]
+    for one in made.tokens:
+        who = await identity.CheckToken(quota_pb2.CheckTokenRequest(token=one.secret))
+        assert who.token_uid == one.token.uid
+    again = await identity.BatchCreateTokens(quota_pb2.BatchCreateTokensRequest(requests=wanted))
+    assert [one.token.uid for one in again.tokens] == [one.token.uid for one in made.tokens]
+    # One that cannot be made: another run under a request that was used.
+    wanted[1].run_uid = new_uid()
+    fresh = run_token()
+    batch = quota_pb2.BatchCreateTokensRequest(requests=[fresh, wanted[1]])
+    assert (await problem(identity.BatchCreateTokens(batch))).reason is Reason.REQUEST_ID_REUSED
+    count = "SELECT count(*) FROM tokens WHERE request_id = $1"
+    assert await quota.db.fetchval(count, fresh.request_id) == 0
+    twice = quota_pb2.BatchCreateTokensRequest(requests=[fresh, fresh])
+    assert (await problem(identity.BatchCreateTokens(twice))).reason is Reason.REQUEST_ID_REUSED
+    for size in (0, 501):
+        batch = quota_pb2.BatchCreateTokensRequest(requests=[fresh] * size)
+        assert (await problem(identity.BatchCreateTokens(batch))).code is Code.INVALID_ARGUMENT
+
+
+async def test_many_tokens_are_revoked_together_and_each_is_told(quota: Quota) -> None:
+    identity = await quota.identity(quota.tokens.services["scheduler"])
+    wanted = [run_token() for _ in range(3)]
+    made = await identity.BatchCreateTokens(quota_pb2.BatchCreateTokensRequest(requests=wanted))
+    names = [one.token.name for one in made.tokens]
+    await identity.RevokeToken(quota_pb2.RevokeTokenRequest(name=names[0]))
+    batch = quota_pb2.BatchRevokeTokensRequest(names=[*names, f"tokens/{new_uid()}"])
+    assert (await identity.BatchRevokeTokens(batch)).revoked == 2
+    assert (await identity.BatchRevokeTokens(batch)).revoked == 0
+    for one in made.tokens:
+        check = identity.CheckToken(quota_pb2.CheckTokenRequest(token=one.secret))
+        assert (await problem(check)).reason is Reason.TOKEN_REVOKED
 
 
 async def test_a_weak_token_cannot_revoke_a_strong_one(quota: Quota) -> None:

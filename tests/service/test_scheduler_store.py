@@ -13,10 +13,10 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Aborted
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-from cairn_scheduler import model, store, yielding
+from cairn_scheduler import model, steps, store, yielding
 from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import STEPS, Hold, Job, Spec, State
+from cairn_scheduler.model import STEPS, Cause, Ending, Hold, Job, Spec, State
 from cairn_scheduler.store import Request
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -60,6 +60,43 @@ async def test_a_job_is_read_back_as_it_was_written(db: Database) -> None:
     assert [row["subject"].split(".")[4] for row in told] == [
         "submitted", "admitted", "launching", "running", "checkpointed", "preempting", "stopping"
     ]  # fmt: skip
+
+
+async def test_steps_of_many_jobs_are_written_together_each_as_one_revision_and_one_fact(
+    db: Database,
+) -> None:
+    jobs = [await queued(db) for _ in range(4)]
+    stale = jobs[3]
+    async with db.transaction() as conn:
+        await store.save(conn, stale, model.cancel(stale, NOW), Event.FINISHED)
+    ending = Ending(cause=Cause.OOM, message="m", exit_code=1, signal=0, start_time=NOW, end_time=NOW)
+    taken, last = [], {}
+    for job in jobs:
+        # All the way in one go; the last of them was cancelled meanwhile.
+        admitted = model.admit(job, NOW, admission=1, pool="local")
+        circuits = ('a"b, {c}', "é")
+        launched = model.launch(admitted, NOW, attempt_uid=new_uid(), circuits=circuits)
+        running = model.run(launched, NOW, start_time=NOW, pids=(7, 8))
+        ended = model.finish(running, NOW, ending)
+        told = (Event.ADMITTED, Event.LAUNCHING, Event.RUNNING, Event.FINISHED)
+        line = (job, admitted, launched, running, ended)
+        taken += [(line[n], line[n + 1], told[n]) for n in range(4)]
+        last[job.uid] = ended
+    async with db.transaction() as conn:
+        done = await steps.save_many(conn, taken)
+        await steps.set_tokens(conn, {last[uid].attempts[0].uid: "token" for uid in done})
+    assert done == {job.uid for job in jobs[:3]}
+    for job in jobs[:3]:
+        assert await store.job(db, team="t", uid=job.uid) == last[job.uid]
+        rows = await db.fetch("SELECT subject FROM outbox WHERE subject LIKE '%' || $1 ORDER BY seq", job.uid)
+        assert [row["subject"].split(".")[4] for row in rows] == [
+            "submitted", "admitted", "launching", "running", "finished"
+        ]  # fmt: skip
+    now = await store.job(db, team="t", uid=stale.uid)
+    assert now is not None
+    assert (now.state, now.attempts) == (State.CANCELLED, ())
+    tokens = [one.token_uid for one in await store.open_attempts(db) if one.job_uid in done]
+    assert tokens == ["token"] * 3
 
 
 async def test_whoever_comes_second_changes_nothing(db: Database) -> None:

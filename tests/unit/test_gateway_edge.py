@@ -23,6 +23,8 @@ from cairn_gateway.schema import Schemas
 # Answered to services only, or a stream that the events route stands for.
 WITHOUT_ROUTE = {
     "ApplyPlan",
+    "BatchCreateTokens",
+    "BatchRevokeTokens",
     "CheckToken",
     "RenewToken",
     "ReserveQuota",

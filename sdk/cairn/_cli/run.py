@@ -72,6 +72,12 @@ class RunCommand(click.Command):
 @click.option("--gpus", default="", metavar="N", help="GPUs: 2, or A100:2.")
 @click.option("--memory", default="", metavar="GB", help="Memory.")
 @click.option("--priority", type=click.IntRange(-1000, 1000), default=None, help="Higher goes first.")
+@click.option(
+    "--after",
+    multiple=True,
+    metavar="JOB[:any]",
+    help="Start once this job or sweep has succeeded; `:any`: ended.",
+)
 @click.option("--retries", type=click.IntRange(0, 100), default=None, help="Further attempts after a fault.")
 @click.option("--max-runtime", default="", metavar="TIME", help="Such as 2h or 1d 12h.")
 @click.option("--workdir", default=None, metavar="DIR", help="The folder to take along.")
@@ -101,6 +107,7 @@ def run(
     cairn run task.yaml --env lr=0.1
     cairn run --gpus 1 -f -- python train.py --lr 3e-4
     cairn run -r requirements.txt -- python train.py
+    cairn run eval.yaml --after train
 
     The working directory goes along (the file's `workdir`; the current folder for a command), without what
     .gitignore names. With --follow the exit code is 1 where the job does not succeed.

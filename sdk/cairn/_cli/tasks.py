@@ -27,6 +27,8 @@ class Wishes:
     memory: str = ""
     max_runtime: str = ""
     retries: int | None = None
+    # Jobs that are to end before; beside those that the file names.
+    after: tuple[str, ...] = ()
     envs: dict[str, str] = field(default_factory=dict)
     workdir: str | None = None
     infra: str = ""
@@ -155,10 +157,22 @@ def _overlay(task: dict[str, Any], wishes: Wishes, workdir: Path | None) -> bool
         task, "cairn",
         {
             "experiment": wishes.experiment, "priority": wishes.priority, "max_runtime": wishes.max_runtime,
-            "max_retries": wishes.retries,
+            "max_retries": wishes.retries, "after": _after(task, wishes.after),
         },
     )  # fmt: skip
     return repr(task) != before
+
+
+def _after(task: dict[str, Any], wished: Sequence[str]) -> list[str] | None:
+    """What the file names, and the options beside it."""
+    if not wished:
+        return None
+    block = task.get("cairn")
+    given = (block.get("after") if isinstance(block, dict) else None) or []
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, list):
+        raise CliError("cairn.after: is to be a list, so that --after can add to it", code=USAGE)
+    return [*named, *(one for one in wished if one not in named)]
 
 
 def _workdir(

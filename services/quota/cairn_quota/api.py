@@ -40,6 +40,8 @@ ACCESS: dict[str, Access] = {
     f"/{IDENTITY}/GetCaller": access(Role.NONE, run_token=True),
     # Never above the caller's own scope, which the handler holds.
     f"/{IDENTITY}/CreateToken": access(Role.NONE),
+    f"/{IDENTITY}/BatchCreateTokens": access(Role.SERVICE),
+    f"/{IDENTITY}/BatchRevokeTokens": access(Role.SERVICE),
     f"/{IDENTITY}/RenewToken": access(Role.SERVICE),
     f"/{IDENTITY}/RevokeToken": access(Role.NONE),
     f"/{IDENTITY}/ListTokens": access(Role.NONE),

@@ -45,7 +45,21 @@ from cairn_quota.tree_store import TreeStore
 from cairn_quota.usage_store import UsageStore
 
 SCHEMA = "quota"
-JOBS = "cairn.v1.scheduler.job.>"
+# What changes what is held or owed: nothing is when a job comes, or is on its way to its place.
+JOBS = [
+    f"cairn.v1.scheduler.job.{event}.>"
+    for event in (
+        "admitted",
+        "running",
+        "recovering",
+        "requeued",
+        "held",
+        "preempting",
+        "preempted",
+        "stopping",
+        "finished",
+    )
+]
 REVOCATIONS = "cairn.v1.quota.token.revoked.>"
 log = structlog.get_logger()
 
@@ -171,7 +185,7 @@ async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
             bus.consume(
                 stream="SCHEDULER",
                 durable="quota-metering",
-                subjects=[JOBS],
+                subjects=JOBS,
                 handler=metering,
                 db=parts.db,
             )

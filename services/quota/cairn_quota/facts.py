@@ -21,17 +21,22 @@ NO_TEAM = "-"
 PLAN_PART = 4000
 
 
-async def tell_reservation(conn: Connection, reservation: Reservation, *, actor: str, now: datetime) -> None:
-    """reservation.held or reservation.ended, by its state."""
-    event = _event(actor=actor, now=now)
-    message = wire.reservation_message(reservation)
-    if reservation.state is ReservationState.HELD:
-        name = "held"
-        event.reservation_held.reservation.CopyFrom(message)
-    else:
-        name = "ended"
-        event.reservation_ended.reservation.CopyFrom(message)
-    await _add(conn, event, ("reservation", name, reservation.team, reservation.uid))
+async def tell_reservations(
+    conn: Connection, reservations: Sequence[Reservation], *, actor: str, now: datetime
+) -> None:
+    """reservation.held or reservation.ended of each, by its state."""
+    told = []
+    for one in reservations:
+        event = _event(actor=actor, now=now)
+        message = wire.reservation_message(one)
+        if one.state is ReservationState.HELD:
+            name = "held"
+            event.reservation_held.reservation.CopyFrom(message)
+        else:
+            name = "ended"
+            event.reservation_ended.reservation.CopyFrom(message)
+        told.append((event, ("reservation", name, one.team, one.uid)))
+    await _add_many(conn, told)
 
 
 async def tell_team(conn: Connection, team: Team, *, actor: str, now: datetime) -> None:
@@ -43,9 +48,19 @@ async def tell_team(conn: Connection, team: Team, *, actor: str, now: datetime) 
 
 async def tell_token_revoked(conn: Connection, token: Token, *, actor: str, now: datetime) -> None:
     """token.revoked: every cache of who-is-who drops it."""
-    event = _event(actor=actor, now=now)
-    event.token_revoked.token.CopyFrom(wire.token_message(token))
-    await _add(conn, event, ("token", "revoked", token.team or NO_TEAM, token.uid))
+    await tell_tokens_revoked(conn, [token], actor=actor, now=now)
+
+
+async def tell_tokens_revoked(
+    conn: Connection, tokens: Sequence[Token], *, actor: str, now: datetime
+) -> None:
+    """token.revoked of each."""
+    told = []
+    for token in tokens:
+        event = _event(actor=actor, now=now)
+        event.token_revoked.token.CopyFrom(wire.token_message(token))
+        told.append((event, ("token", "revoked", token.team or NO_TEAM, token.uid)))
+    await _add_many(conn, told)
 
 
 async def tell_tree(conn: Connection, version: int, *, actor: str, now: datetime) -> None:
@@ -93,3 +108,14 @@ async def _add(conn: Connection, event: events_pb2.QuotaEvent, where: tuple[str,
     resource, name, team, uid = where
     to = subject("quota", resource, name, team, uid)
     await outbox.add(conn, subject=to, payload=event.SerializeToString(), id=event.id)
+
+
+async def _add_many(
+    conn: Connection, told: Sequence[tuple[events_pb2.QuotaEvent, tuple[str, str, str, str]]]
+) -> None:
+    added = [
+        (subject("quota", resource, name, team, uid), event.SerializeToString(), event.id)
+        for event, (resource, name, team, uid) in told
+    ]
+    if added:
+        await outbox.add_many(conn, added)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,6 +18,8 @@ from cairn_quota.authentication import Authenticator, principal
 from cairn_quota.identity_store import IdentityStore, NewToken, token_not_found
 from cairn_quota.model import Scope, Token
 from cairn_quota.team_store import team_not_found
+
+MOST_TOKENS = 500
 
 
 @dataclass(frozen=True)
@@ -41,21 +44,29 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
     ) -> quota_pb2.CreateTokenResponse:
         """A token for the caller itself, or, asked for by a service, for one run."""
         who = caller()
-        now = self.clock.now()
         if who.is_service:
-            token = await self._run_token(request, now)
-        else:
-            token = _own_token(request, who=who, now=now)
-        secret = new_token("cairn_run" if token.scope is Scope.RUN else "cairn")
-        made = await self.store.create(
-            NewToken(
-                token=token,
-                hash=hash_token(secret),
-                creator=who.subject,
-                request_id=checks.text(request.request_id, "request_id", most=64),
-            )
-        )
-        return quota_pb2.CreateTokenResponse(token=wire.token_message(made), secret=secret)
+            made = await self._made([request])
+            return made[0]
+        token = _own_token(request, who=who, now=self.clock.now())
+        secret = new_token("cairn")
+        stored = await self.store.create(_new(token, request, secret=secret, creator=who.subject))
+        return quota_pb2.CreateTokenResponse(token=wire.token_message(stored), secret=secret)
+
+    async def BatchCreateTokens(
+        self, request: quota_pb2.BatchCreateTokensRequest, context: object
+    ) -> quota_pb2.BatchCreateTokensResponse:
+        """Tokens for runs, all or none."""
+        _in_batch(len(request.requests), "requests")
+        return quota_pb2.BatchCreateTokensResponse(tokens=await self._made(request.requests))
+
+    async def BatchRevokeTokens(
+        self, request: quota_pb2.BatchRevokeTokensRequest, context: object
+    ) -> quota_pb2.BatchRevokeTokensResponse:
+        """The end of tokens, for ever."""
+        _in_batch(len(request.names), "names")
+        uids = [parse_name("tokens/{token}", name)["token"] for name in request.names]
+        revoked = await self.store.revoke_many(uids, actor=caller().subject, now=self.clock.now())
+        return quota_pb2.BatchRevokeTokensResponse(revoked=revoked)
 
     async def RenewToken(self, request: quota_pb2.RenewTokenRequest, context: object) -> token_pb2.Token:
         """A later end for a run's token."""
@@ -92,31 +103,65 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
             next_page_token=encode_token({"after": page[-1].uid}, scope=scope) if more else "",
         )
 
-    async def _run_token(self, request: quota_pb2.CreateTokenRequest, now: datetime) -> Token:
-        if request.scope != token_pb2.SCOPE_RUN:
-            raise PermissionDenied(
-                "A service makes tokens of SCOPE_RUN alone.", reason=Reason.SCOPE_TOO_LOW, needed="run"
-            )
-        if not request.HasField("ttl"):
-            raise checks.invalid("ttl", "a run's token must expire")
-        run_uid = check_uid(request.run_uid, "run_uid")
-        if request.attempt_uid:
-            check_uid(request.attempt_uid, "attempt_uid")
-        parse_name("{team}", request.team)
-        if not await self.store.has_team(request.team):
-            raise team_not_found(request.team)
-        return Token(
-            uid=new_uid(),
-            display_name=checks.text(request.display_name, "display_name"),
-            subject=f"runs/{run_uid}",
-            scope=Scope.RUN,
-            team=request.team,
-            run_uid=run_uid,
-            attempt_uid=request.attempt_uid,
-            create_time=now,
-            expire_time=now + checks.ttl(request.ttl),
-            revoke_time=None,
+    async def _made(
+        self, requests: Sequence[quota_pb2.CreateTokenRequest]
+    ) -> list[quota_pb2.CreateTokenResponse]:
+        """Run tokens of a service's, in one transaction."""
+        who, now = caller(), self.clock.now()
+        tokens = [_run_token(request, now) for request in requests]
+        known = await self.store.teams_among({token.team for token in tokens})
+        for token in tokens:
+            if token.team not in known:
+                raise team_not_found(token.team)
+        secrets = [new_token("cairn_run") for _ in tokens]
+        news = [
+            _new(token, request, secret=secret, creator=who.subject)
+            for token, request, secret in zip(tokens, requests, secrets, strict=True)
+        ]
+        stored = await self.store.create_many(news)
+        return [
+            quota_pb2.CreateTokenResponse(token=wire.token_message(token), secret=secret)
+            for token, secret in zip(stored, secrets, strict=True)
+        ]
+
+
+def _new(token: Token, request: quota_pb2.CreateTokenRequest, *, secret: str, creator: str) -> NewToken:
+    return NewToken(
+        token=token,
+        hash=hash_token(secret),
+        creator=creator,
+        request_id=checks.text(request.request_id, "request_id", most=64),
+    )
+
+
+def _in_batch(count: int, field: str) -> None:
+    if not 1 <= count <= MOST_TOKENS:
+        raise checks.invalid(field, f"1 to {MOST_TOKENS} of them, not {count}")
+
+
+def _run_token(request: quota_pb2.CreateTokenRequest, now: datetime) -> Token:
+    if request.scope != token_pb2.SCOPE_RUN:
+        raise PermissionDenied(
+            "A service makes tokens of SCOPE_RUN alone.", reason=Reason.SCOPE_TOO_LOW, needed="run"
         )
+    if not request.HasField("ttl"):
+        raise checks.invalid("ttl", "a run's token must expire")
+    run_uid = check_uid(request.run_uid, "run_uid")
+    if request.attempt_uid:
+        check_uid(request.attempt_uid, "attempt_uid")
+    parse_name("{team}", request.team)
+    return Token(
+        uid=new_uid(),
+        display_name=checks.text(request.display_name, "display_name"),
+        subject=f"runs/{run_uid}",
+        scope=Scope.RUN,
+        team=request.team,
+        run_uid=run_uid,
+        attempt_uid=request.attempt_uid,
+        create_time=now,
+        expire_time=now + checks.ttl(request.ttl),
+        revoke_time=None,
+    )
 
 
 def _own_token(request: quota_pb2.CreateTokenRequest, *, who: Principal, now: datetime) -> Token:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
@@ -11,10 +12,10 @@ from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_quota import facts
 from cairn_quota.model import Scope, Token
 
-SELECT_TOKENS = (
-    "SELECT uid, display_name, subject, scope, team, run_uid, attempt_uid, create_time, expire_time,"
-    " revoke_time FROM tokens"
+COLUMNS = (
+    "uid, display_name, subject, scope, team, run_uid, attempt_uid, create_time, expire_time, revoke_time"
 )
+SELECT_TOKENS = f"SELECT {COLUMNS} FROM tokens"  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,50 +46,54 @@ class IdentityStore:
             return None
         return _token(rows[0]), {row["member_of"]: row["role"] for row in rows if row["role"] is not None}
 
-    async def has_team(self, team: str) -> bool:
-        """Whether there is such a team."""
-        row = await self._db.fetchrow("SELECT 1 AS one FROM teams WHERE id = $1", team)
-        return row is not None
+    async def teams_among(self, teams: Collection[str]) -> set[str]:
+        """Those of the teams that there are."""
+        rows = await self._db.fetch("SELECT id FROM teams WHERE id = ANY($1::text[])", list(teams))
+        return {row["id"] for row in rows}
 
     async def create(self, new: NewToken) -> Token:
-        """Makes the token. The same request of the same creator again gives the first one a new secret.
+        """Makes one token: see `create_many`."""
+        return (await self.create_many([new]))[0]
+
+    async def create_many(self, news: Sequence[NewToken]) -> list[Token]:
+        """Makes the tokens, all or none. The same request of the same creator again gives the first one a new
+        secret.
 
         Raises InvalidArgument/REQUEST_ID_REUSED where that request made another kind of token, or one that
         was revoked.
         """
-        token = new.token
+        for twice in _twice([(new.creator, new.request_id) for new in news if new.request_id]):
+            raise _reused(twice[1])
         async with self._db.transaction() as conn:
-            uid = await conn.fetchval(
-                "INSERT INTO tokens AS t (uid, hash, display_name, subject, scope, team, run_uid,"
+            rows = await conn.fetch(
+                "INSERT INTO tokens AS t (uid, hash, display_name, subject, scope, team, run_uid,"  # noqa: S608
                 " attempt_uid, create_time, expire_time, creator, request_id)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)"
+                " SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::smallint[],"
+                " $6::text[], $7::text[], $8::text[], $9::timestamptz[], $10::timestamptz[], $11::text[],"
+                " $12::text[])"
                 " ON CONFLICT (creator, request_id) DO UPDATE"
                 " SET hash = excluded.hash, expire_time = excluded.expire_time"
                 " WHERE t.revoke_time IS NULL AND t.subject = excluded.subject AND t.scope = excluded.scope"
                 " AND t.team = excluded.team AND t.attempt_uid = excluded.attempt_uid"
-                " RETURNING uid",
-                token.uid,
-                new.hash,
-                token.display_name,
-                token.subject,
-                int(token.scope),
-                token.team,
-                token.run_uid,
-                token.attempt_uid,
-                token.create_time,
-                token.expire_time,
-                new.creator,
-                new.request_id or None,
+                f" RETURNING hash, {COLUMNS}",
+                [new.token.uid for new in news],
+                [new.hash for new in news],
+                [new.token.display_name for new in news],
+                [new.token.subject for new in news],
+                [int(new.token.scope) for new in news],
+                [new.token.team for new in news],
+                [new.token.run_uid for new in news],
+                [new.token.attempt_uid for new in news],
+                [new.token.create_time for new in news],
+                [new.token.expire_time for new in news],
+                [new.creator for new in news],
+                [new.request_id or None for new in news],
             )
-            row = await conn.fetchrow(SELECT_TOKENS + " WHERE uid = $1", uid)
-        if row is None:
-            raise InvalidArgument(
-                f"The request id {new.request_id!r} has made another token, or one that was revoked since."
-                " Use a new request id.",
-                reason=Reason.REQUEST_ID_REUSED,
-                request_id=new.request_id,
-            )
-        return _token(row)
+            made = {row["hash"]: _token(row) for row in rows}
+            for new in news:
+                if new.hash not in made:
+                    raise _reused(new.request_id)
+        return [made[new.hash] for new in news]
 
     async def renew(self, uid: str, *, expire_time: datetime) -> Token:
         """Moves the expiry of a run token that is not revoked. Raises NotFound/TOKEN_NOT_FOUND."""
@@ -124,6 +129,18 @@ class IdentityStore:
             token = replace(token, revoke_time=now)
             await facts.tell_token_revoked(conn, token, actor=actor, now=now)
         return token
+
+    async def revoke_many(self, uids: Sequence[str], *, actor: str, now: datetime) -> int:
+        """Revokes tokens, for ever; how many were not revoked yet."""
+        async with self._db.transaction() as conn:
+            rows = await conn.fetch(
+                "UPDATE tokens SET revoke_time = $2 WHERE uid = ANY($1::text[]) AND revoke_time IS NULL"  # noqa: S608
+                f" RETURNING {COLUMNS}",
+                list(uids),
+                now,
+            )
+            await facts.tell_tokens_revoked(conn, [_token(row) for row in rows], actor=actor, now=now)
+        return len(rows)
 
     async def tokens(self, subject: str, *, before: str | None, size: int) -> list[Token]:
         """A subject's tokens, newest first, from behind the uid `before`."""
@@ -164,6 +181,19 @@ class IdentityStore:
                 new.token.create_time,
                 new.creator,
             )
+
+
+def _twice(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [key for key, count in Counter(keys).items() if count > 1]
+
+
+def _reused(request_id: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"The request id {request_id!r} has made another token, or one that was revoked since."
+        " Use a new request id.",
+        reason=Reason.REQUEST_ID_REUSED,
+        request_id=request_id,
+    )
 
 
 def token_not_found(uid: str) -> NotFound:

@@ -70,7 +70,7 @@ class Store:
         verdict, made = admission.admit(state, asked, attempted=bool(ran), now=asked.create_time, actor=actor)
         if verdict.code is Code.HELD:
             await reservation_rows.insert(conn, [made])
-            await facts.tell_reservation(conn, made, actor=actor, now=made.create_time)
+            await facts.tell_reservations(conn, [made], actor=actor, now=made.create_time)
         return verdict, made
 
     async def release(self, team: str, reservation_id: str, *, actor: str, now: datetime) -> Reservation:
@@ -78,8 +78,7 @@ class Store:
         async with self._authority.changing() as (conn, state):
             found = (await reservation_rows.by_name(conn, [(team, reservation_id)])).values()
             ended = await end(conn, state, [one for one in found if _is_held(one)], now=now)
-            for one in ended:
-                await facts.tell_reservation(conn, one, actor=actor, now=now)
+            await facts.tell_reservations(conn, ended, actor=actor, now=now)
         if not found:
             raise NotFound(
                 f"There is no reservation {reservation_id!r} in the team {team!r}.",
@@ -98,8 +97,7 @@ class Store:
                 if _is_held(one) and (one.uid, one.ask_time) == (reservation.uid, reservation.ask_time)
             ]
             ended = await end(conn, state, same, now=now)
-            for one in ended:
-                await facts.tell_reservation(conn, one, actor=actor, now=now)
+            await facts.tell_reservations(conn, ended, actor=actor, now=now)
         return bool(ended)
 
     async def reservations(
@@ -148,8 +146,7 @@ class Store:
             await reservation_rows.end(conn, after, freed=freed)
             for hold in freed:
                 state.give_back(hold, now=now)
-            for one in after:
-                await facts.tell_reservation(conn, one, actor=actor, now=now)
+            await facts.tell_reservations(conn, after, actor=actor, now=now)
         return len(after)
 
     async def tick(self, *, now: datetime) -> None:
@@ -309,22 +306,21 @@ async def _pass_guard(conn: Connection, jobs: Sequence[JobView]) -> list[JobView
 
 
 async def _insert_entries(conn: Connection, entries: Sequence[UsageEntry]) -> None:
-    await conn.executemany(
+    if not entries:
+        return
+    await conn.execute(
         "INSERT INTO usage_entries (attempt_uid, team, job_uid, creator, start_time, end_time, gpu_millis,"
-        " cpu_micros) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (attempt_uid) DO NOTHING",
-        [
-            (
-                one.attempt_uid,
-                one.team,
-                one.job_uid,
-                one.creator,
-                one.start_time,
-                one.end_time,
-                one.gpu_millis,
-                one.cpu_micros,
-            )
-            for one in entries
-        ],
+        " cpu_micros) SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[],"
+        " $5::timestamptz[], $6::timestamptz[], $7::bigint[], $8::bigint[])"
+        " ON CONFLICT (attempt_uid) DO NOTHING",
+        [one.attempt_uid for one in entries],
+        [one.team for one in entries],
+        [one.job_uid for one in entries],
+        [one.creator for one in entries],
+        [one.start_time for one in entries],
+        [one.end_time for one in entries],
+        [one.gpu_millis for one in entries],
+        [one.cpu_micros for one in entries],
     )
 
 

@@ -22,7 +22,17 @@ from cairn_common.errors import (
 from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_scheduler import history, model, queue_store, steer, store, submit, wire, yielding
+from cairn_scheduler import (
+    dependency_store,
+    history,
+    model,
+    queue_store,
+    steer,
+    store,
+    submit,
+    wire,
+    yielding,
+)
 from cairn_scheduler.intake import Intake
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
@@ -81,8 +91,8 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Queues one job, once for each request_id."""
         require(caller(), team_of(request.parent), Role.MEMBER)
-        draft = submit.draft_job(
-            request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        draft = await self._after(
+            submit.draft_job(request, creator=caller().subject, places=self._places(), now=self._clock.now())
         )
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
@@ -96,6 +106,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         drafts = submit.draft_batch(
             request, creator=caller().subject, places=self._places(), now=self._clock.now()
         )
+        drafts = [await self._after(draft) for draft in drafts]
         if request.validate_only or not drafts:
             jobs = [draft.jobs[0] for draft in drafts]
         else:
@@ -107,8 +118,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     ) -> sweep_pb2.Sweep:
         """Queues the jobs of a grid in one transaction, once for each request_id."""
         require(caller(), team_of(request.parent), Role.MEMBER)
-        draft = submit.draft_sweep(
-            request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        draft = await self._after(
+            submit.draft_sweep(
+                request, creator=caller().subject, places=self._places(), now=self._clock.now()
+            )
         )
         assert draft.sweep is not None
         if request.validate_only:
@@ -236,6 +249,21 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         if changed:
             self._wake()
         return wire.job_message(job)
+
+    async def _after(self, draft: Draft) -> Draft:
+        """The draft, its jobs held where they are to run after others. Raises NotFound (JOB_NOT_FOUND),
+        InvalidArgument, FailedPrecondition (JOB_ENDED) where one of these has failed already."""
+        if not draft.after or await self._came_before(draft):
+            return draft
+        found = await dependency_store.resolve(self._db, team=draft.team, wishes=draft.after)
+        return submit.after(draft, found, await dependency_store.fate(self._db, found))
+
+    async def _came_before(self, draft: Draft) -> bool:
+        """Whether its request_id was used already: then what it named then counts."""
+        if not draft.request.id:
+            return False
+        find = store.sweep_by_request if draft.sweep is not None else store.job_by_request
+        return await find(self._db, team=draft.team, request_id=draft.request.id) is not None
 
     async def _create(self, drafts: Sequence[Draft]) -> list[Job]:
         """The jobs of drafts of one job each, in their order: new ones, or those made before."""

@@ -36,7 +36,7 @@ from cairn_scheduler import attach, handlers, lease, orphans, outlook, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
 from cairn_scheduler.inflow import Gate
 from cairn_scheduler.intake import Intake
-from cairn_scheduler.leading import Bell, Office, decide_for_ever
+from cairn_scheduler.leading import Bell, Office, Opening, decide_for_ever, open_clusters
 from cairn_scheduler.machine import measure
 from cairn_scheduler.model import Resources
 from cairn_scheduler.places import Place
@@ -47,6 +47,8 @@ from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import Watch
 
 SCHEMA = "scheduler"
+# So long a quota tree that may have changed is decided by: changes are told, and plans name its version.
+TREE_SECONDS = 1.0
 log = structlog.get_logger(__name__)
 
 
@@ -65,8 +67,12 @@ async def run(
     stop: asyncio.Event,
     clock: Clock | None = None,
     ready: Callable[[rpc.Server], None] | None = None,
+    opening: Opening = open_clusters,
 ) -> None:
-    """Runs until `stop` is set; tells `ready` the gRPC server once it serves. Jobs that run go on."""
+    """Runs until `stop` is set; tells `ready` the gRPC server once it serves. Jobs that run go on.
+
+    `opening` opens the places to run.
+    """
     required(settings, "postgres_url", "quota_address", "data_dir")
     assert settings.data_dir is not None
     capacity = measure(cpus=settings.local_cpus, gpus=settings.local_gpus)
@@ -82,7 +88,8 @@ async def run(
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
         vault = open_vault(settings.secrets_key, settings.data_dir)
         intake = Intake(db, vault=vault, gate=Gate(Quota(channel)))
-        office = Office(settings, settings.data_dir, capacity, db, Quota(channel), clock, bell, vault)
+        quota = Quota(channel, remember=TREE_SECONDS)
+        office = Office(settings, settings.data_dir, capacity, db, quota, clock, bell, vault, opening)
         works = [
             tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
             tasks.create_task(bell.carry()),

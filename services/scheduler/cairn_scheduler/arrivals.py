@@ -10,7 +10,7 @@ from typing import Any
 from cairn_common.db import Connection
 from cairn_scheduler import facts
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Job
+from cairn_scheduler.model import Job, State
 from cairn_scheduler.store import Request
 
 
@@ -42,6 +42,14 @@ def _list(values: Sequence[str]) -> str:
 
 def _environment(job: Job) -> str:
     return json.dumps(asdict(job.spec.environment) if job.spec.environment else {})
+
+
+def _history(job: Job) -> str:
+    """Of a job that begins in the queue the queue itself tells."""
+    if job.state is not State.HELD:
+        return "[]"
+    begun = {"time": job.create_time.timestamp(), "state": job.state.value, "text": job.reason[:300]}
+    return json.dumps([begun])
 
 
 # Column, its type as it is sent (`text>x`: as text, for x), and what it holds.
@@ -88,6 +96,9 @@ _COLUMNS: tuple[tuple[str, str, Callable[[New], Any]], ...] = (
     ("project", "text", lambda new: new.job.project),
     ("priority_class", "text", lambda new: new.job.priority_class),
     ("flavors", "text>text[]", lambda new: _list(new.job.flavors)),
+    ("after", "text>jsonb", lambda new: json.dumps([asdict(one) for one in new.job.after])),
+    ("hold", "text", lambda new: new.job.hold or ""),
+    ("history", "text>jsonb", lambda new: _history(new.job)),
 )
 _NAMES = ", ".join(name for name, _, _ in _COLUMNS)
 _VALUES = ", ".join(

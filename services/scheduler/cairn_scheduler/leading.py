@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -22,8 +22,9 @@ from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.custody import Custody
 from cairn_scheduler.lease import Fenced, Lead
 from cairn_scheduler.local import open_local
-from cairn_scheduler.loop import Loop, Outside
+from cairn_scheduler.loop import Loop
 from cairn_scheduler.model import Resources
+from cairn_scheduler.outside import Outside
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
@@ -76,10 +77,15 @@ class Office:
     clock: Clock
     bell: Bell
     vault: Vault
+    # Opens the places to run, once this process decides.
+    opening: Opening
     # Those of this process while it decides, else none.
     clusters: dict[str, Cluster] = field(default_factory=dict)
     # Whether this process decides, or another, is known.
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+Opening = Callable[[Office], AbstractAsyncContextManager[Sequence[Cluster]]]
 
 
 async def decide_for_ever(office: Office, holder: str) -> NoReturn:
@@ -105,8 +111,7 @@ async def _decide(office: Office, lead: Lead) -> None:
             tasks.create_task(lead.keep())
             tasks.create_task(_hear_bell(db, loop.wake))
             tasks.create_task(_on_the_bus(office, lead, loop.wake))
-            for cluster in clusters.values():
-                tasks.create_task(loop.listen(cluster))
+            tasks.create_task(loop.listen(list(clusters.values())))
             tasks.create_task(loop.run())
             await custody.run(loop.tidy)
         finally:
@@ -115,6 +120,18 @@ async def _decide(office: Office, lead: Lead) -> None:
 
 @asynccontextmanager
 async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
+    async with office.opening(office) as opened:
+        office.clusters.update({cluster.name: cluster for cluster in opened})
+        office.settled.set()
+        try:
+            yield office.clusters
+        finally:
+            office.clusters.clear()
+
+
+@asynccontextmanager
+async def open_clusters(office: Office) -> AsyncIterator[Sequence[Cluster]]:
+    """This machine, and what SkyPilot reaches."""
     settings = office.settings
     async with (
         open_local(
@@ -126,12 +143,7 @@ async def _clusters(office: Office) -> AsyncIterator[Mapping[str, Cluster]]:
         ) as local,
         _elsewhere(settings, office.data_dir) as others,
     ):
-        office.clusters.update({cluster.name: cluster for cluster in (local, *others)})
-        office.settled.set()
-        try:
-            yield office.clusters
-        finally:
-            office.clusters.clear()
+        yield [local, *others]
 
 
 @asynccontextmanager
@@ -171,7 +183,12 @@ async def _hear_bell(db: Database, wake: Callable[[], None]) -> NoReturn:
 async def _on_the_bus(office: Office, lead: Lead, wake: Callable[[], None]) -> NoReturn:
     """Tells and hears, whenever the bus is there."""
     settings = office.settings
-    facts = handlers.QuotaFacts(wake=wake)
+
+    def changed() -> None:
+        office.quota.forget_tree()
+        wake()
+
+    facts = handlers.QuotaFacts(wake=changed)
     checkpoints = handlers.Checkpoints(db=office.db, lead=lead, clock=office.clock)
     while True:
         heed_cancellation()

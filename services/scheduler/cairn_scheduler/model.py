@@ -206,6 +206,17 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
+class Dependency:
+    """A job, or all jobs of a sweep, that is to end before. `any`: however it ends; else it is to succeed."""
+
+    uid: str
+    # As people call it.
+    title: str = ""
+    sweep: bool = False
+    any: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Code:
     """The content-addressed archive of the working directory; an empty digest means none."""
 
@@ -278,6 +289,8 @@ class Job:
     project: str = ""
     priority_class: str = ""
     flavors: tuple[str, ...] = ()
+    # What it was submitted to run after.
+    after: tuple[Dependency, ...] = ()
     # The flavor that it holds, from ADMITTED on, and since when.
     flavor: str = ""
     admit_time: datetime | None = None

@@ -22,6 +22,7 @@ from cairn_scheduler.engine import snapshot_file, whatif
 from cairn_scheduler.engine.explain import Change, Explanation, explain
 from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import Snapshot
+from cairn_scheduler.model import State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.snapshot import Entry
@@ -57,12 +58,15 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
         team, uid = parts["team"], check_uid(parts["job"], "name")
         require(caller(), team, Role.VIEWER)
         job = await steer.found(self._db, team=team, uid=uid)
-        entries, world = await self._world()
+        entries, world = await self._world(and_held=uid)
         found = await asyncio.to_thread(explain, world, uid)
         if found is None:
             words = job.reason or f"it does not wait: it is {job.state}"
             return outlook_pb2.Explanation(job=request.name, sentence=words)
-        return _message(request.name, found, world, _names(entries, caller()))
+        message = _message(request.name, found, world, _names(entries, caller()))
+        if job.state is State.HELD:
+            message.code, message.sentence = job.reason.partition(":")[0], job.reason
+        return message
 
     async def WhatIf(
         self, request: outlook_pb2.WhatIfRequest, context: Context
@@ -96,8 +100,10 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
         _, world = await self._world()
         return outlook_pb2.GetSnapshotResponse(snapshot=snapshot_file.dump(world))
 
-    async def _world(self) -> tuple[list[Entry], Snapshot]:
+    async def _world(self, *, and_held: str = "") -> tuple[list[Entry], Snapshot]:
         entries = await queue_store.entries(self._db)
+        if and_held:
+            entries += await queue_store.held(self._db, and_held)
         return entries, self._taken(entries, await self._quota.tree())
 
     def _taken(self, entries: Sequence[Entry], tree: Tree) -> Snapshot:

@@ -15,10 +15,10 @@ import structlog
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, store, telling, yielding
+from cairn_scheduler import model, queue_store, snapshot, steps, store, telling, yielding
 from cairn_scheduler.cluster import Cluster
+from cairn_scheduler.desk import Desk
 from cairn_scheduler.engine import world
-from cairn_scheduler.engine.decide import decide
 from cairn_scheduler.engine.world import Plan, Preemption, Why
 from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
@@ -26,6 +26,7 @@ from cairn_scheduler.model import IllegalStep, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
 from cairn_scheduler.snapshot import Entry
+from cairn_scheduler.steps import Step
 from cairn_scheduler.tree import Tree
 from cairn_scheduler.ways import Ways
 
@@ -44,6 +45,8 @@ class Outcome:
     wake_at: datetime | None
     # Victims were told to end, so that there is something to tend; or reasons wait to be written.
     again: bool = False
+    # Seconds in which nothing else could be done.
+    thought: float = 0.0
 
 
 class Planner:
@@ -67,43 +70,68 @@ class Planner:
         self._clock = clock
         self._tree: Tree | None = None
         self._holds: tuple[world.Hold, ...] = ()
+        self._reader = queue_store.Reader(db)
+        self._desk = Desk()
+        # As they were read last.
+        self._entries: dict[str, Entry] = {}
+        # Reasons that are new, and those that somebody other than the engine had.
+        self._news: dict[str, world.Reason] = {}
+        self._others: set[str] = set()
         self._untold: dict[str, str] = {}
         self._told_at = 0.0
+        self._thought = 0.0
 
     async def decide(self) -> Outcome:
         """Raises Unavailable where the database or the quota service is away, and Fenced."""
         now = self._clock.now()
-        entries = await queue_store.entries(self._db)
+        self._thought = 0.0
+        entries = await self._read()
         waiting = [entry for entry in entries if entry.state is State.PENDING]
         kept = await self._ways.look(waiting, now=now)
-        open_ones = [entry for entry in entries if entry.uid not in kept]
-        plan, admitted, rejected = await self._settle(open_ones, waiting, now)
+        plan, admitted, rejected = await self._settle(kept, waiting, now)
         rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
         self._holds = plan.holds
-        later = await self._remember(waiting, plan, rejected, admitted)
+        later = await self._remember(plan, rejected, admitted)
         due = [entry for entry in entries if _due(entry, now)]
         return Outcome(
             due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
             wake_at=_wake_at(entries, plan, self._ways.wake_at, now),
             again=victims or later,
+            thought=self._thought,
         )
 
+    async def _read(self) -> list[Entry]:
+        changed = await self._reader.read()
+        self._desk.tell(changed.entries, changed.gone)
+        self._entries.update((entry.uid, entry) for entry in changed.entries)
+        for uid in changed.gone:
+            self._entries.pop(uid, None)
+        return list(self._entries.values())
+
     async def _settle(
-        self, entries: Sequence[Entry], waiting: Sequence[Entry], now: datetime
+        self, kept: Mapping[str, str], waiting: Sequence[Entry], now: datetime
     ) -> tuple[Plan, list[str], dict[str, str]]:
         """The plan that quota agreed to, the jobs that are admitted by it, and why others were rejected."""
-        if not entries:
+        if not self._entries:
             return Plan(), [], {}
         if self._tree is None or waiting:
             self._tree = await self._quota.tree()
         places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
-        by_uid = {entry.uid: entry for entry in waiting}
+        by_uid = self._entries
         granted: dict[str, Asked] = {}
         rejected: dict[str, str] = {}
         for _ in range(_ROUNDS):
-            left = [entry for entry in entries if entry.uid not in rejected]
-            plan = decide(snapshot.take(left, tree=self._tree, places=places, holds=self._holds, now=now))
+            began = time.monotonic()
+            plan = self._desk.decide(
+                without=kept.keys() | rejected.keys(),
+                tree=self._tree,
+                places=places,
+                holds=self._holds,
+                now=now,
+            )
+            self._thought += time.monotonic() - began
+            self._news |= plan.news
             wanted = [one for one in plan.admissions if one.uid not in granted]
             if not wanted:
                 break
@@ -143,15 +171,15 @@ class Planner:
             return []
         chosen = {one.uid: one for one in plan.admissions if one.uid in granted}
         jobs = await store.jobs_by_uid(self._db, list(chosen))
-        steps = []
+        taken: list[Step] = []
         for uid, one in chosen.items():
             job = jobs.get(uid)
             if job is None or job.state is not State.PENDING:
                 continue
             new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
-            steps.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
+            taken.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
         async with self._lead.transaction() as conn:
-            done = await queue_store.save_many(conn, steps)
+            done = await steps.save_many(conn, taken)
         log.info("plan.admitted", jobs=len(done))
         for uid, asked in granted.items():
             if uid not in done:
@@ -163,7 +191,7 @@ class Planner:
         if not preemptions:
             return False
         jobs = await store.jobs_by_uid(self._db, [one.uid for one in preemptions])
-        steps = []
+        taken: list[Step] = []
         for one in preemptions:
             job = jobs.get(one.uid)
             if job is None or job.state is State.PREEMPTING:
@@ -172,25 +200,34 @@ class Planner:
                 new = yielding.preempt(job, now, why=_why(one), by=one.by)
             except IllegalStep:
                 continue
-            steps.append((job, new, _event(new)))
+            taken.append((job, new, _event(new)))
         async with self._lead.transaction() as conn:
-            done = await queue_store.save_many(conn, steps)
+            done = await steps.save_many(conn, taken)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 
-    async def _remember(
-        self, waiting: Iterable[Entry], plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]
-    ) -> bool:
+    def _waits(self, uid: str) -> bool:
+        entry = self._entries.get(uid)
+        return entry is not None and entry.state is State.PENDING
+
+    async def _remember(self, plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]) -> bool:
         """Writes down why jobs wait; whether some of it waits for its time."""
-        written = {entry.uid: entry.reason for entry in waiting}
-        told = {uid: telling.sentence(reason) for uid, reason in plan.reasons.items()}
-        for entry in waiting:
-            if entry.uid not in told:
-                told[entry.uid] = f"NotEvaluated: the quota service does not know team {entry.team}"
-        told |= rejected
+        for uid in self._others - rejected.keys():
+            if uid in plan.reasons:
+                self._news.setdefault(uid, plan.reasons[uid])
+        self._others = set(rejected)
+        told = {uid: telling.sentence(reason) for uid, reason in self._news.items()}
+        self._news = {}
+        for uid in self._desk.strangers:
+            if uid in self._entries:
+                team = self._entries[uid].team
+                told[uid] = f"NotEvaluated: the quota service does not know team {team}"
+        told = {**self._untold, **told, **rejected}
         gone = set(admitted)
         self._untold = {
-            uid: text for uid, text in told.items() if uid not in gone and written.get(uid) != text
+            uid: text
+            for uid, text in told.items()
+            if uid not in gone and self._waits(uid) and self._entries[uid].reason != text
         }
         wait = self._told_at + REASON_SECONDS > time.monotonic()
         if (not self._untold and not plan.overtaken) or wait:

@@ -1,69 +1,75 @@
-"""The SQL of deciding: what is open, and steps of many jobs at once."""
+"""The SQL of deciding: what is open, and what is remarked on it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cairn_common.db import Connection, Database, Row
-from cairn_scheduler import facts, store
-from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Job, Resources, State
+from cairn_scheduler import store
+from cairn_scheduler.model import Resources, State
 from cairn_scheduler.snapshot import Entry
+
+_ENTRIES = """
+    SELECT uid, team, creator, state, create_time, priority, project, priority_class, flavors, infra,
+        num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_runtime, grace, retry_time, overtaken,
+        admissions, reason, pool, flavor, admit_time, checkpoint_time, preempted_for, preempt_time,
+        start_time IS NOT NULL AS ran
+    FROM jobs
+"""
 
 
 async def entries(db: Database) -> list[Entry]:
     """Every job that has not ended and is not held."""
-    rows = await db.fetch(
-        """
-        SELECT uid, team, creator, state, create_time, priority, project, priority_class, flavors, infra,
-            num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_runtime, grace, retry_time, overtaken,
-            admissions, reason, pool, flavor, admit_time, checkpoint_time, preempted_for, preempt_time,
-            start_time IS NOT NULL AS ran
-        FROM jobs WHERE end_time IS NULL AND state <> 'HELD'
-        """
-    )
+    rows = await db.fetch(_ENTRIES + "WHERE end_time IS NULL AND state <> 'HELD'")
     return [_entry(row) for row in rows]
 
 
-async def save_many(conn: Connection, steps: Sequence[tuple[Job, Job, Event]]) -> set[str]:
-    """Writes steps of many jobs that change no attempt, with their facts; returns the uids of those that
-    were still as they were read. The others are left alone.
-    """
-    if not steps:
-        return set()
-    rows = await conn.fetch(
-        """
-        UPDATE jobs j SET state = n.state, revision = n.revision, reason = n.reason,
-            admissions = n.admissions, pool = n.pool, update_time = n.update_time,
-            retry_time = n.retry_time, flavor = n.flavor, admit_time = n.admit_time,
-            preempted_for = n.preempted_for, preempt_time = n.preempt_time
-        FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::integer[], $7::text[],
-            $8::timestamptz[], $9::timestamptz[], $10::text[], $11::timestamptz[], $12::text[],
-            $13::timestamptz[])
-            AS n (uid, old, state, revision, reason, admissions, pool, update_time, retry_time, flavor,
-                admit_time, preempted_for, preempt_time)
-        WHERE j.uid = n.uid AND j.revision = n.old
-        RETURNING j.uid
-        """,
-        [new.uid for _, new, _ in steps],
-        [old.revision for old, _, _ in steps],
-        [new.state.value for _, new, _ in steps],
-        [new.revision for _, new, _ in steps],
-        [new.reason for _, new, _ in steps],
-        [new.admissions for _, new, _ in steps],
-        [new.pool for _, new, _ in steps],
-        [new.update_time for _, new, _ in steps],
-        [new.retry_time for _, new, _ in steps],
-        [new.flavor for _, new, _ in steps],
-        [new.admit_time for _, new, _ in steps],
-        [new.preempted_for for _, new, _ in steps],
-        [new.preempt_time for _, new, _ in steps],
-    )
-    done = {row["uid"] for row in rows}
-    await facts.tell_many(
-        conn, [(new, event) for _, new, event in steps if new.uid in done], actor=facts.SELF
-    )
-    return done
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """Jobs that are others than they were, and those that have gone from the queue and from their places."""
+
+    entries: Sequence[Entry]
+    gone: Sequence[str]
+
+
+class Reader:
+    """Reads the jobs that have not ended, and after that only those that were written since."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        # The transaction that last wrote each.
+        self._marks: dict[str, int] = {}
+
+    async def read(self) -> Changed:
+        """What has changed since the last time."""
+        row = await self._db.fetchrow(
+            "SELECT coalesce(array_agg(uid), '{}') AS uids,"
+            " coalesce(array_agg(xmin::text::bigint), '{}') AS marks"
+            " FROM jobs WHERE end_time IS NULL AND state <> 'HELD'"
+        )
+        assert row is not None
+        there = dict(zip(row["uids"], row["marks"], strict=True))
+        known = self._marks
+        fresh = [uid for uid, mark in there.items() if known.get(uid) != mark]
+        rows = await self._db.fetch(
+            _ENTRIES.replace("SELECT uid", "SELECT xmin::text::bigint AS mark, uid", 1)
+            + "WHERE uid = ANY($1::text[]) AND end_time IS NULL AND state <> 'HELD'",
+            fresh,
+        ) if fresh else []  # fmt: skip
+        entries = [_entry(row) for row in rows]
+        # Some may have gone in between.
+        gone = known.keys() - there.keys() | (set(fresh) - {entry.uid for entry in entries})
+        for uid in gone:
+            known.pop(uid, None)
+        known.update((row["uid"], row["mark"]) for row in rows)
+        return Changed(entries, sorted(gone))
+
+
+async def held(db: Database, uid: str) -> list[Entry]:
+    """A job that is held, as if it waited in the queue; nothing where it is not."""
+    rows = await db.fetch(_ENTRIES + "WHERE uid = $1 AND state = 'HELD'", uid)
+    return [replace(_entry(row), held=row["reason"] or "Held") for row in rows]
 
 
 async def remember(conn: Connection, *, reasons: Mapping[str, str], overtaken: Mapping[str, int]) -> None:

@@ -6,7 +6,7 @@ A flavor of the tree that reaches several pools is one engine flavor for each; t
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
 from cairn_scheduler.engine import world
@@ -45,6 +45,8 @@ class Entry:
     # It ran before: not its first attempt.
     ran: bool = False
     reason: str = ""
+    # Of one that is HELD: why.
+    held: str = ""
     # Of what holds a place.
     pool: str = ""
     flavor: str = ""
@@ -52,6 +54,30 @@ class Entry:
     checkpoint_time: datetime | None = None
     preempted_for: str = ""
     preempt_time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What jobs are read by: the tree, and the places to run."""
+
+    tree: Tree
+    places: tuple[Place, ...]
+    flavors: tuple[Flavor, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "flavors", tuple(_flavors(self.tree, self.places)))
+
+    def alike(self, other: Setting) -> bool:
+        """Whether jobs read by one are read alike by the other: what budgets have left aside."""
+        mine, its = self.tree, other.tree
+        return self.places == other.places and (
+            mine is its or replace(mine, budgets=(), windows=()) == replace(its, budgets=(), windows=())
+        )
+
+    @property
+    def budgets(self) -> tuple[world.Budget, ...]:
+        """With rates for each of the engine's flavors."""
+        return tuple(_with_rates(budget, self.flavors) for budget in self.tree.budgets)
 
 
 def take(
@@ -63,30 +89,40 @@ def take(
     now: datetime,
 ) -> world.Snapshot:
     """All that a decision depends on. Jobs of teams that the tree does not know are left out."""
-    flavors = _flavors(tree, places)
+    setting = Setting(tree, tuple(places))
     pending, admitted = [], []
     for entry in entries:
-        node = seat(entry, tree)
-        if not node:
-            continue
-        request = _request(entry, node, tree, places, flavors)
-        if entry.state is State.PENDING:
-            pending.append(request)
-        elif entry.state.placed and request.options:
-            admitted.append(_admitted(entry, request, flavors, now))
+        job = read(entry, setting, now)
+        if isinstance(job, JobRequest):
+            pending.append(job)
+        elif job is not None:
+            admitted.append(job)
     return world.Snapshot(
         now=milliseconds(now),
         nodes=tree.nodes,
-        flavors=tuple(flavors),
+        flavors=setting.flavors,
         pools=tuple(_pool(place) for place in places),
         pending=tuple(pending),
         admitted=tuple(admitted),
-        budgets=tuple(_with_rates(budget, flavors) for budget in tree.budgets),
+        budgets=setting.budgets,
         classes=tree.classes,
         reservations=tree.windows,
         holds=tuple(holds),
         version=tree.version,
     )
+
+
+def read(entry: Entry, setting: Setting, now: datetime) -> JobRequest | Admitted | None:
+    """A job as the engine has it; None: it is nothing to it."""
+    node = seat(entry, setting.tree)
+    if not node:
+        return None
+    request = _request(entry, node, setting.tree, setting.places, setting.flavors)
+    if entry.state is State.PENDING or entry.held:
+        return request
+    if entry.state.placed and request.options:
+        return _admitted(entry, request, setting.flavors, now)
+    return None
 
 
 def seat(entry: Entry, tree: Tree) -> str:
@@ -129,6 +165,7 @@ def _request(
         attempted=entry.ran,
         not_before=milliseconds(entry.retry_time) if entry.retry_time else 0,
         overtaken=entry.overtaken,
+        held=entry.held,
     )
 
 

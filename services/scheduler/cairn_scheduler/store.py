@@ -17,6 +17,7 @@ from cairn_scheduler.model import (
     AttemptState,
     Cause,
     Code,
+    Dependency,
     Environment,
     Hold,
     Job,
@@ -34,7 +35,7 @@ _SELECT = """
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
     j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
     j.hold, j.checkpoint_time, j.project, j.priority_class, j.flavors, j.flavor, j.admit_time,
-    j.preempted_for, j.preempt_time,
+    j.preempted_for, j.preempt_time, j.after,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -74,6 +75,22 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class ActiveAttempt:
+    """An attempt that may run, and what of its job says whether it shall."""
+
+    uid: str
+    job_uid: str
+    cluster: str
+    state: AttemptState
+    job_state: State
+    cancel_time: datetime | None
+    # Seconds.
+    max_runtime: float | None
+    grace: float
+    start_time: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenAttempt:
     """An attempt for which something is left to do: it runs, or its end is not tidied up."""
 
@@ -83,6 +100,7 @@ class OpenAttempt:
     job_uid: str
     cluster: str
     active: bool
+    create_time: datetime
     end_time: datetime | None
     token_uid: str
 
@@ -151,13 +169,15 @@ async def job(db: Database, *, team: str, uid: str) -> Job | None:
     return None if row is None else _job(row)
 
 
-async def job_of_attempt(db: Database, attempt_uid: str) -> Job | None:
-    """The job that an attempt belongs to."""
-    row = await db.fetchrow(
-        _SELECT + "JOIN attempts t ON t.job_uid = j.uid WHERE t.uid = $1",
-        attempt_uid,
+async def jobs_of_attempts(db: Database, attempt_uids: Sequence[str]) -> dict[str, Job]:
+    """The jobs that attempts belong to, by attempt; without those that there are not."""
+    rows = await db.fetch(
+        _SELECT + "WHERE j.uid IN (SELECT t.job_uid FROM attempts t WHERE t.uid = ANY($1::text[]))",  # noqa: S608
+        list(attempt_uids),
     )
-    return None if row is None else _job(row)
+    wanted = set(attempt_uids)
+    jobs = [_job(row) for row in rows]
+    return {one.uid: job for job in jobs for one in job.attempts if one.uid in wanted}
 
 
 async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
@@ -166,13 +186,36 @@ async def jobs_by_uid(db: Database, uids: Sequence[str]) -> dict[str, Job]:
     return {row["uid"]: _job(row) for row in rows}
 
 
-async def jobs_running(db: Database) -> list[Job]:
-    """The jobs of which an attempt is active, oldest first."""
+async def active_attempts(db: Database, *, whole: bool, overdue: datetime) -> list[ActiveAttempt]:
+    """The attempts that may run, those of the oldest jobs first; not `whole`: without those that run as they
+    should. Overdue are those whose longest run and grace were over before `overdue`."""
     rows = await db.fetch(
-        _SELECT + "WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')"
-        " ORDER BY j.create_time, j.uid"
+        """
+        SELECT a.uid, a.job_uid, a.cluster, a.state, j.state AS job_state, j.cancel_time, j.max_runtime,
+            j.grace, a.start_time
+        FROM jobs j JOIN attempts a ON a.job_uid = j.uid AND a.state IN ('LAUNCHING', 'RUNNING')
+        WHERE j.end_time IS NULL AND j.state IN ('LAUNCHING', 'RUNNING', 'PREEMPTING')
+            AND ($1 OR j.state <> 'RUNNING' OR j.cancel_time IS NOT NULL
+                OR a.start_time + make_interval(secs => j.max_runtime + j.grace) < $2)
+        ORDER BY j.create_time, j.uid
+        """,
+        whole,
+        overdue,
     )
-    return [_job(row) for row in rows]
+    return [
+        ActiveAttempt(
+            uid=row["uid"],
+            job_uid=row["job_uid"],
+            cluster=row["cluster"],
+            state=AttemptState(row["state"]),
+            job_state=State(row["job_state"]),
+            cancel_time=row["cancel_time"],
+            max_runtime=row["max_runtime"],
+            grace=row["grace"],
+            start_time=row["start_time"],
+        )
+        for row in rows
+    ]
 
 
 async def list_jobs(db: Database, chosen: Filter, *, limit: int) -> list[Job]:
@@ -270,14 +313,15 @@ async def count_overtaken(conn: Connection, counts: Mapping[str, int]) -> None:
     )
 
 
-async def open_attempts(db: Database) -> list[OpenAttempt]:
-    """The attempts for which something is left to do, oldest first."""
+async def open_attempts(db: Database, *, ended: bool = False) -> list[OpenAttempt]:
+    """The attempts for which something is left to do, oldest first; `ended`: only of those that have."""
     rows = await db.fetch(
         """
-        SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.end_time, a.token_uid
+        SELECT a.uid, a.number, j.team, a.job_uid, a.cluster, a.state, a.create_time, a.end_time, a.token_uid
         FROM attempts a JOIN jobs j ON j.uid = a.job_uid
-        WHERE a.close_time IS NULL ORDER BY a.create_time
-        """
+        WHERE a.close_time IS NULL AND (NOT $1 OR a.end_time IS NOT NULL) ORDER BY a.create_time
+        """,
+        ended,
     )
     return [
         OpenAttempt(
@@ -287,6 +331,7 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
             job_uid=row["job_uid"],
             cluster=row["cluster"],
             active=AttemptState(row["state"]).active,
+            create_time=row["create_time"],
             end_time=row["end_time"],
             token_uid=row["token_uid"],
         )
@@ -294,16 +339,12 @@ async def open_attempts(db: Database) -> list[OpenAttempt]:
     ]
 
 
-async def set_token(conn: Connection, attempt_uid: str, token_uid: str) -> None:
-    """Notes which run token an attempt has; empty: none any more."""
-    await conn.execute("UPDATE attempts SET token_uid = $2 WHERE uid = $1", attempt_uid, token_uid)
-
-
-async def close_attempt(conn: Connection, attempt_uid: str, *, now: datetime) -> None:
-    """Nothing is left to do for an attempt."""
+async def close_attempts(conn: Connection, attempt_uids: Sequence[str], *, now: datetime) -> None:
+    """Nothing is left to do for these attempts."""
     await conn.execute(
-        "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = $1 AND end_time IS NOT NULL",
-        attempt_uid,
+        "UPDATE attempts SET close_time = $2, token_uid = '' WHERE uid = ANY($1::text[])"
+        " AND end_time IS NOT NULL",
+        list(attempt_uids),
         now,
     )
 
@@ -359,6 +400,7 @@ def _job(row: Row) -> Job:
         admit_time=row["admit_time"],
         preempted_for=row["preempted_for"],
         preempt_time=row["preempt_time"],
+        after=tuple(Dependency(**one) for one in json.loads(row["after"])),
     )
 
 

@@ -12,8 +12,9 @@ from functools import lru_cache
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-from cairn_scheduler import environment, mounts, secrecy, wire
-from cairn_scheduler.model import Code, Job, Spec, State, pool_of
+from cairn_scheduler import dependencies, environment, mounts, secrecy, wire
+from cairn_scheduler.dependencies import Fate, Wish
+from cairn_scheduler.model import Code, Dependency, Job, Spec, State, pool_of
 from cairn_scheduler.places import Place, exceeds, reached
 from cairn_scheduler.store import Request, Sweep
 from cairn_scheduler.task import Task, invalid, parse, variables
@@ -40,6 +41,8 @@ class Draft:
     request: Request
     jobs: tuple[Job, ...]
     sweep: Sweep | None = None
+    # What its jobs are to run after, as it was written.
+    after: tuple[Wish, ...] = ()
     # Of each of the jobs, by name.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -60,7 +63,9 @@ def draft_job(
     size = wire.job_message(job).ByteSize()
     if size > MOST_JOB_BYTES:
         raise _too_large(size)
-    return Draft(job.team, creator, _request(message, task, secrets), (job,), secrets=secrets)
+    return Draft(
+        job.team, creator, _request(message, task, secrets), (job,), after=task.after, secrets=secrets
+    )
 
 
 def draft_sweep(
@@ -88,7 +93,8 @@ def draft_sweep(
             reason=Reason.SWEEP_INVALID,
         )
     sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, creator, task.experiment, now)
-    return Draft(jobs[0].team, creator, _request(message, task, secrets), jobs, sweep, secrets)
+    request = _request(message, task, secrets)
+    return Draft(jobs[0].team, creator, request, jobs, sweep, after=task.after, secrets=secrets)
 
 
 def draft_batch(
@@ -118,6 +124,20 @@ def draft_batch(
                 f"requests[{index}]: {error.message}", reason=error.reason, **error.metadata, index=index
             ) from None
     return drafts
+
+
+def after(draft: Draft, found: tuple[Dependency, ...], fate: Fate) -> Draft:
+    """The draft, its jobs held where what they are to run after has not ended. Raises FailedPrecondition."""
+    if fate.hopeless:
+        raise FailedPrecondition(
+            f"cairn.after: {fate.hopeless}; write `:any` behind it to run however it ended",
+            reason=Reason.JOB_ENDED,
+            path="cairn.after",
+        )
+    jobs = tuple(replace(job, after=found) for job in draft.jobs)
+    if not fate.free:
+        jobs = tuple(dependencies.waiting(job, fate.reason) for job in jobs)
+    return replace(draft, jobs=jobs)
 
 
 @lru_cache(maxsize=64)

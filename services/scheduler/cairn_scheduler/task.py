@@ -14,7 +14,8 @@ from dataclasses import dataclass, field, replace
 
 from cairn_common import document
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler import elsewhere, environment, fields, mounts, resources, secrecy
+from cairn_scheduler import dependencies, elsewhere, environment, fields, mounts, resources, secrecy
+from cairn_scheduler.dependencies import Wish
 from cairn_scheduler.fields import kind, show
 from cairn_scheduler.model import Cause, Resources, Spec
 
@@ -40,6 +41,7 @@ _CAIRN = frozenset(
         "grace",
         "sweep",
         "env",
+        "after",
     }
 )
 # What `cairn.retries` may name. An error of one's own too: some programs fail now and then.
@@ -74,6 +76,8 @@ class Task:
     priority_class: str = ""
     # Of the quota tree, in the order in which they are tried; none: the tree's own.
     flavors: tuple[str, ...] = ()
+    # What it is to run after.
+    after: tuple[Wish, ...] = ()
     # What it declares, with the values that stood in it; `spec.task` is without them.
     secrets: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     # Targets of `file_mounts` whose files are the caller's to send.
@@ -136,6 +140,7 @@ def parse(
         project=_text(block, "project", _EXPERIMENT, "1 to 63 of a-z, 0-9 and -", at="cairn"),
         priority_class=_text(block, "priority_class", _EXPERIMENT, "1 to 63 of a-z, 0-9 and -", at="cairn"),
         flavors=_flavors(block),
+        after=_after(block),
         secrets=secrets,
         mounts=mounts.read(root.get("file_mounts"), infra=infra),
         repository=_workdir(root),
@@ -391,3 +396,19 @@ def _flavors(block: Mapping[str, object]) -> tuple[str, ...]:
     if len(set(given)) != len(given):
         raise invalid("cairn.flavors", "names a flavor twice")
     return tuple(given)
+
+
+def _after(block: Mapping[str, object]) -> tuple[Wish, ...]:
+    """Jobs and sweeps, each as an id or a name, with `:any` where it need not succeed."""
+    given = block.get("after")
+    if given is None:
+        return ()
+    named = [given] if isinstance(given, str) else given
+    if not isinstance(named, list) or not all(isinstance(one, str) for one in named):
+        raise invalid("cairn.after", "is a list of jobs or sweeps, such as [prepare, 01j9zk3m5q7r:any]")
+    if len(named) > dependencies.MOST:
+        raise invalid("cairn.after", f"names {len(named):,}; at most {dependencies.MOST} can be waited for")
+    try:
+        return tuple(dependencies.wish(one) for one in named)
+    except ValueError as error:
+        raise invalid("cairn.after", str(error)) from None

@@ -95,7 +95,8 @@ def timeline(job: Job, history: Sequence[Entry], steps: Sequence[Step]) -> list[
     for attempt in job.attempts:
         moments += _attempt(attempt, said[attempt.uid])
     if job.end_time is not None:
-        moments.append(Moment(Kind.FINISHED, job.end_time, cause=job.cause, state=job.state))
+        text = "" if job.attempts else job.message
+        moments.append(Moment(Kind.FINISHED, job.end_time, text=text, cause=job.cause, state=job.state))
     moments.sort(key=lambda moment: (moment.time, _ORDER.index(moment.kind)))
     return _with_ends(moments)
 

@@ -10,7 +10,18 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from cairn.scheduler.v1 import job_pb2, sweep_pb2, timeline_pb2
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_scheduler.model import Attempt, Cause, Code, Environment, Job, Mount, Resources, Spec, State
+from cairn_scheduler.model import (
+    Attempt,
+    Cause,
+    Code,
+    Dependency,
+    Environment,
+    Job,
+    Mount,
+    Resources,
+    Spec,
+    State,
+)
 from cairn_scheduler.timeline import Moment
 
 MOST_DIFF_BYTES = 256 * 1024
@@ -56,6 +67,7 @@ def job_message(job: Job) -> job_pb2.Job:
         admissions=job.admissions,
         hold=job_pb2.Job.Hold.Value(f"HOLD_{job.hold}") if job.hold else job_pb2.Job.HOLD_UNSPECIFIED,
         checkpoint_time=timestamp(job.checkpoint_time),
+        after=[_dependency(job.team, one) for one in job.after],
     )
 
 
@@ -84,6 +96,7 @@ def brief(message: job_pb2.Job) -> job_pb2.Job:
     for field in ("task", "setup", "run", "environment"):
         message.spec.ClearField(field)
     message.code.ClearField("git_diff")
+    message.ClearField("after")
     message.message = message.message[:_BRIEF_MESSAGE]
     for attempt in message.attempts:
         attempt.message = attempt.message[:_BRIEF_MESSAGE]
@@ -187,6 +200,14 @@ def _environment(environment: Environment | None) -> job_pb2.Environment | None:
         requirements_file=environment.requirements_file,
         lock=environment.lock,
         conda=environment.conda,
+    )
+
+
+def _dependency(team: str, one: Dependency) -> job_pb2.Dependency:
+    return job_pb2.Dependency(
+        name=f"teams/{team}/{'sweeps' if one.sweep else 'jobs'}/{one.uid}",
+        display_name=one.title,
+        condition=job_pb2.Dependency.ANY if one.any else job_pb2.Dependency.OK,
     )
 
 

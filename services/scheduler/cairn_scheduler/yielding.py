@@ -15,6 +15,9 @@ _HOLDERS = {
     Hold.BUDGET: "a budget that is spent",
 }
 
+# What people say counts for more than what goes by itself.
+_STRENGTH = (Hold.DEPENDENCY, Hold.BUDGET, Hold.USER, Hold.ADMIN)
+
 
 def preempt(job: Job, now: datetime, *, why: str, by: str = "") -> Job:
     """Its place is taken: at once where nothing runs, else once its attempt has ended within its grace.
@@ -65,7 +68,7 @@ def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
     """
     if job.state.final or job.cancel_time is not None:
         raise IllegalStep(f"job {job.uid} {_over(job)}; it cannot be held")
-    if job.hold is not None and (job.hold is kind or kind is not Hold.ADMIN):
+    if job.hold is not None and _STRENGTH.index(job.hold) >= _STRENGTH.index(kind):
         return job
     told = f" ({why})" if why else ""
     reason = f"Held: by {_HOLDERS[kind]}{told}"
@@ -79,11 +82,14 @@ def hold(job: Job, now: datetime, *, kind: Hold, why: str = "") -> Job:
 
 
 def release(job: Job, now: datetime) -> Job:
-    """Back to the queue. Raises IllegalStep where nobody holds it."""
+    """Back to the queue; one that was to run after others is looked at anew. Raises IllegalStep where nobody
+    holds it."""
     if job.hold is None:
         raise IllegalStep(f"job {job.uid} is {job.state}; nobody holds it")
     if job.state is State.PREEMPTING:
         return remark(job, now, hold=None)
+    if job.after and job.hold is not Hold.DEPENDENCY and not job.admissions:
+        return remark(job, now, hold=Hold.DEPENDENCY, reason="DependencyWait: it was released just now")
     return _back(job, now, reason="NotEvaluated: it was released just now", hold=None)
 
 

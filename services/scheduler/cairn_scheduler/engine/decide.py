@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cairn_scheduler.engine import gates
+from cairn_scheduler.engine.awake import awake
 from cairn_scheduler.engine.order import ALWAYS, Line, Queue
 from cairn_scheduler.engine.passes import Pass
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Admitted, JobRequest, Plan, Reason, Snapshot
+from cairn_scheduler.engine.world import Admitted, Code, JobRequest, Plan, Reason, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,8 @@ class Engine:
         self.stopping: dict[str, Admitted] = {}
         self.actual: State | None = None
         self.told: dict[str, Reason] = {}
+        # Nodes with jobs that were not told anything yet, or that were promised a place.
+        self._untold: set[str] = set()
         self._expected: dict[str, Admitted] = {}
         self.apply((*snapshot.admitted, *snapshot.pending))
 
@@ -69,13 +72,14 @@ class Engine:
 
     def edit(self, **fields: Any) -> None:
         """Other nodes, pools, budgets, circuits ...: fields of the snapshot other than its jobs."""
-        snapshot = self.snapshot(self.frame.now)
-        told = self.told
         if fields.keys() & {"nodes", "flavors", "pools", "classes"}:
-            self.__init__(replace(snapshot, **fields))  # type: ignore[misc]
+            told = self.told
+            self.__init__(replace(self.snapshot(self.frame.now), **fields))  # type: ignore[misc]
             self.told = told
-        else:
-            self.frame = replace(self.frame, **fields)
+            return
+        self.frame = replace(self.frame, **fields)
+        if fields.keys() - {"now", "holds", "use", "version"}:
+            self.queue.doubt()
 
     def snapshot(self, now: int) -> Snapshot:
         """All of it as a value, in the order of uids."""
@@ -88,24 +92,58 @@ class Engine:
         self._disappointed()
         self._wake(now)
         barred: dict[str, str] = {}
-        one = Pass(self, now, barred)
-        plan = one.run()
-        while one.unstable.keys() - barred.keys():
-            barred |= one.unstable
-            one = Pass(self, now, barred)
+        seen = awake(self, now)
+        while True:
+            one = Pass(self, now, barred, seen)
             plan = one.run()
+            if one.unstable.keys() - barred.keys():
+                barred |= one.unstable
+            elif not seen.stir(self, now, plan.holds):
+                break
         self._expected = one.expected
-        news = {uid: reason for uid, reason in plan.reasons.items() if not _same(self.told.get(uid), reason)}
-        self.told = dict(plan.reasons)
-        return replace(plan, news=news)
+        return replace(plan, news=self._tell(one), reasons=dict(self.told))
 
     def line(self, uid: str) -> Line | None:
         """The line that a pending job waits in."""
         return self.queue.line_of.get(uid)
 
+    def _tell(self, one: Pass) -> dict[str, Reason]:
+        """Notes why jobs wait, of those for which it can be another reason; returns what is new of it."""
+        told: dict[str, Reason] = {}
+        for name in one.awake.names | self._untold:
+            for line in self.queue.lines[name].values():
+                reason = line.reason or _UNSEEN
+                for _, uid in line.jobs:
+                    if self.told.get(uid) is not reason:
+                        told[uid] = reason
+        waiting = one.waiting_for()
+        for uid in one.fresh:
+            told.pop(uid, None)
+            if uid in self.pending and uid not in one.expected:
+                told[uid] = waiting
+            else:
+                self.told.pop(uid, None)
+        for uid, request in self.aside.items():
+            told[uid] = gates.asleep(request, one.now) or Reason(
+                Code.NOT_EVALUATED, node=request.node, note=f"no node {request.node} in the quota tree"
+            )
+        # What these are told follows from this plan alone.
+        self._untold = {self.pending[uid].node for uid in one.fresh if uid in self.pending}
+        alike: dict[tuple[int, int], bool] = {}
+        news = {}
+        for uid, reason in told.items():
+            before = self.told.get(uid)
+            pair = (id(before), id(reason))
+            if pair not in alike:
+                alike[pair] = before is not None and before.says(reason)
+            if not alike[pair]:
+                news[uid] = reason
+        self.told |= told
+        return news
+
     def _hold(self, job: Admitted) -> None:
         uid = job.request.uid
-        self._expected.pop(uid, None)
+        planned = self._expected.pop(uid, None)
         self.admitted[uid] = job
         if job.request.node not in self.state.running:
             return
@@ -113,6 +151,11 @@ class Engine:
             if self.actual is None:
                 self.actual = self.full_state()
             self.stopping[uid] = job
+        elif planned is not None and (planned.option, planned.machines) == (job.option, job.machines):
+            # All failures of the last pass were seen with it in its place: it is no news to them.
+            with self.state.tentative():
+                self.state.add(job)
+            self.state.note(job.request.node)
         else:
             self.state.add(job)
         if self.actual is not None:
@@ -148,6 +191,7 @@ class Engine:
             if request.node in self.state.tree.seats and gates.asleep(request, now) is None:
                 del self.aside[uid]
                 self.queue.put(request)
+                self._untold.add(request.node)
 
     def _disappointed(self) -> None:
         """Admissions of the last plan that did not come about leave room that others were told was taken."""
@@ -162,12 +206,11 @@ class Engine:
                 for one in cell.path() if cell is not None else ():
                     one.gen += 1
                     one.move += 1
+        self.state.tree.changes += 1
         self._expected = {}
 
 
-def _same(one: Reason | None, other: Reason) -> bool:
-    """Whether two say the same; how much is used changes all the time."""
-    return one is other or (one is not None and replace(one, used=other.used) == other)
+_UNSEEN = Reason(Code.NOT_EVALUATED)
 
 
 __all__ = ["ALWAYS", "Change", "Engine", "Gone", "decide"]

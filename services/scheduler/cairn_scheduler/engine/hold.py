@@ -63,7 +63,8 @@ def foresee(
 def _foresee(
     state: State, seat: Seat, request: JobRequest, option: Option, now: int, policy: Policy, until: int
 ) -> Shadow | None:
-    ending = sorted(_ends(state, option, policy, now), key=lambda pair: (pair[0], pair[1].request.uid))
+    keys = {key for key, amount in option.usage if amount > 0 and seat.cell(key) is not None}
+    ending = sorted(_ends(state, option, keys, policy), key=lambda pair: (pair[0], pair[1].request.uid))
     removed: list[Admitted] = []
     start, at = now, 0
     while not state.fits(seat, request, option) and at < len(ending):
@@ -99,13 +100,15 @@ def _beside(
     return Shadow(hold, seat.root, slack, room, policy.assumed_runtime)
 
 
-def _ends(state: State, option: Option, policy: Policy, now: int) -> list[tuple[int, Admitted]]:
-    """Running jobs that share a key with it, and when they will be over."""
-    keys = {key for key, amount in option.usage if amount > 0}
+def _ends(state: State, option: Option, keys: set[Key], policy: Policy) -> list[tuple[int, Admitted]]:
+    """Running jobs that hold some of these keys or machines of its pool, and when they will be over."""
+    room = state.room(option)
     ends = []
     for jobs in state.running.values():
         for job in jobs.values():
-            if any(key in keys for key, _ in job.request.options[job.option].usage):
+            theirs = job.request.options[job.option]
+            beside = room is not None and state.room(theirs) is room
+            if beside or any(key in keys for key, _ in theirs.usage):
                 runs = job.request.max_runtime
                 ends.append((job.admit_time + (policy.assumed_runtime if runs is None else runs), job))
     return ends

@@ -7,11 +7,12 @@ from the root down: who stays within its quota, then the smaller share after the
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from cairn_scheduler.engine.quota import NOTHING, Cell, Seat, Share
+from cairn_scheduler.engine.quota import NOTHING, Seat, Share
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Amounts, JobRequest, Option, Reason
+from cairn_scheduler.engine.watch import Watch, Watches
+from cairn_scheduler.engine.world import Amounts, JobRequest, Option, Reason, Within
 
 Shape = tuple[object, ...]
 # A failure with this stamp is one that has to be looked at in every pass.
@@ -28,42 +29,40 @@ class Line:
 
     __slots__ = (
         "_standing",
-        "cells",
         "first",
         "fixed",
         "freed",
         "jobs",
         "key",
         "moved",
-        "movers",
         "options",
+        "pools",
         "priority",
         "reason",
         "requests",
         "requeued",
-        "rooms",
         "seat",
         "until",
         "user",
+        "watch",
     )  # fmt: skip
 
-    def __init__(self, key: Shape, seat: Seat, request: JobRequest) -> None:
-        self.key, self.seat = key, seat
+    def __init__(self, key: Shape, seat: Seat, request: JobRequest, watch: Watch) -> None:
+        self.key, self.seat, self.watch = key, seat, watch
         self.priority, self.requeued, self.user = request.priority, request.requeued, request.user
         self.jobs: list[tuple[int, str]] = []
         self.requests: dict[str, JobRequest] = {}
         self.reason: Reason | None = None
         self.freed = self.moved = ALWAYS
         self.until = 0
-        # What can never change: why none of them can ever start, and the options that could hold them.
+        # What can never change: why none of them can ever start, the options that could hold them, and the
+        # pools where they could have a reservation.
         self.fixed: Reason | None = None
         self.options: list[int] | None = None
+        self.pools: frozenset[str] | None = None
         # How many of `jobs` are dealt with in this pass.
         self.first = 0
         self._standing: tuple[int, Standing] | None = None
-        self.cells: list[Cell] | None = None
-        self.movers: list[Cell] = []
-        self.rooms: tuple[str, ...] = ()
 
     def put(self, request: JobRequest) -> None:
         """Adds a job."""
@@ -82,29 +81,18 @@ class Line:
             return None
         return self.requests[self.jobs[self.first][1]]
 
-    def stamp(self, state: State) -> int:
-        """Grows whenever something was freed that could let its first job fit."""
-        if self.cells is None:
-            self._watch(state)
-            assert self.cells is not None
-        freed = 0
-        for cell in self.cells:
-            freed += cell.gen
-        for name in self.rooms:
-            freed += state.rooms[name].gen
-        return freed
+    def alike(self, option: int) -> Shape:
+        """The same for lines that find the same victims with this option: users and retries make no odds."""
+        if len(self.key) == 1 or self.seat.node.within is Within.LOWER_OR_NEWER:
+            return (self.seat.id, self.jobs[self.first], option)
+        priority, _, _, *rest = self.key
+        return (self.seat.id, priority, *rest, option)
 
-    def motion(self, state: State) -> int:
-        """Grows whenever anything changed that could give it victims."""
-        if self.cells is None:
-            self._watch(state)
-        return sum(cell.move for cell in self.movers) + sum(state.rooms[name].move for name in self.rooms)
-
-    def unchanged(self, state: State, now: int) -> bool:
+    def unchanged(self, now: int) -> bool:
         """Whether nothing has changed since it failed that could let its first job start."""
         if self.freed == ALWAYS or (self.until and self.until <= now):
             return False
-        return self.freed == self.stamp(state) and self.moved == self.motion(state)
+        return self.freed == self.watch.freed() and self.moved == self.watch.moved()
 
     def standing(self, state: State, *, fair: bool) -> Standing:
         """From the root's child down: whether each would borrow, and its share; the best of its options."""
@@ -132,30 +120,13 @@ class Line:
             state.tree.give(self.seat, usage)
         return tuple(order[::-1])
 
-    def _watch(self, state: State) -> None:
-        options = self.requests[self.jobs[0][1]].options
-        cells: dict[int, Cell] = {}
-        movers: dict[int, Cell] = {}
-        for option in options:
-            for key, _ in option.usage:
-                cell = self.seat.cell(key)
-                if cell is None:
-                    continue
-                for one in cell.path():
-                    if one.binds():
-                        cells[id(one)] = one
-                    if one.parent is None and key in self.seat.root.quotas:
-                        movers[id(one)] = one
-        self.cells, self.movers = list(cells.values()), list(movers.values())
-        rooms = {state.flavors[o.flavor].pool for o in options if state.room(o) is not None}
-        self.rooms = tuple(sorted(rooms))
-
 
 class Queue:
     """All pending jobs that could start, in lines by node. `use`: decayed use by (node, user)."""
 
     def __init__(self, state: State) -> None:
         self._state = state
+        self.watches = Watches(state)
         self.lines: dict[str, dict[Shape, Line]] = {name: {} for name in state.tree.seats}
         self.line_of: dict[str, Line] = {}
         self._alike: dict[tuple[Option, ...], int] = {}
@@ -177,7 +148,8 @@ class Queue:
         lines = self.lines[request.node]
         line = lines.get(key)
         if line is None:
-            line = lines[key] = Line(key, self._state.tree.seats[request.node], request)
+            seat = self._state.tree.seats[request.node]
+            line = lines[key] = Line(key, seat, request, self.watches.of(seat, request.options))
         line.put(request)
         self.line_of[request.uid] = line
         return line
@@ -188,6 +160,12 @@ class Queue:
         line.drop(uid)
         if not line.jobs:
             del self.lines[line.seat.id][line.key]
+
+    def doubt(self) -> None:
+        """What all lines found out may not hold any more, though nothing was freed."""
+        for lines in self.lines.values():
+            for line in lines.values():
+                line.freed = ALWAYS
 
     def _number(self, options: tuple[Option, ...]) -> int:
         """The same number for equal options; by identity first, for most jobs share theirs."""
@@ -200,15 +178,7 @@ class Queue:
         return number
 
 
-def best_line(lines: Iterable[Line], use: Mapping[tuple[str, str], int]) -> Line | None:
-    """The line whose first job is the next of its node; None where none has any."""
-    best: Line | None = None
-    first: LineOrder | None = None
-    for line in lines:
-        if line.first >= len(line.jobs):
-            continue
-        time, uid = line.jobs[line.first]
-        order = (-line.priority, not line.requeued, use.get((line.seat.id, line.user), 0), time, uid)
-        if first is None or order < first:
-            best, first = line, order
-    return best
+def order_in_node(line: Line, use: Mapping[tuple[str, str], int]) -> LineOrder:
+    """The place of a line's next job among those of its node: the smaller goes first."""
+    time, uid = line.jobs[line.first]
+    return (-line.priority, not line.requeued, use.get((line.seat.id, line.user), 0), time, uid)

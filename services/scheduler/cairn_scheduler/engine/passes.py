@@ -6,19 +6,21 @@ are undone in the end.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine import gates
+from cairn_scheduler.engine.awake import Awake, goes_on
 from cairn_scheduler.engine.choose import Choice, Ground
 from cairn_scheduler.engine.hold import foresee
-from cairn_scheduler.engine.order import ALWAYS, Line, best_line
+from cairn_scheduler.engine.lineup import LineUp
+from cairn_scheduler.engine.order import ALWAYS, Line, Shape
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import Search, Victims, comes_back
 from cairn_scheduler.engine.world import (
+    CAN_STARVE,
     Admission,
     Admitted,
     Code,
@@ -29,7 +31,6 @@ from cairn_scheduler.engine.world import (
     Plan,
     Preemption,
     Reason,
-    Sharing,
     Why,
 )
 
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str]) -> None:
-        self.engine, self.now, self.barred = engine, now, barred
+    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str], awake: Awake) -> None:
+        self.engine, self.now, self.barred, self.awake = engine, now, barred, awake
         # Jobs for which nobody is to be evicted, and who would evict them: then the plan is void.
         self.unstable: dict[str, str] = {}
         # Jobs that got a place in this pass and had to leave it again, and to whom.
@@ -59,17 +60,17 @@ class Pass:
         # Jobs that got or were promised a place in this pass; those for which others are evicted keep it.
         self.fresh: dict[str, Admitted] = {}
         self.overtaken: dict[str, int] = {}
-        self.wake: list[int] = []
+        self.wake: list[int] = list(awake.wake)
         # Whether it was an `add`.
         self._undo: list[tuple[State, bool, Admitted]] = []
-        self._live: dict[str, list[Line]] = {}
-        self._heap: list[tuple[object, ...]] = []
+        self._turns = LineUp(engine, awake.names, self.use, self.fresh)
         self._starving: dict[Key, list[JobRequest]] = {}
         self._tried: list[Line] = []
-        self._tick = self._pushed = 0
         self._nominal = self._doubtful = False
         self._kept: dict[str, JobRequest] = {}
         self._checked: dict[Line, tuple[int, int]] = {}
+        # Searches for victims that found nobody: how often the state had changed by then, and their `until`.
+        self._nobody: dict[Shape, tuple[int, int]] = {}
 
     def run(self) -> Plan:
         """Makes the plan and leaves the engine's state as it was."""
@@ -92,11 +93,10 @@ class Pass:
 
     def _keep_holds(self) -> None:
         """Reservations that go on; one that has run out rests for as long again."""
-        for hold in sorted(self.frame.holds, key=lambda hold: (hold.pool, hold.uid)):
-            request = self.engine.pending.get(hold.uid)
+        holds = goes_on(self.engine, self.frame.holds, self.now)
+        for hold in sorted(holds, key=lambda hold: (hold.pool, hold.uid)):
+            request = self.engine.pending[hold.uid]
             line = self.engine.line(hold.uid)
-            if request is None or self.now >= hold.until + self.policy.reserve_bound:
-                continue
             if line is not None and self.now < hold.until:
                 self._foresee(line.seat, request, hold.flavor, hold.until)
             else:
@@ -125,11 +125,11 @@ class Pass:
 
     def _fill(self) -> None:
         """First what stays within the nominal quotas; then all others, who borrow or evict."""
-        self._line_up()
+        self._turns.gather()
         self._nominal = True
         self._work_off()
         self._nominal = False
-        self._line_up()
+        self._turns.gather()
         for _, job in sorted(self.engine.stopping.items()):
             if job.stopping != "-":
                 self._return(job)
@@ -154,85 +154,27 @@ class Pass:
             if found:
                 return
 
-    def _line_up(self) -> None:
-        for name, lines in self.engine.queue.lines.items():
-            live = [line for line in lines.values() if self._open(line)]
-            if live:
-                self._live[name] = live
-                self._push(self.state.tree.seats[name])
-
     def _work_off(self) -> None:
-        while self._heap:
-            entry = heapq.heappop(self._heap)
-            seat: Seat = entry[-1]  # type: ignore[assignment]
-            if seat.id not in self._live or (entry[-3] != self._tick and not self._still(seat)):
-                continue
-            self._next(seat)
+        while (line := self._turns.next()) is not None:
+            request = line.head()
+            assert request is not None
+            reason = self._try(line, request)
+            if reason is not None:
+                self._failed(line, request, reason)
+            self._turns.passed(line, started=reason is None)
 
     def _try_again(self) -> bool:
         """When all were tried: those whose chances have changed since they were; each change once."""
-        again = [line for line in self._tried if self._checked.get(line) != self._marks(line)]
+        again = [line for line in self._tried if self._checked.get(line) != _marks(line)]
         dropped = set(again)
         self._tried = [line for line in self._tried if line not in dropped]
         for line in again:
-            self._checked[line] = self._marks(line)
-            if not line.unchanged(self.state, self.now):
-                self._revive(line)
+            self._checked[line] = _marks(line)
+            if not line.unchanged(self.now):
+                self._turns.revive(line)
             else:
                 self._tried.append(line)
-        return bool(self._heap)
-
-    def _marks(self, line: Line) -> tuple[int, int]:
-        return line.stamp(self.state), line.motion(self.state)
-
-    def _open(self, line: Line) -> bool:
-        """Whether a line has a job that has no place yet."""
-        line.first = 0
-        self._skip(line)
-        return line.first < len(line.jobs)
-
-    def _skip(self, line: Line) -> None:
-        while (head := line.head()) is not None and head.uid in self.fresh:
-            line.first += 1
-
-    def _push(self, seat: Seat) -> None:
-        line = best_line(self._live.get(seat.id, ()), self.use)
-        if line is None:
-            self._live.pop(seat.id, None)
-            return
-        request = line.head()
-        assert request is not None
-        if line.options is None:
-            line.fixed = gates.refused_for_ever(self.state, seat, request, self.engine.classes)
-            line.options = gates.usable(self.state, seat, request)
-        order = line.standing(self.state, fair=self.policy.sharing is Sharing.FAIR)
-        heapq.heappush(
-            self._heap,
-            (order, -request.priority, request.create_time, request.uid, self._tick, self._pushed, seat),
-        )
-        self._pushed += 1
-
-    def _still(self, seat: Seat) -> bool:
-        """Pushes an entry anew that was made before something changed; whether it is still the first."""
-        self._push(seat)
-        if self._heap and self._heap[0][-1] is seat and self._heap[0][-3] == self._tick:
-            heapq.heappop(self._heap)
-            return True
-        return False
-
-    def _next(self, seat: Seat) -> None:
-        line = best_line(self._live[seat.id], self.use)
-        assert line is not None
-        request = line.head()
-        assert request is not None
-        reason = self._try(line, request)
-        if reason is None:
-            self._skip(line)
-        else:
-            self._failed(line, request, reason)
-        if line.first >= len(line.jobs) or reason is not None:
-            self._live[seat.id] = [one for one in self._live[seat.id] if one is not line]
-        self._push(seat)
+        return bool(self._turns)
 
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
@@ -248,7 +190,7 @@ class Pass:
         assert line.options is not None
         if line.fixed is not None:
             return line.fixed
-        if line.reason is not None and line.unchanged(self.state, self.now):
+        if line.reason is not None and line.unchanged(self.now):
             if self._nominal:
                 return _LATER
             self._reserve(seat, request, line.options, line.reason)
@@ -298,7 +240,7 @@ class Pass:
         by = (seat.id, request.user)
         self.use[by] = self.use.get(by, 0) + max(1, gates.gpus(option)) * 3_600_000
         self._pass_by(request, option)
-        self._tick += 1
+        self._turns.changed(seat)
 
     def _add(self, state: State, job: Admitted) -> None:
         state.add(job)
@@ -308,14 +250,19 @@ class Pass:
 
     def _victims(self, line: Line, request: JobRequest, index: int) -> Victims:
         """Whom to evict; nobody where that would come back to it."""
-        option = request.options[index]
-        search = Search(
-            self.state, line.seat, request, option, self.now, self.engine.classes, protected=self._kept
-        )
-        found = search.run(self.policy)
-        if search.until:
-            line.until = min(line.until or search.until, search.until)
+        option, alike = request.options[index], line.alike(index)
+        changes, until = self._nobody.get(alike, (ALWAYS, 0))
+        if changes != self.state.tree.changes:
+            search = Search(
+                self.state, line.seat, request, option, self.now, self.engine.classes, protected=self._kept
+            )
+            found, until = search.run(self.policy), search.until
+        else:
+            found = []
+        if until:
+            line.until = min(line.until or until, until)
         if not found:
+            self._nobody[alike] = (self.state.tree.changes, until)
             return []
         if comes_back(search, found, index, self.policy):
             self._doubtful = True
@@ -339,9 +286,9 @@ class Pass:
             assert placement is not None
             choice = Choice(index, placement, False, seat.debt(option.usage))
         self._start(seat, request, choice)
-        again = {line for line in self._tried if line.freed != line.stamp(self.state)}
+        again = {line for line in self._tried if line.freed != line.watch.freed()}
         for line in [line for line in self._tried if line in again]:
-            self._revive(line)
+            self._turns.revive(line)
         self._tried = [line for line in self._tried if line not in again]
 
     def _evict(self, job: Admitted, why: Why, by: str) -> None:
@@ -372,20 +319,17 @@ class Pass:
         self.gates.withdrawn(self.state.tree.seats[request.node], request, option)
         line = self.engine.line(uid)
         if line is not None:
-            self._open(line)
-            self._revive(line)
+            self._turns.open(line)
+            self._turns.revive(line)
 
     def _return(self, job: Admitted) -> None:
         """A victim waits again, at the head of its class; it may be promised another place at once."""
         request = replace(job.request, requeued=True, attempted=True)
-        line = Line((request.uid,), self.state.tree.seats[request.node], request)
+        seat = self.state.tree.seats[request.node]
+        watch = self.engine.queue.watches.of(seat, request.options)
+        line = Line((request.uid,), seat, request, watch)
         line.put(request)
-        self._revive(line)
-
-    def _revive(self, line: Line) -> None:
-        self._live.setdefault(line.seat.id, []).append(line)
-        self._tick += 1
-        self._push(line.seat)
+        self._turns.revive(line)
 
     # Those who stay
 
@@ -396,9 +340,9 @@ class Pass:
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
             if not self._doubtful:
-                line.freed, line.moved = self._marks(line)
+                line.freed, line.moved = _marks(line)
             self._tried.append(line)
-        for key in {(reason.flavor, reason.resource)} if reason.code in _CAN_STARVE else ():
+        for key in {(reason.flavor, reason.resource)} if reason.code in CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])
             if len(waiting) < _MOST_WATCHED and request.uid in self.engine.pending:
                 waiting.append(request)
@@ -413,7 +357,7 @@ class Pass:
 
     def _reserve(self, seat: Seat, request: JobRequest, options: list[int], reason: Reason) -> None:
         """The bounded reservation of a job that starves within its nominal quota."""
-        if reason.code not in _CAN_STARVE or request.uid not in self.engine.pending:
+        if reason.code not in CAN_STARVE or request.uid not in self.engine.pending:
             return
         overtaken = self.overtaken.get(request.uid, request.overtaken)
         due = request.create_time + self.policy.reserve_after
@@ -430,34 +374,18 @@ class Pass:
                 return
 
     def _plan(self) -> Plan:
-        told: dict[str, Reason] = {}
-        waiting = self._waiting_for()
-        for lines in self.engine.queue.lines.values():
-            for line in lines.values():
-                reason = line.reason or _UNSEEN
-                for _, uid in line.jobs:
-                    told[uid] = reason
-        for uid in self.fresh:
-            if uid in self.expected:
-                told.pop(uid, None)
-            elif uid in self.engine.pending:
-                told[uid] = waiting
-        for uid, request in self.engine.aside.items():
-            told[uid] = gates.asleep(request, self.now) or Reason(
-                Code.NOT_EVALUATED, node=request.node, note=f"no node {request.node} in the quota tree"
-            )
         return Plan(
             admissions=tuple(self.admissions),
             promises=tuple(self.promises),
             preemptions=tuple(self.preemptions),
             holds=tuple(self.holds),
-            reasons=told,
             overtaken=self.overtaken,
             wake_at=self._wake_at(),
             version=self.frame.version,
         )
 
-    def _waiting_for(self) -> Reason:
+    def waiting_for(self) -> Reason:
+        """Why who was promised a place has to wait."""
         victims = [p.uid for p in self.preemptions] + list(self.engine.stopping)
         gone = max((job.gone_at for job in self.engine.stopping.values()), default=0)
         return Reason(
@@ -468,24 +396,19 @@ class Pass:
         times = [*self.wake, *self.gates.wake]
         times += [r.not_before for r in self.engine.aside.values()]
         times += [hold.until for hold in self.holds] + [s.hold.start for s in self.ground.shadows]
-        for lines in self.engine.queue.lines.values():
-            times += [line.until for line in lines.values() if line.until]
+        for name in self.awake.names:
+            times += [line.until for line in self.engine.queue.lines[name].values() if line.until]
         return min((time for time in times if time > self.now), default=None)
 
 
-_UNSEEN = _LATER = Reason(Code.NOT_EVALUATED)
-_CAN_STARVE = frozenset(
-    {
-        Code.QUOTA_FULL,
-        Code.LENDING_LIMITED,
-        Code.FAIR_SHARE_BEHIND,
-        Code.PRIORITY_BEHIND,
-        Code.CAPACITY_FULL,
-        Code.GANG_FRAGMENTED,
-    }
-)
-_UNTIL_FREED = _CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
+_LATER = Reason(Code.NOT_EVALUATED)
+_UNTIL_FREED = CAN_STARVE | {Code.EXCEEDS_MAX, Code.NO_MATCHING_FLAVOR}
+
 # Who had to leave a place again so often in one pass does not get another one in it.
 _MOST_WITHDRAWN = 3
 # So many jobs that lack the same are watched for being overtaken; those behind them are not first anyway.
 _MOST_WATCHED = 16
+
+
+def _marks(line: Line) -> tuple[int, int]:
+    return line.watch.freed(), line.watch.moved()

@@ -116,7 +116,7 @@ class Seat:
 
     __slots__ = (
         "_lendable", "_share", "capped", "cells", "children", "depth", "hot", "id", "node", "over", "parent",
-        "quotas", "rank", "root", "top", "version",
+        "quotas", "rank", "root", "shifts", "top", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, parent: Seat | None) -> None:
@@ -129,6 +129,8 @@ class Seat:
         self.top: tuple[int, list[tuple[Share, Seat]]] | None = None
         # Grows whenever what runs at the node or below it has changed.
         self.version = 0
+        # How often its share may have changed.
+        self.shifts = 0
         # The subtree's quota by rationed key, and (of a root) keys with nothing but a `most` somewhere.
         self.quotas: dict[Key, int] = {}
         self.capped: set[Key] = set()
@@ -259,7 +261,7 @@ class Seat:
                 best = max(best, (over * UNIT << SHARE_BITS) // (whole * (weight or UNIT)))
         return best if weight else WEIGHTLESS + best
 
-    def exceed(self, cell: Cell, before: int, after: int) -> None:
+    def exceed(self, cell: Cell, before: int, after: int, noise: int) -> None:
         """Use of one of its keys went from `before` to `after`, of which one is over the quota."""
         quota, resource = cell.quota, cell.resource
         over = self.over.get(resource, 0) + max(after, quota) - max(before, quota)
@@ -270,6 +272,14 @@ class Seat:
         self._share = None
         if self.parent is None:
             return
+        if noise:
+            self.shifts += 1
+            for other in self.cells.values():
+                # Who looks for somebody to take these from, compares with its share.
+                if other is not None and other is not cell and other.usage > other.quota:
+                    top = self.root.cells[other.key]
+                    assert top is not None
+                    top.move += 1
         if before <= quota:
             self.parent.hot.setdefault(cell.key, {})[self.id] = self
         elif after <= quota:
@@ -291,6 +301,8 @@ class Tree:
         self.seats: dict[str, Seat] = {}
         # While it is, changes are not counted: they are tried, or undone.
         self.quiet = False
+        # How many changes were counted, anywhere.
+        self.changes = 0
         for name in sorted(known):
             self._seat(known, name)
         for rank, name in enumerate(sorted(self.seats, reverse=True)):
@@ -326,6 +338,7 @@ class Tree:
     def take(self, seat: Seat, usage: Amounts) -> None:
         """Adds use at a node."""
         noise = 0 if self.quiet else 1
+        self.changes += noise
         for key, amount in usage:
             cell = seat.cell(key)
             felt = amount
@@ -336,7 +349,7 @@ class Tree:
                     before = cell.usage
                     cell.usage = after = before + felt
                     if after > cell.quota:
-                        cell.seat.exceed(cell, before, after)
+                        cell.seat.exceed(cell, before, after, noise)
                     spare = cell.local - before
                     if spare > 0:
                         felt = felt - spare if felt > spare else 0
@@ -345,6 +358,7 @@ class Tree:
     def give(self, seat: Seat, usage: Amounts) -> None:
         """Takes use away from a node."""
         noise = 0 if self.quiet else 1
+        self.changes += noise
         for key, amount in usage:
             cell = seat.cell(key)
             felt = amount
@@ -356,7 +370,7 @@ class Tree:
                     before = cell.usage
                     cell.usage = after = before - felt
                     if before > cell.quota:
-                        cell.seat.exceed(cell, before, after)
+                        cell.seat.exceed(cell, before, after, noise)
                     stored = before - cell.local
                     felt = min(felt, stored) if stored > 0 else 0
                 cell = cell.parent

@@ -151,7 +151,9 @@ class Search:
 
     def _hopeful(self) -> bool:
         """Whether anybody may have to give: it costs little to see that, in most searches, nobody has."""
-        if self._allowed(self.seat) is not None and self.state.running[self.seat.id]:
+        allowed = self._allowed(self.seat)
+        own = self.state.running[self.seat.id].values() if allowed is not None else ()
+        if allowed is not None and any(allowed(job.request) for job in own):
             return True
         if self._allowed(self.seat.root if self.seat.parent else self.seat) is None:
             return False

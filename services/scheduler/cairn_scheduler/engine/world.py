@@ -10,7 +10,7 @@ A **key** is `(flavor, resource)`. The flavor `*` stands for all flavors togethe
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 Key = tuple[str, str]
@@ -304,6 +304,19 @@ class Code(StrEnum):
     NOT_EVALUATED = "NotEvaluated"
 
 
+# What a job waits for that others have: who waits long for it, starves.
+CAN_STARVE = frozenset(
+    {
+        Code.QUOTA_FULL,
+        Code.LENDING_LIMITED,
+        Code.FAIR_SHARE_BEHIND,
+        Code.PRIORITY_BEHIND,
+        Code.CAPACITY_FULL,
+        Code.GANG_FRAGMENTED,
+    }
+)
+
+
 class Why(StrEnum):
     """Why a running job is evicted."""
 
@@ -333,6 +346,10 @@ class Reason:
     others: tuple[str, ...] = ()
     until: int = 0
     note: str = ""
+
+    def says(self, other: Reason) -> bool:
+        """Whether the two say the same; how much is used changes all the time."""
+        return self == other or replace(self, used=other.used) == other
 
 
 @dataclass(frozen=True, slots=True)
