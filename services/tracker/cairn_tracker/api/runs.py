@@ -18,7 +18,7 @@ from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_tracker import compare, logs, points, wire
+from cairn_tracker import compare, logs, series, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
 from cairn_tracker.changes import clean, clean_texts, plain
@@ -152,7 +152,7 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             raise InvalidArgument(f"keys: at most {_MOST_KEYS} can be asked for at once", field="keys")
         if request.start_step < 0 or request.end_step < 0 or request.max_buckets < 0:
             raise InvalidArgument("start_step, end_step and max_buckets must not be negative")
-        found = await points.series(
+        found = await series.series(
             self._store,
             team,
             runs=uids,
