@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cairn_scheduler.engine.awake import awake
 from cairn_scheduler.engine.decide import Engine, Gone
 from cairn_scheduler.engine.world import (
     UNIT,
     Admitted,
+    Budget,
     Code,
     Flavor,
     JobRequest,
@@ -56,6 +59,29 @@ def test_who_shares_what_was_freed_is_looked_at_and_nobody_else() -> None:
     assert [one.uid for one in engine.decide(NOW + 2).admissions] == ["a2"]
 
 
+def test_a_job_that_comes_further_or_saves_changes_nobodys_chances() -> None:
+    engine = full()
+    engine.decide(NOW + 1)
+    running = engine.admitted["a0"]
+    engine.apply([replace(running, request=replace(running.request, attempted=True), checkpoint_time=NOW)])
+    assert awake(engine, NOW + 2).names == set()
+    assert engine.admitted["a0"].checkpoint_time == NOW
+    assert engine.state.running["a"]["a0"].request.attempted
+    engine.apply([replace(running, request=replace(running.request, priority=5))])
+    assert awake(engine, NOW + 2).names == {"a", "b"}
+
+
+def test_what_budgets_have_left_is_news_only_where_they_say_something_else() -> None:
+    engine = full()
+    engine.edit(budgets=(Budget("money", "a", 1000),))
+    engine.decide(NOW + 1)
+    engine.edit(budgets=(Budget("money", "a", 900),))
+    assert awake(engine, NOW + 2).names == set()
+    engine.edit(budgets=(Budget("money", "a", 0),))
+    plan = engine.decide(NOW + 2)
+    assert {uid: reason.code for uid, reason in plan.news.items()} == {"a2": Code.BUDGET_EXHAUSTED}
+
+
 def test_what_was_planned_and_did_not_come_about_is_seen() -> None:
     engine = full()
     engine.apply([Gone("c0")])
@@ -87,3 +113,27 @@ def test_who_starves_by_now_is_looked_at_until_one_has_the_reservation() -> None
     engine.edit(holds=plan.holds)
     assert awake(engine, due + 1).names == set()
     assert engine.decide(due + 1).holds == plan.holds
+
+
+def test_a_promise_that_came_to_nothing_leaves_its_room_to_others() -> None:
+    f = option("f", {"gpu": 2 * UNIT})
+    nodes = (Node("org"), Node("a", "org", quotas={("f", "gpu"): Quota(2 * UNIT)}))
+    low = Admitted(JobRequest("low", "a", (f,), priority=0), admit_time=NOW)
+    engine = Engine(
+        Snapshot(
+            NOW,
+            nodes,
+            (Flavor("f"),),
+            admitted=(low,),
+            pending=(
+                JobRequest("high", "a", (f,), priority=9, create_time=NOW),
+                JobRequest("next", "a", (option("f", {"gpu": UNIT}),), priority=5, create_time=NOW),
+            ),
+        )
+    )
+    plan = engine.decide(NOW)
+    assert [(one.uid, one.by) for one in plan.preemptions] == [("low", "high")]
+    engine.apply([replace(low, stopping="high", gone_at=NOW + 10)])
+    assert [one.uid for one in engine.decide(NOW + 1).promises] == ["high"]
+    engine.apply([Gone("high")])
+    assert [one.uid for one in engine.decide(NOW + 2).promises] == ["next"]
