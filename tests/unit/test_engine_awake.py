@@ -113,27 +113,3 @@ def test_who_starves_by_now_is_looked_at_until_one_has_the_reservation() -> None
     engine.edit(holds=plan.holds)
     assert awake(engine, due + 1).names == set()
     assert engine.decide(due + 1).holds == plan.holds
-
-
-def test_a_promise_that_came_to_nothing_leaves_its_room_to_others() -> None:
-    f = option("f", {"gpu": 2 * UNIT})
-    nodes = (Node("org"), Node("a", "org", quotas={("f", "gpu"): Quota(2 * UNIT)}))
-    low = Admitted(JobRequest("low", "a", (f,), priority=0), admit_time=NOW)
-    engine = Engine(
-        Snapshot(
-            NOW,
-            nodes,
-            (Flavor("f"),),
-            admitted=(low,),
-            pending=(
-                JobRequest("high", "a", (f,), priority=9, create_time=NOW),
-                JobRequest("next", "a", (option("f", {"gpu": UNIT}),), priority=5, create_time=NOW),
-            ),
-        )
-    )
-    plan = engine.decide(NOW)
-    assert [(one.uid, one.by) for one in plan.preemptions] == [("low", "high")]
-    engine.apply([replace(low, stopping="high", gone_at=NOW + 10)])
-    assert [one.uid for one in engine.decide(NOW + 1).promises] == ["high"]
-    engine.apply([Gone("high")])
-    assert [one.uid for one in engine.decide(NOW + 2).promises] == ["next"]
