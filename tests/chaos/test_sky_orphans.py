@@ -161,7 +161,8 @@ async def judge(world: World) -> None:
     }
     assert not odd
     assert +world.sky.doubled == {}, "an attempt ran twice at a time"
-    again = {name: world.sky.done[job.uid] for name, job in jobs.items() if world.sky.done[job.uid] > 1}
+    # One whose node dies before its last word is on the bus is rightly tried again.
+    again = {name: world.sky.told[job.uid] for name, job in jobs.items() if world.sky.told[job.uid] > 1}
     assert not again, "a job was done twice"
     unproved = [
         name

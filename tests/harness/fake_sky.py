@@ -60,9 +60,10 @@ class FakeSky:
         # Kinds of accelerators of which there is none left, and the resources of all launches.
         self.full: set[str] = set()
         self.asked: list[dict[str, Any]] = []
-        # Per run: how often its command began, came to a good end, and was there twice at a time.
+        # Per run: how often its command began, ended well, could say so, and was there twice at a time.
         self.began: Counter[str] = Counter()
         self.done: Counter[str] = Counter()
+        self.told: Counter[str] = Counter()
         self.doubled: Counter[str] = Counter()
         self._now: Counter[str] = Counter()
 
@@ -199,6 +200,7 @@ class FakeSky:
             end.exit_code = 143 if stop.is_set() else 3 if command == "fail" else 0
             self.done[run] += end.exit_code == 0
             await say(attempt_ended=end)
+            self.told[run] += end.exit_code == 0
             await say(attempt_drained=events_pb2.AttemptDrained(runners=1))
             cluster.jobs[0] = "SUCCEEDED" if end.exit_code == 0 else "FAILED"
         finally:

@@ -310,6 +310,8 @@ class SkyCluster:
                         # Its runner's token is no good any more, and behind its job another would wait.
                         await self.remove(watched.record.cluster)
                         anew = False
+                        # Meanwhile it may have been told to stop, or its last word may have come.
+                        continue
                     if not watched.record.request and task is not None:
                         await self._ask_for(watched, task)
                     await self._follow(watched, watched.record.request)
