@@ -27,7 +27,8 @@ RUN = "01" + "b" * 24
 TIMES = 20
 BATCH = 100_000
 _SIZES = """
-SELECT table, sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase() GROUP BY table
+SELECT table, sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()
+GROUP BY table
 """
 
 
