@@ -163,11 +163,11 @@ async def test_a_killed_scheduler_frees_what_became_free_while_it_was_away(
             first = await cairn.submit(gated(tmp_path / "go"))
             await cairn.until(first, lambda now: now.state == Job.RUNNING and bool(now.attempts[0].pids))
             chain = [await cairn.submit(after(first.uid))]
-            for _ in range(4):
+            for _ in range(2):
                 chain.append(await cairn.submit(after(chain[-1].uid)))
         (tmp_path / "go").touch()
         try:
-            async with pool(urls["postgres_url"], schema="scheduler", size=2) as db, asyncio.timeout(120):
+            async with pool(urls["postgres_url"], schema="scheduler", size=2) as db, asyncio.timeout(300):
                 jobs = await written(db, chain)
                 while not all(job.state.final for job in jobs.values()):
                     # Killed as soon as it has written something of any of them.
