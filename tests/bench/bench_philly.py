@@ -3,8 +3,8 @@
 ``python -m tests.bench.bench_philly TRACE.csv [--jobs N] [--nominal equal|demand]`` prints one JSON line.
 It is the engine alone, told of every change as the scheduler tells it. Teams are the trace's clusters with
 more than 100 jobs (11, with 82,229 jobs); they share the GPUs as one cohort and reclaim what they lent. How
-long a job will run is not known before it ends. Every job saves a checkpoint at each half hour of the clock
-and goes on from there when it was evicted: what it did since is lost. A job's delay is its end minus its
+long a job will run is not known before it ends. Every job saves a checkpoint each half hour of its run and
+goes on from there when it was evicted: what it did since is lost. A job's delay is its end minus its
 submission minus its length, so lost work counts as delay.
 """
 
@@ -99,6 +99,8 @@ class Replay:
     started: dict[str, int] = field(default_factory=dict)
     left: dict[str, int] = field(default_factory=dict)
     ends: list[tuple[int, str]] = field(default_factory=list)
+    # When each saves its next checkpoint, and when it was started.
+    saves: list[tuple[int, str, int]] = field(default_factory=list)
     delays: list[int] = field(default_factory=list)
     evictions: int = 0
     lost: int = 0
@@ -120,10 +122,14 @@ class Replay:
             self.delays.append(end - job.submitted - job.length)
             self.engine.apply([Gone(uid)])
 
-    def save(self, now: int) -> None:
-        """All that run have just saved their checkpoints."""
-        for uid in self.started:
-            self.engine.apply([replace(self.engine.admitted[uid], checkpoint_time=now)])
+    def save_those_due(self, now: int) -> None:
+        """Checkpoints since the last moment. They are no reason for a decision."""
+        while self.saves and self.saves[0][0] <= now:
+            at, uid, begun = heapq.heappop(self.saves)
+            if self.started.get(uid) != begun:
+                continue
+            self.engine.apply([replace(self.engine.admitted[uid], checkpoint_time=at)])
+            heapq.heappush(self.saves, (at + CHECKPOINT, uid, begun))
 
     def decide(self, now: int) -> None:
         self.passes += 1
@@ -144,13 +150,13 @@ class Replay:
             self.engine.apply([Admitted(request, one.option, one.machines, now)])
             self.started[one.uid] = now
             heapq.heappush(self.ends, (now + self.left[one.uid], one.uid))
+            heapq.heappush(self.saves, (now + CHECKPOINT, one.uid, now))
 
     def _evict(self, uid: str, now: int) -> None:
         begun = self.started.pop(uid)
-        saved = now - now % CHECKPOINT
-        kept = max(0, saved - begun)
-        self.left[uid] -= kept
-        self.lost += (now - begun - kept) * self.jobs[uid].gpus
+        lost = (now - begun) % CHECKPOINT
+        self.left[uid] -= now - begun - lost
+        self.lost += lost * self.jobs[uid].gpus
         self.evictions += 1
         request = replace(self.engine.admitted[uid].request, requeued=True, attempted=True)
         self.engine.apply([Gone(uid), request])
@@ -159,15 +165,12 @@ class Replay:
 def moments(replay: Replay, jobs: list[Job]) -> Iterator[int]:
     """The times at which something happens, with all that happens then brought about."""
     coming = 0
-    saved = jobs[0].submitted // CHECKPOINT
     while coming < len(jobs) or replay.started or replay.engine.pending:
         times = [replay.ends[0][0]] if replay.ends else []
         times += [jobs[coming].submitted] if coming < len(jobs) else []
         times += [replay.wake_at] if replay.wake_at is not None else []
         now = min(times)
-        if now // CHECKPOINT > saved:
-            saved = now // CHECKPOINT
-            replay.save(saved * CHECKPOINT)
+        replay.save_those_due(now)
         replay.end_those_due(now)
         while coming < len(jobs) and jobs[coming].submitted <= now:
             replay.submit(jobs[coming])

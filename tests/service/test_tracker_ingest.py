@@ -9,7 +9,10 @@ from collections.abc import Callable, Iterator
 
 import asyncpg
 import pytest
+from google.protobuf import timestamp_pb2
+from grpc import StatusCode, aio
 
+from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from cairn.tracker.v1 import run_pb2, tracker_pb2
 from cairn_common.ids import new_uid
@@ -262,6 +265,43 @@ async def test_a_follower_of_the_log_misses_and_repeats_nothing(tracker: Tracker
         tail = await client.runs.ListLogLines(request)
         assert [line.text for line in tail.lines] == [text for text in seen if text.startswith("1-")][-3:]
         assert not tail.complete
+
+
+async def test_lines_are_found_by_pattern_stream_time_and_rank(tracker: Tracker) -> None:
+    spool = Spool(new_uid())
+    said = [spool.say("step 1", "CUDA OOM at 3", "it's {fine}: 50%"), spool.say("oom too", rank=1)]
+    said[1].lines_logged.lines[0].stream = events_pb2.Line.STREAM_STDERR
+    name = run_name(spool.run)
+    async with Client(tracker) as client:
+        await client.publish(*said)
+        for event in said:
+            await client.applied(event)
+
+        async def found(**fields: object) -> list[str]:
+            request = tracker_pb2.ListLogLinesRequest(parent=name, **fields)  # type: ignore[arg-type]
+            return [line.text for line in (await client.runs.ListLogLines(request)).lines]
+
+        assert await found(grep="OOM") == ["CUDA OOM at 3"]
+        assert await found(grep="(?i)oom") == ["CUDA OOM at 3", "oom too"]
+        assert await found(grep="(?i)oom", tail=1) == ["oom too"]
+        assert await found(grep="(?i)oom", stream="stderr") == ["oom too"]
+        assert await found(grep="'s {fine}|%$".replace("{fine}", r"\{fine\}")) == ["it's {fine}: 50%"]
+        assert await found(stream="launch") == []
+        later = timestamp_pb2.Timestamp(seconds=1_700_000_003)
+        assert await found(since_time=later) == ["it's {fine}: 50%", "oom too"]
+        assert await found(since_time=later, rank=1) == ["oom too"]
+        for wrong in ({"grep": "(oom"}, {"grep": "o" * 1001}, {"grep": "o\0m"}, {"stream": "stdin"}):
+            with pytest.raises(aio.AioRpcError) as refused:
+                await found(**wrong)
+            assert refused.value.code() is StatusCode.INVALID_ARGUMENT
+        # The cursor passes what the pattern left out.
+        answer = await client.runs.ListLogLines(
+            tracker_pb2.ListLogLinesRequest(parent=name, grep="OOM", page_size=1)
+        )
+        answer = await client.runs.ListLogLines(
+            tracker_pb2.ListLogLinesRequest(parent=name, grep="OOM", cursor=answer.cursor)
+        )
+        assert (list(answer.lines), answer.cursor) == ([], "4")
 
 
 async def test_lines_that_are_cut_into_batches_elsewhere_are_there_once(tracker: Tracker) -> None:

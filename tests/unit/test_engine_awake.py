@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from cairn_scheduler.engine.awake import awake
 from cairn_scheduler.engine.decide import Engine, Gone
 from cairn_scheduler.engine.world import (
     UNIT,
     Admitted,
+    Budget,
     Code,
     Flavor,
     JobRequest,
@@ -54,6 +57,29 @@ def test_who_shares_what_was_freed_is_looked_at_and_nobody_else() -> None:
     engine.apply([Gone("a0")])
     assert awake(engine, NOW + 2).names == {"a", "b"}
     assert [one.uid for one in engine.decide(NOW + 2).admissions] == ["a2"]
+
+
+def test_a_job_that_comes_further_or_saves_changes_nobodys_chances() -> None:
+    engine = full()
+    engine.decide(NOW + 1)
+    running = engine.admitted["a0"]
+    engine.apply([replace(running, request=replace(running.request, attempted=True), checkpoint_time=NOW)])
+    assert awake(engine, NOW + 2).names == set()
+    assert engine.admitted["a0"].checkpoint_time == NOW
+    assert engine.state.running["a"]["a0"].request.attempted
+    engine.apply([replace(running, request=replace(running.request, priority=5))])
+    assert awake(engine, NOW + 2).names == {"a", "b"}
+
+
+def test_what_budgets_have_left_is_news_only_where_they_say_something_else() -> None:
+    engine = full()
+    engine.edit(budgets=(Budget("money", "a", 1000),))
+    engine.decide(NOW + 1)
+    engine.edit(budgets=(Budget("money", "a", 900),))
+    assert awake(engine, NOW + 2).names == set()
+    engine.edit(budgets=(Budget("money", "a", 0),))
+    plan = engine.decide(NOW + 2)
+    assert {uid: reason.code for uid, reason in plan.news.items()} == {"a2": Code.BUDGET_EXHAUSTED}
 
 
 def test_what_was_planned_and_did_not_come_about_is_seen() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cairn.quota.v1 import flavor_pb2, node_pb2, tree_pb2
@@ -77,8 +77,11 @@ def carried_out(entries: dict[str, Entry], plan: Plan, random: Random, now: date
         )
 
 
+# Jobs vanish to which places of others had been promised.
+@example(273)
+@example(337)
 @given(st.integers(0, 2**32))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_a_kept_engine_decides_as_one_made_anew(seed: int) -> None:
     random, desk = Random(seed), Desk()
     entries: dict[str, Entry] = {}

@@ -21,7 +21,7 @@ from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.marks import Marks
 from cairn_tracker.model import Attempt, JobState, Run, RunState, Summary, is_complete, run_state
 from cairn_tracker.native import Labels, encode
-from cairn_tracker.points import Extent, width
+from cairn_tracker.series import Extent, width
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = RunKey("main", "01" + "j" * 24)
@@ -178,7 +178,7 @@ def test_summaries_added_batch_by_batch_are_those_of_the_values_that_show(
         known |= change.added
         if change.revisited:
             # What the database would answer: a look at everything so far.
-            known[key] = summary.batch_summaries(batch.points(made[: start + size]))[key][1]
+            known[key] = whole(batch.points(made[: start + size]))
     assert_same(known[key], brute_force(events))
 
 
@@ -192,11 +192,16 @@ def test_a_summary_that_cannot_be_asked_for_is_estimated(
     def of(first: int, steps: int) -> Summary:
         rows = list(range(first, first + steps))
         made = event(rows, [float(step) for step in rows], attempt=1, start=0)
-        return summary.batch_summaries(batch.points([made]))[MetricKey(*RUN, "loss")][1]
+        return whole(batch.points([made]))
 
     estimated = summary.estimate(of(0, 10), of(first, steps))
     assert (estimated.count, estimated.last_step, estimated.last) == (count, last_step, float(last_step))
     assert (estimated.min, estimated.max) == (0.0, float(last_step))
+
+
+def whole(points: batch.Points) -> Summary:
+    """What points of one metric come to, all of them known."""
+    return summary.change(points, {}).added[MetricKey(*RUN, "loss")]
 
 
 def brute_force(events: list[tuple[int, list[tuple[int, float]]]]) -> Summary:

@@ -12,7 +12,7 @@ import structlog
 
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
-from cairn_scheduler import history, model, steps, store, timeline, yielding
+from cairn_scheduler import history, model, timeline, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, Started, Stepped
 from cairn_scheduler.facts import Event
@@ -75,7 +75,7 @@ class Hearing:
 
     async def _write(self, reports: Sequence[Told]) -> list[Told]:
         """One transaction, for one report of each attempt; returns those to be tried again."""
-        jobs = await store.jobs_of_attempts(self._out.db, [report.attempt_uid for report in reports])
+        jobs = await self._out.recent.of_attempts([report.attempt_uid for report in reports])
         taken: list[Step] = []
         said: list[tuple[Job, Attempt, Stepped]] = []
         for report in reports:
@@ -94,10 +94,11 @@ class Hearing:
         if not taken and not said:
             return []
         async with self._out.lead.transaction() as conn:
-            done = await steps.save_many(conn, taken)
+            done = await self._out.recent.save(conn, taken)
             for job, attempt, one in said:
                 step = timeline.Step(attempt.uid, one.number, one.time, one.text)
                 await history.add_step(conn, job, attempt, step)
+        self._out.recent.note(taken, done)
         self._note([step for step in taken if step[1].uid in done])
         missed = {new.uid for _, new, _ in taken} - done
         return [report for report in reports if _of(report, jobs) in missed]

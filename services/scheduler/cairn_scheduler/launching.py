@@ -16,7 +16,7 @@ import structlog
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import DomainError, Unavailable
 from cairn_common.ids import new_uid
-from cairn_scheduler import model, steps, store, vault
+from cairn_scheduler import model, steps, vault
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Ended, LaunchFailed, Order
 from cairn_scheduler.facts import Event
@@ -80,7 +80,7 @@ class Launching:
                     self._wake()
 
     async def _launch(self, uids: Sequence[str]) -> None:
-        jobs = await store.jobs_by_uid(self._out.db, uids)
+        jobs = await self._out.recent.by_uid(uids)
         ready = [
             jobs[uid] for uid in uids if uid in jobs and jobs[uid].state in (State.ADMITTED, State.RECOVERING)
         ]
@@ -106,9 +106,10 @@ class Launching:
         tokens = await self._tokens([new for _, new, _ in intents])
         intents = [step for step in intents if _active(step[1]).uid in tokens]
         async with self._out.lead.transaction() as conn:
-            done = await steps.save_many(conn, intents)
+            done = await self._out.recent.save(conn, intents)
             begun = [new for _, new, _ in intents if new.uid in done]
             await steps.set_tokens(conn, {_active(new).uid: tokens[_active(new).uid].uid for new in begun})
+        self._out.recent.note(intents, done)
         log.info("jobs.launching", jobs=[new.uid for new in begun])
         await self._at_places(begun, tokens)
         return len(done) == len(intents)

@@ -26,6 +26,7 @@ from cairn_scheduler.loop import Loop
 from cairn_scheduler.model import Resources
 from cairn_scheduler.outside import Outside
 from cairn_scheduler.quota import Quota
+from cairn_scheduler.recent import Recent
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
@@ -104,7 +105,10 @@ async def decide_for_ever(office: Office, holder: str) -> NoReturn:
 async def _decide(office: Office, lead: Lead) -> None:
     db, clock, quota, vault = office.db, office.clock, office.quota, office.vault
     async with _clusters(office) as clusters, asyncio.TaskGroup() as tasks:
-        loop = Loop(Outside(db=db, lead=lead, quota=quota, clusters=clusters, clock=clock, vault=vault))
+        outside = Outside(
+            db=db, lead=lead, quota=quota, clusters=clusters, clock=clock, vault=vault, recent=Recent(db)
+        )
+        loop = Loop(outside)
         custody = Custody(db=db, lead=lead, quota=quota, clusters=clusters, clock=clock)
         office.bell.here = loop.wake
         try:

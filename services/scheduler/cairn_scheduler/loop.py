@@ -50,6 +50,7 @@ class Loop:
             quota=outside.quota,
             clusters=outside.clusters,
             clock=outside.clock,
+            recent=outside.recent,
         )
         self._wake = asyncio.Event()
         # As many seconds as were spent on thinking are rested: callers are answered over a long queue, too.

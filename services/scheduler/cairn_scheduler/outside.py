@@ -10,6 +10,7 @@ from cairn_common.db import Database
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.lease import Lead
 from cairn_scheduler.quota import Quota
+from cairn_scheduler.recent import Recent
 from cairn_scheduler.vault import Vault
 
 
@@ -24,3 +25,4 @@ class Outside:
     clusters: Mapping[str, Cluster]
     clock: Clock
     vault: Vault
+    recent: Recent

@@ -15,7 +15,7 @@ import structlog
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, spending, steps, store, telling, yielding
+from cairn_scheduler import model, queue_store, snapshot, spending, telling, yielding
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.desk import Desk
 from cairn_scheduler.engine import world
@@ -25,6 +25,7 @@ from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import Hold, IllegalStep, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
+from cairn_scheduler.recent import Recent
 from cairn_scheduler.snapshot import Entry
 from cairn_scheduler.steps import Step
 from cairn_scheduler.tree import Tree
@@ -61,6 +62,7 @@ class Planner:
         quota: Quota,
         clusters: Mapping[str, Cluster],
         clock: Clock,
+        recent: Recent,
     ) -> None:
         self._db = db
         self._ways = ways
@@ -68,12 +70,15 @@ class Planner:
         self._quota = quota
         self._clusters = clusters
         self._clock = clock
+        self._recent = recent
         self._tree: Tree | None = None
         self._holds: tuple[world.Hold, ...] = ()
         self._reader = queue_store.Reader(db)
         self._desk = Desk()
-        # As they were read last.
-        self._entries: dict[str, Entry] = {}
+        # As they were read last: who waits, who has a place, and who of both is tried again.
+        self._waiting: dict[str, Entry] = {}
+        self._placed: dict[str, Entry] = {}
+        self._retried: dict[str, Entry] = {}
         # Reasons that are new, and those that somebody other than the engine had.
         self._news: dict[str, world.Reason] = {}
         self._others: set[str] = set()
@@ -85,41 +90,44 @@ class Planner:
         """Raises Unavailable where the database or the quota service is away, and Fenced."""
         now = self._clock.now()
         self._thought = 0.0
-        entries = await self._read()
-        waiting = [entry for entry in entries if entry.state is State.PENDING]
-        kept = await self._ways.look(waiting, now=now)
-        plan, admitted, rejected = await self._settle(kept, waiting, now)
+        await self._read()
+        kept = await self._ways.look(self._waiting.values(), now=now)
+        plan, admitted, rejected = await self._settle(kept, now)
         rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
         self._holds = plan.holds
         later = await self._remember(plan, rejected, admitted)
-        stopped, freed = await self._pay(entries, now)
-        due = [entry for entry in entries if _due(entry, now) and entry.uid not in stopped]
+        stopped, freed = await self._pay(now)
+        due = [entry for entry in self._placed.values() if _due(entry, now) and entry.uid not in stopped]
         return Outcome(
             due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
-            wake_at=_wake_at(entries, plan, self._ways.wake_at, now),
+            wake_at=_wake_at(self._retried.values(), plan, self._ways.wake_at, now),
             again=victims or later or freed,
             thought=self._thought,
         )
 
-    async def _read(self) -> list[Entry]:
+    async def _read(self) -> None:
+        """Brings what is known of the jobs to what is written."""
         changed = await self._reader.read()
         self._desk.tell(changed.entries, changed.gone)
-        self._entries.update((entry.uid, entry) for entry in changed.entries)
-        for uid in changed.gone:
-            self._entries.pop(uid, None)
-        return list(self._entries.values())
+        for uid in (*changed.gone, *(entry.uid for entry in changed.entries)):
+            for kind in (self._waiting, self._placed, self._retried):
+                kind.pop(uid, None)
+        for entry in changed.entries:
+            (self._waiting if entry.state is State.PENDING else self._placed)[entry.uid] = entry
+            if entry.retry_time is not None:
+                self._retried[entry.uid] = entry
+            self._recent.compare(entry.uid, entry.state)
+        self._recent.forget(changed.gone)
 
-    async def _settle(
-        self, kept: Mapping[str, str], waiting: Sequence[Entry], now: datetime
-    ) -> tuple[Plan, list[str], dict[str, str]]:
+    async def _settle(self, kept: Mapping[str, str], now: datetime) -> tuple[Plan, list[str], dict[str, str]]:
         """The plan that quota agreed to, the jobs that are admitted by it, and why others were rejected."""
-        if not self._entries:
+        if not self._waiting and not self._placed:
             return Plan(), [], {}
         # Also where nothing waits: a budget may be spent, a node be drained.
         self._tree = await self._quota.tree()
         places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
-        by_uid = self._entries
+        by_uid = self._waiting
         granted: dict[str, Asked] = {}
         rejected: dict[str, str] = {}
         for _ in range(_ROUNDS):
@@ -171,16 +179,18 @@ class Planner:
         if not granted:
             return []
         chosen = {one.uid: one for one in plan.admissions if one.uid in granted}
-        jobs = await store.jobs_by_uid(self._db, list(chosen))
+        jobs = await self._recent.by_uid(list(chosen))
         taken: list[Step] = []
         for uid, one in chosen.items():
             job = jobs.get(uid)
             if job is None or job.state is not State.PENDING:
+                self._recent.forget([uid])
                 continue
             new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
             taken.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
         async with self._lead.transaction() as conn:
-            done = await steps.save_many(conn, taken)
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
         log.info("plan.admitted", jobs=len(done))
         for uid, asked in granted.items():
             if uid not in done:
@@ -191,20 +201,23 @@ class Planner:
         """Takes the places that the plan takes; whether any was."""
         if not preemptions:
             return False
-        jobs = await store.jobs_by_uid(self._db, [one.uid for one in preemptions])
+        jobs = await self._recent.by_uid([one.uid for one in preemptions])
         taken: list[Step] = []
         for one in preemptions:
             job = jobs.get(one.uid)
             if job is None or job.state is State.PREEMPTING:
+                self._recent.forget([one.uid])
                 continue
             try:
                 new = self._taken(job, one, now)
             except IllegalStep:
+                self._recent.forget([one.uid])
                 continue
             if new is not job:
                 taken.append((job, new, _event(new)))
         async with self._lead.transaction() as conn:
-            done = await steps.save_many(conn, taken)
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 
@@ -212,13 +225,13 @@ class Planner:
         """Raises IllegalStep."""
         if one.why is not Why.BUDGET:
             return yielding.preempt(job, now, why=_why(one), by=one.by)
-        budget = self._tree and spending.stops(self._entries[job.uid], self._tree)
+        budget = self._tree and spending.stops(self._placed[job.uid], self._tree)
         return yielding.hold(job, now, kind=Hold.BUDGET, why=spending.told(budget) if budget else "")
 
-    async def _pay(self, entries: Sequence[Entry], now: datetime) -> tuple[set[str], bool]:
+    async def _pay(self, now: datetime) -> tuple[set[str], bool]:
         """Holds what a spent budget lets not go on, and lets go what it held before; the uids of the former,
         and whether there were any of the latter."""
-        tree = self._tree
+        tree, entries = self._tree, self._placed.values()
         if tree is None:
             return set(), False
         spent = {
@@ -228,19 +241,16 @@ class Planner:
         if not spent and not free:
             return set(), False
         taken: list[Step] = []
-        for uid, job in (await store.jobs_by_uid(self._db, [*spent, *free])).items():
+        for uid, job in (await self._recent.by_uid([*spent, *free])).items():
             if uid in spent and job.state is State.RECOVERING:
                 why = spending.told(spent[uid])
                 taken.append((job, yielding.hold(job, now, kind=Hold.BUDGET, why=why), Event.HELD))
             elif job.state is State.HELD and job.hold is Hold.BUDGET:
                 taken.append((job, yielding.release(job, now), Event.REQUEUED))
         async with self._lead.transaction() as conn:
-            await steps.save_many(conn, taken)
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
         return set(spent), bool(free)
-
-    def _waits(self, uid: str) -> bool:
-        entry = self._entries.get(uid)
-        return entry is not None and entry.state is State.PENDING
 
     async def _remember(self, plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]) -> bool:
         """Writes down why jobs wait; whether some of it waits for its time."""
@@ -251,15 +261,15 @@ class Planner:
         told = {uid: telling.sentence(reason) for uid, reason in self._news.items()}
         self._news = {}
         for uid in self._desk.strangers:
-            if uid in self._entries:
-                team = self._entries[uid].team
+            if uid in self._waiting:
+                team = self._waiting[uid].team
                 told[uid] = f"NotEvaluated: the quota service does not know team {team}"
         told = {**self._untold, **told, **rejected}
         gone = set(admitted)
         self._untold = {
             uid: text
             for uid, text in told.items()
-            if uid not in gone and self._waits(uid) and self._entries[uid].reason != text
+            if uid not in gone and uid in self._waiting and self._waiting[uid].reason != text
         }
         wait = self._told_at + REASON_SECONDS > time.monotonic()
         if (not self._untold and not plan.overtaken) or wait:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from cairn_common import document
@@ -23,7 +23,7 @@ class Ways:
         # When the next of them is to be tried.
         self.wake_at: datetime | None = None
 
-    async def look(self, waiting: Sequence[Entry], *, now: datetime) -> dict[str, str]:
+    async def look(self, waiting: Iterable[Entry], *, now: datetime) -> dict[str, str]:
         """Sees which circuits are not closed; returns why jobs are kept back by them, by uid.
 
         Of those that would try an open one again, the first in the queue's order may.

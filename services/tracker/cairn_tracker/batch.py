@@ -29,6 +29,8 @@ _STREAMS = {
     events_pb2.Line.STREAM_PLATFORM: "platform",
     events_pb2.Line.STREAM_LAUNCH: "launch",
 }
+#: What the stream of a line can be called.
+STREAMS = tuple(_STREAMS.values())
 
 
 class RunKey(NamedTuple):

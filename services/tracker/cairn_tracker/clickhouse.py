@@ -35,6 +35,8 @@ Result = TypeVar("Result")
 _QUERY_SECONDS: Final = 20
 _WAIT_SECONDS: Final = 25.0
 _INSERT_SECONDS: Final = 60.0
+# A new version may have to work something out from all points that there are.
+_MIGRATE_SECONDS: Final = 3_600.0
 _COMMON_SETTINGS: Final = {"async_insert": 0, "max_threads": 2}
 _READER_SETTINGS: Final = {
     **_COMMON_SETTINGS,
@@ -49,6 +51,9 @@ _BRIEF_SETTINGS: Final = {
 }
 # What the engine may say of a query's cost: rows, time, speed, memory, bytes, result rows.
 _TOO_MUCH: Final = frozenset({158, 159, 160, 241, 307, 396})
+
+# ... and of a pattern that is none.
+_BAD_PATTERN: Final = 427
 
 _VERSIONS = """
 CREATE TABLE IF NOT EXISTS schema_migrations
@@ -119,7 +124,7 @@ class ClickHouse:
 
         Raises SettingsError where a file that was run has changed since.
         """
-        return await _run(self._writing, lambda: _migrate(self._writer, folder), _INSERT_SECONDS)
+        return await _run(self._writing, lambda: _migrate(self._writer, folder), _MIGRATE_SECONDS)
 
     def close(self) -> None:
         """Waits for what runs, then closes the connections."""
@@ -243,6 +248,10 @@ async def _run(pool: ThreadPoolExecutor, work: Callable[[], Result], seconds: fl
             raise InvalidArgument(
                 "that is too much for one query: ask for fewer runs, keys or steps",
                 reason=Reason.FIELD_INVALID,
+            ) from error
+        if getattr(error, "code", None) == _BAD_PATTERN:
+            raise InvalidArgument(
+                "the pattern is no regular expression as RE2 has them", reason=Reason.FIELD_INVALID
             ) from error
         raise _away(error) from error
 

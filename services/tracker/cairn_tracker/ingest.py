@@ -20,9 +20,9 @@ from cairn_common import subjects
 from cairn_common.bus import Message
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_common.errors import InvalidArgument, Reason, Unavailable
+from cairn_common.errors import Reason, Unavailable
 from cairn_common.ids import is_uid
-from cairn_tracker import batch, logs, points, summary, wire
+from cairn_tracker import batch, logs, points, rollups, wire
 from cairn_tracker.batch import Event, Line, MetricKey, RunKey
 from cairn_tracker.changes import RunChange, changes
 from cairn_tracker.clickhouse import ClickHouse
@@ -91,8 +91,7 @@ class Ingest:
         known = await ingested.summaries(self._db, found.metrics)
         await points.add(self._store, found)
         counts = await logs.add(self._store, lines, before)
-        change = summary.change(found, known)
-        revisited = await self._revisited(change.revisited)
+        summaries = await rollups.keep(self._store, found, known)
         for run, number in found.rejected.items():
             log.warning("ingest.points_rejected", team=run.team, run=run.uid, points=number)
         return Taken(
@@ -101,26 +100,9 @@ class Ingest:
             line_marks=line_marks,
             before=before,
             counts=counts,
-            summaries={**change.added, **revisited},
+            summaries=summaries,
             rejected=found.rejected,
         )
-
-    async def _revisited(self, estimates: Mapping[MetricKey, Summary]) -> dict[MetricKey, Summary]:
-        """Metrics that were logged again. Of a run with too many points for that the estimates have to do: it
-        must not hold up the others."""
-        by_run: dict[RunKey, list[str]] = {}
-        for metric in estimates:
-            by_run.setdefault(RunKey(metric.team, metric.run), []).append(metric.key)
-        found: dict[MetricKey, Summary] = {}
-        for run, keys in by_run.items():
-            try:
-                found |= await points.summaries(self._store, run, keys)
-            except InvalidArgument:
-                log.warning("ingest.summaries_estimated", team=run.team, run=run.uid, metrics=len(keys))
-                found |= {
-                    metric: value for metric, value in estimates.items() if (metric.team, metric.run) == run
-                }
-        return found
 
     async def _new_lines(self, lines: Sequence[Line]) -> tuple[Marks[LineKey], list[Line]]:
         marks = await ingested.line_marks(self._db, {LineKey.of(line) for line in lines if line.number > 0})

@@ -20,25 +20,31 @@ from cairn_tracker.native import Labels, encode
 # Of one answer, so that it stays under the 4 MB of a message.
 MOST_BYTES: Final = 3_000_000
 
-# FINAL: an insert that was tried twice leaves rows of the same number behind until they are merged.
-_READ = """
-SELECT sequence, attempt, rank, stream, number, time, text FROM lines FINAL
-WHERE team = {team:String} AND run = {run:String}
-  AND sequence > {after:Int64} AND sequence <= {last:Int64}
-  AND ({attempt:Int32} = 0 OR attempt = {attempt:Int32})
-  AND ({rank:Int32} < 0 OR rank = {rank:Int32})
-ORDER BY sequence
-LIMIT {most:UInt32}
-"""
-
-_TAIL = """
-SELECT min(sequence) FROM (
-    SELECT sequence FROM lines FINAL
-    WHERE team = {team:String} AND run = {run:String} AND sequence <= {last:Int64}
+_CHOSEN = """
       AND ({attempt:Int32} = 0 OR attempt = {attempt:Int32})
       AND ({rank:Int32} < 0 OR rank = {rank:Int32})
-    ORDER BY sequence DESC LIMIT {most:UInt32})
+      AND ({stream:String} = '' OR stream = {stream:String})
+      AND time >= {since:Float64}
+      AND ({grep:String} = '' OR match(text, {grep:String}))
 """
+
+# FINAL: an insert that was tried twice leaves rows of the same number behind until they are merged.
+_READ = f"""
+SELECT sequence, attempt, rank, stream, number, time, text FROM lines FINAL
+WHERE team = {{team:String}} AND run = {{run:String}}
+  AND sequence > {{after:Int64}} AND sequence <= {{last:Int64}}
+  {_CHOSEN}
+ORDER BY sequence
+LIMIT {{most:UInt32}}
+"""  # noqa: S608
+
+_TAIL = f"""
+SELECT min(sequence) FROM (
+    SELECT sequence FROM lines FINAL
+    WHERE team = {{team:String}} AND run = {{run:String}} AND sequence <= {{last:Int64}}
+      {_CHOSEN}
+    ORDER BY sequence DESC LIMIT {{most:UInt32}})
+"""  # noqa: S608
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +57,12 @@ class Query:
     last: int
     attempt: int = 0
     rank: int = -1
+    # Empty: every stream.
+    stream: str = ""
+    # Seconds since 1970.
+    since: float = 0.0
+    # A regular expression to be found in the text; empty: any text.
+    grep: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,9 @@ def _parameters(query: Query) -> dict[str, object]:
         "last": query.last,
         "attempt": query.attempt,
         "rank": query.rank,
+        "stream": query.stream,
+        "since": query.since,
+        "grep": query.grep,
     }
 
 

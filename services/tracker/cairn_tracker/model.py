@@ -86,6 +86,19 @@ class Code:
 
 
 @dataclass(frozen=True, slots=True)
+class Tail:
+    """What the last bucket of a metric holds (`buckets`), for later points to be added to it."""
+
+    first_step: int
+    count: int
+    # As in a summary.
+    min: float | None
+    min_step: int
+    max: float | None
+    max_step: int
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What one metric came to in one run, re-logged steps counted once."""
 
@@ -97,6 +110,8 @@ class Summary:
     min_step: int = 0
     max: float | None = None
     max_step: int = 0
+    # Known where points are added only.
+    tail: Tail | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from cairn.tracker.v1 import events_pb2, metric_pb2, run_pb2
 from cairn_common import outbox
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-from cairn_tracker import compare, logs, points
+from cairn_tracker import compare, logs
+from cairn_tracker import series as stored
 from cairn_tracker.batch import RunKey
 from cairn_tracker.changes import clean, clean_texts
 from cairn_tracker.model import (
@@ -91,7 +92,7 @@ def summary(value: Summary) -> run_pb2.MetricSummary:
     )
 
 
-def series(team: str, value: points.Series) -> metric_pb2.Series:
+def series(team: str, value: stored.Series) -> metric_pb2.Series:
     """A series as the API has it."""
     return metric_pb2.Series(
         run=run_name(team, value.run),

@@ -6,7 +6,7 @@ whose causes did not change. Nothing here waits, asks or looks at a clock.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from cairn_scheduler.engine.awake import awake
 from cairn_scheduler.engine.order import ALWAYS, Line, Queue
 from cairn_scheduler.engine.passes import Pass
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Admitted, Code, JobRequest, Plan, Reason, Snapshot
+from cairn_scheduler.engine.world import Admitted, Budget, Code, JobRequest, Plan, Reason, Snapshot
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,9 @@ class Engine:
         self.told: dict[str, Reason] = {}
         # Nodes with jobs that were not told anything yet, or that were promised a place.
         self._untold: set[str] = set()
+        # Who got a place in the last plan, now or later, and is not seen in it yet.
         self._expected: dict[str, Admitted] = {}
+        self._promised: dict[str, Admitted] = {}
         self.apply((*snapshot.admitted, *snapshot.pending))
 
     def apply(self, changes: Iterable[Change]) -> None:
@@ -63,8 +65,9 @@ class Engine:
             if isinstance(change, Gone):
                 self._forget(change.uid)
             elif isinstance(change, Admitted):
-                self._forget(change.request.uid)
-                self._hold(change)
+                if not self._keeps(change):
+                    self._forget(change.request.uid)
+                    self._hold(change)
             else:
                 self._forget(change.uid)
                 self.pending[change.uid] = change
@@ -77,8 +80,9 @@ class Engine:
             self.__init__(replace(self.snapshot(self.frame.now), **fields))  # type: ignore[misc]
             self.told = told
             return
+        spent = _doubtful(self.frame.budgets, fields.get("budgets", self.frame.budgets))
         self.frame = replace(self.frame, **fields)
-        if fields.keys() - {"now", "holds", "use", "version"}:
+        if spent or fields.keys() - {"now", "budgets", "holds", "use", "version"}:
             self.queue.doubt()
 
     def snapshot(self, now: int) -> Snapshot:
@@ -101,6 +105,7 @@ class Engine:
             elif not seen.stir(self, now, plan.holds):
                 break
         self._expected = one.expected
+        self._promised = {uid: job for uid, job in one.fresh.items() if uid not in one.expected}
         return replace(plan, news=self._tell(one), reasons=dict(self.told))
 
     def line(self, uid: str) -> Line | None:
@@ -140,6 +145,27 @@ class Engine:
                 news[uid] = reason
         self.told |= told
         return news
+
+    def _keeps(self, job: Admitted) -> bool:
+        """Whether it has what it had, and only came further: then nobody's chances have changed."""
+        uid, request = job.request.uid, job.request
+        old = self.admitted.get(uid)
+        if old is None or old.stopping:
+            return False
+        further = replace(
+            old.request,
+            requeued=request.requeued,
+            attempted=request.attempted,
+            not_before=request.not_before,
+            overtaken=request.overtaken,
+        )
+        if replace(old, request=further, checkpoint_time=job.checkpoint_time) != job:
+            return False
+        self.admitted[uid] = job
+        for state in (self.state, self.actual):
+            if state is not None and request.node in state.running:
+                state.running[request.node][uid] = job
+        return True
 
     def _hold(self, job: Admitted) -> None:
         uid = job.request.uid
@@ -194,8 +220,14 @@ class Engine:
                 self._untold.add(request.node)
 
     def _disappointed(self) -> None:
-        """Admissions of the last plan that did not come about leave room that others were told was taken."""
-        for job in self._expected.values():
+        """What the last plan gave and did not come about leaves room that others were told was taken.
+
+        Only who waits for victims of its own gets its promise again before anybody else is looked at.
+        """
+        owners = {job.stopping for job in self.stopping.values()}
+        again = {uid for uid in self._promised if uid in owners and uid in self.pending}
+        given = [job for uid, job in self._promised.items() if uid not in again]
+        for job in (*self._expected.values(), *given):
             seat = self.state.tree.seats.get(job.request.node)
             option = job.request.options[job.option]
             room = self.state.room(option)
@@ -207,7 +239,21 @@ class Engine:
                     one.gen += 1
                     one.move += 1
         self.state.tree.changes += 1
-        self._expected = {}
+        self._expected, self._promised = {}, {}
+
+
+def _doubtful(old: Sequence[Budget], new: Sequence[Budget]) -> bool:
+    """Whether a budget says something else to somebody now. What it has left does that when it is spent, and
+    at any time where it is to be safe."""
+    if old is new or old == new:
+        return False
+    if [one.id for one in old] != [one.id for one in new]:
+        return True
+    return any(
+        replace(one, left=other.left) != other or one.safe or (one.left <= 0) != (other.left <= 0)
+        for one, other in zip(old, new, strict=True)
+        if one != other
+    )
 
 
 _UNSEEN = Reason(Code.NOT_EVALUATED)

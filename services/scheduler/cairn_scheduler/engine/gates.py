@@ -160,6 +160,13 @@ class Gates:
         if self._probed.get(option.flavor) == request.uid:
             del self._probed[option.flavor]
 
+    def evicts(self) -> bool:
+        """Whether anybody may have to stop for nobody's sake: a node is drained, or a budget says so."""
+        budgets = (budget for budgets in self._budgets.values() for budget in budgets)
+        return any(one.overrun is Overrun.PREEMPT and one.left <= 0 for one in budgets) or any(
+            seat.node.stop is Stop.DRAIN for seat in self._state.tree.seats.values()
+        )
+
     def evicted(self, jobs: Iterable[Admitted]) -> list[tuple[Admitted, Budget | None]]:
         """Running jobs that stop for nobody's sake: below a drained node, or by an exhausted budget."""
         found: list[tuple[Admitted, Budget | None]] = []

@@ -86,6 +86,8 @@ class Pass:
     # What goes before everything else
 
     def _evict_for_nobody(self) -> None:
+        if not self.gates.evicts():
+            return
         running = [job for uid, job in sorted(self.engine.admitted.items()) if not job.stopping]
         held = [job for job in running if job.request.node in self.state.running]
         for job, budget in self.gates.evicted(held):

@@ -18,9 +18,9 @@ from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
-from cairn_tracker import compare, logs, points, wire
+from cairn_tracker import compare, logs, series, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
-from cairn_tracker.batch import LAST_STEP, RunKey
+from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
 from cairn_tracker.changes import clean, clean_texts, plain
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.ingest import announce
@@ -45,6 +45,7 @@ _MOST_TAGS: Final = 100
 # Metrics of each run in a comparison: more is no table, and would not fit into a message.
 _MOST_COMPARED: Final = 500
 _LONGEST_TEXT: Final = 500
+_LONGEST_PATTERN: Final = 1_000
 # Under the 4 MB of a message, with room for the last run of a page.
 _PAGE_BYTES: Final = 2_500_000
 
@@ -80,6 +81,8 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
     ) -> tracker_pb2.ListRunsResponse:
         """A team's runs, newest first."""
         team = team_of(caller(), request.parent, Role.VIEWER)
+        if request.filter or request.order_by:
+            raise InvalidArgument("filter and order_by are not answered yet", reason=Reason.FIELD_INVALID)
         scope = f"runs/{team}/{request.experiment}/{sorted(request.states)}/{request.sweep}"
         size = page_size(request.page_size)
         which = runs.Filter(
@@ -149,7 +152,7 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             raise InvalidArgument(f"keys: at most {_MOST_KEYS} can be asked for at once", field="keys")
         if request.start_step < 0 or request.end_step < 0 or request.max_buckets < 0:
             raise InvalidArgument("start_step, end_step and max_buckets must not be negative")
-        found = await points.series(
+        found = await series.series(
             self._store,
             team,
             runs=uids,
@@ -197,6 +200,9 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             last=count,
             attempt=max(0, request.attempt),
             rank=request.rank if request.HasField("rank") else -1,
+            stream=_stream(request.stream),
+            since=request.since_time.ToNanoseconds() / 1e9 if request.HasField("since_time") else 0.0,
+            grep=_pattern(request.grep),
         )
         most = page_size(request.page_size, default=1_000, most=5_000)
         after = _cursor(request.cursor)
@@ -255,6 +261,26 @@ def _new_run(request: tracker_pb2.CreateRunRequest, team: str, who: Principal, n
         command=clean(given.command),
         environment=clean_texts(given.environment),
     )
+
+
+def _pattern(text: str) -> str:
+    if len(text.encode()) > _LONGEST_PATTERN or "\0" in text:
+        raise InvalidArgument(
+            f"grep: at most {_LONGEST_PATTERN:,} bytes, none of them zero",
+            field="grep",
+            reason=Reason.FIELD_INVALID,
+        )
+    return text
+
+
+def _stream(name: str) -> str:
+    if name and name not in STREAMS:
+        raise InvalidArgument(
+            f"stream: {name[:40]!r} is none of {', '.join(STREAMS)}",
+            field="stream",
+            reason=Reason.FIELD_INVALID,
+        )
+    return name
 
 
 def _text(text: str, field: str) -> str:

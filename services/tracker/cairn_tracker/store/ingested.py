@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 from cairn_tracker.batch import MetricKey, RunKey
 from cairn_tracker.marks import LineKey, Marks, SegmentKey
-from cairn_tracker.model import Summary
+from cairn_tracker.model import Summary, Tail
 from cairn_tracker.store.runs import Reads
+
+# Where the tail's columns begin in a summary's.
+_TAIL: Final = 7
 
 _MARKS = """
 SELECT m.team, m.run_uid, m.writer, m.segment, m.ranges FROM marks m
@@ -24,7 +28,8 @@ JOIN unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[])
 """
 
 _SUMMARIES = """
-SELECT s.team, s.run_uid, s.key, s.last, s.last_step, s.count, s.min, s.min_step, s.max, s.max_step
+SELECT s.team, s.run_uid, s.key, s.last, s.last_step, s.count, s.min, s.min_step, s.max, s.max_step,
+    s.tail_first, s.tail_count, s.tail_min, s.tail_min_step, s.tail_max, s.tail_max_step
 FROM summaries s JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (team, run_uid, key)
   ON (s.team, s.run_uid, s.key) = (k.team, k.run_uid, k.key)
 """
@@ -48,12 +53,16 @@ ON CONFLICT (team, run_uid, attempt, rank, writer) DO UPDATE SET ranges = line_m
 """
 
 _SET_SUMMARIES = """
-INSERT INTO summaries (team, run_uid, key, last, last_step, count, min, min_step, max, max_step)
+INSERT INTO summaries (team, run_uid, key, last, last_step, count, min, min_step, max, max_step,
+    tail_first, tail_count, tail_min, tail_min_step, tail_max, tail_max_step)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::bigint[], $6::bigint[],
-    $7::float8[], $8::bigint[], $9::float8[], $10::bigint[])
+    $7::float8[], $8::bigint[], $9::float8[], $10::bigint[], $11::bigint[], $12::bigint[],
+    $13::float8[], $14::bigint[], $15::float8[], $16::bigint[])
 ON CONFLICT (team, run_uid, key) DO UPDATE SET last = EXCLUDED.last, last_step = EXCLUDED.last_step,
     count = EXCLUDED.count, min = EXCLUDED.min, min_step = EXCLUDED.min_step, max = EXCLUDED.max,
-    max_step = EXCLUDED.max_step
+    max_step = EXCLUDED.max_step, tail_first = EXCLUDED.tail_first, tail_count = EXCLUDED.tail_count,
+    tail_min = EXCLUDED.tail_min, tail_min_step = EXCLUDED.tail_min_step, tail_max = EXCLUDED.tail_max,
+    tail_max_step = EXCLUDED.tail_max_step
 """
 
 
@@ -83,9 +92,10 @@ async def summaries(db: Reads, keys: Collection[MetricKey]) -> dict[MetricKey, S
         return {}
     found = {}
     for row in await db.fetch(_SUMMARIES, *_columns(keys, 3)):
-        values = dict(row)
-        key = MetricKey(values.pop("team"), values.pop("run_uid"), values.pop("key"))
-        found[key] = Summary(**values)
+        team, run, key, *values = row
+        what, tail = values[:_TAIL], values[_TAIL:]
+        made = Summary(*what)
+        found[MetricKey(team, run, key)] = made if tail[0] is None else replace(made, tail=Tail(*tail))
     return found
 
 
@@ -114,11 +124,8 @@ async def add_line_marks(conn: Any, fresh: Sequence[tuple[LineKey, int, int]]) -
 async def set_summaries(conn: Any, changed: Mapping[MetricKey, Summary]) -> None:
     """Writes what metrics come to."""
     if changed:
-        rows = [
-            (*key, of.last, of.last_step, of.count, of.min, of.min_step, of.max, of.max_step)
-            for key, of in changed.items()
-        ]
-        await conn.execute(_SET_SUMMARIES, *_columns(rows, 10))
+        rows = [(*key, *_summary(of)) for key, of in changed.items()]
+        await conn.execute(_SET_SUMMARIES, *_columns(rows, 16))
 
 
 async def set_counts(conn: Any, lines: Mapping[RunKey, int], rejected: Mapping[RunKey, int]) -> None:
@@ -133,6 +140,14 @@ async def set_counts(conn: Any, lines: Mapping[RunKey, int], rejected: Mapping[R
             " WHERE r.team = k.team AND r.uid = k.uid",
             *_columns([(*key, lines.get(key), rejected.get(key, 0)) for key in keys], 4),
         )
+
+
+def _summary(of: Summary) -> tuple[Any, ...]:
+    what = (of.last, of.last_step, of.count, of.min, of.min_step, of.max, of.max_step)
+    tail = of.tail
+    if tail is None:
+        return (*what, None, None, None, None, None, None)
+    return (*what, tail.first_step, tail.count, tail.min, tail.min_step, tail.max, tail.max_step)
 
 
 def _columns(rows: Collection[tuple[Any, ...]], width: int) -> list[list[Any]]:

@@ -1,0 +1,166 @@
+"""Points as buckets of 1,024 steps: what charts of long series are drawn from. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+
+import numpy as np
+
+from cairn_tracker.batch import Bools, Floats, Ints, MetricKey, Points
+from cairn_tracker.model import Summary, Tail
+
+#: Steps of one bucket: bucket n has the steps from n * WIDTH on.
+WIDTH = 1024
+_SHIFT = 10
+_NO_STEP = np.iinfo(np.int64).max
+
+
+@dataclass(slots=True)
+class Buckets:
+    """Parallel columns, by metric and then by step; `metrics` is what `metric` points into.
+
+    Of a step that was logged again only the value that shows is in them.
+    """
+
+    metrics: Sequence[MetricKey] = ()
+    metric: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    first_step: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    last_step: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    # Of the last step; microseconds since 1970.
+    time: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    last: Floats = field(default_factory=lambda: np.empty(0, np.float64))
+    # Of the finite values; NaN (and step 0) where there are none. The steps are the first that have them.
+    min: Floats = field(default_factory=lambda: np.empty(0, np.float64))
+    min_step: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    max: Floats = field(default_factory=lambda: np.empty(0, np.float64))
+    max_step: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+    # Steps with a value, finite or not.
+    count: Ints = field(default_factory=lambda: np.empty(0, np.int64))
+
+    def __len__(self) -> int:
+        return len(self.metric)
+
+    @property
+    def number(self) -> Ints:
+        """Which bucket of its metric each one is."""
+        return self.first_step >> _SHIFT
+
+    def only(self, rows: Bools) -> Buckets:
+        """Some of them."""
+        kept = {item.name: getattr(self, item.name)[rows] for item in fields(self)[1:]}
+        return Buckets(self.metrics, **kept)
+
+    def extend(self, row: int, tail: Tail) -> None:
+        """Puts what a bucket held before in front of what was added to it."""
+        self.first_step[row] = tail.first_step
+        self.count[row] += tail.count
+        # Of equal values the first step counts; any comparison with NaN is false.
+        if tail.min is not None and not self.min[row] < tail.min:
+            self.min[row], self.min_step[row] = tail.min, tail.min_step
+        if tail.max is not None and not self.max[row] > tail.max:
+            self.max[row], self.max_step[row] = tail.max, tail.max_step
+
+    def tail(self, row: int) -> Tail:
+        """A bucket as a later batch needs it."""
+        least, most = float(self.min[row]), float(self.max[row])
+        return Tail(
+            first_step=int(self.first_step[row]),
+            count=int(self.count[row]),
+            min=None if math.isnan(least) else least,
+            min_step=int(self.min_step[row]),
+            max=None if math.isnan(most) else most,
+            max_step=int(self.max_step[row]),
+        )
+
+
+def buckets(points: Points) -> Buckets:
+    """The buckets that these points alone make."""
+    if not len(points):
+        return Buckets()
+    # The last key sorts first: by metric and step, then from the earliest to the latest value of a step, in
+    # the same order as `series.LATEST_FIRST` has it.
+    by_name = np.argsort(np.argsort(np.array(points.writers)))
+    order = np.lexsort(
+        (
+            by_name[points.writer],
+            points.cell,
+            points.position,
+            points.segment,
+            points.time,
+            points.attempt,
+            points.step,
+            points.metric,
+        )
+    )
+    metric, step = points.metric[order], points.step[order]
+    order = order[np.append((metric[1:] != metric[:-1]) | (step[1:] != step[:-1]), True)]
+    metric, step = points.metric[order], points.step[order]
+    starts = _starts(metric, step >> _SHIFT)
+    ends = np.append(starts[1:], len(metric)) - 1
+    value, time = points.value[order], points.time[order]
+    least, least_step = _extremes(value, step, starts, sign=1.0)
+    most, most_step = _extremes(value, step, starts, sign=-1.0)
+    return Buckets(
+        metrics=points.metrics,
+        metric=metric[starts],
+        first_step=step[starts],
+        last_step=step[ends],
+        time=time[ends],
+        last=value[ends],
+        min=least,
+        min_step=least_step,
+        max=most,
+        max_step=most_step,
+        count=ends - starts + 1,
+    )
+
+
+def metric_rows(made: Buckets) -> list[tuple[MetricKey, int, int]]:
+    """Of each metric the rows of its buckets: from, and to before."""
+    starts = _starts(made.metric)
+    ends = np.append(starts, len(made.metric))[1:]
+    return [
+        (made.metrics[int(made.metric[start])], int(start), int(end))
+        for start, end in zip(starts, ends, strict=True)
+    ]
+
+
+def summary_of(made: Buckets, start: int, end: int) -> Summary:
+    """What the buckets of one metric come to, with its last one as the tail."""
+    rows = slice(start, end)
+    least, most = made.min[rows], made.max[rows]
+    finite = not bool(np.isnan(least).all())
+    low = start + int(np.nanargmin(least)) if finite else start
+    high = start + int(np.nanargmax(most)) if finite else start
+    return Summary(
+        last=float(made.last[end - 1]),
+        last_step=int(made.last_step[end - 1]),
+        count=int(made.count[rows].sum()),
+        min=float(made.min[low]) if finite else None,
+        min_step=int(made.min_step[low]),
+        max=float(made.max[high]) if finite else None,
+        max_step=int(made.max_step[high]),
+        tail=made.tail(end - 1),
+    )
+
+
+def _starts(*columns: Ints) -> Ints:
+    """Rows at which one of the columns changes."""
+    if not len(columns[0]):
+        return np.empty(0, np.int64)
+    changed = np.zeros(len(columns[0]) - 1, np.bool_)
+    for column in columns:
+        changed |= column[1:] != column[:-1]
+    return np.flatnonzero(np.append(True, changed))
+
+
+def _extremes(value: Floats, step: Ints, starts: Ints, *, sign: float) -> tuple[Floats, Ints]:
+    """The least finite value (of the negated ones, with sign -1) from each start on, and its first step."""
+    finite = np.where(np.isfinite(value), value * sign, np.nan)
+    least = np.fmin.reduceat(finite, starts)
+    lengths = np.diff(np.append(starts, len(value)))
+    there = finite == np.repeat(least, lengths)
+    first = np.minimum.reduceat(np.where(there, step, _NO_STEP), starts)
+    return least * sign, np.where(first == _NO_STEP, 0, first)

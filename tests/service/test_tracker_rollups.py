@@ -1,0 +1,178 @@
+"""Series and summaries by kept buckets: always those of brute force over the values that show."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field, replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+
+from cairn_tracker import batch, points, rollups
+from cairn_tracker.batch import Event, MetricKey, RunKey
+from cairn_tracker.clickhouse import ClickHouse, clickhouse
+from cairn_tracker.model import Summary
+from cairn_tracker.series import Extent, Series, is_rolled, series
+from tests.harness.tracker import Spool
+
+RUN = RunKey("main", "01" + "r" * 24)
+END = 2**53
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ClickHouse]:
+    async with clickhouse(f"chdb://{tmp_path}/store", readers=1) as made:
+        await made.migrate(files("cairn_tracker") / "migrations" / "clickhouse")
+        yield made
+
+
+@dataclass
+class Table:
+    """What the tracker keeps, and beside it every value that shows."""
+
+    store: ClickHouse
+    known: dict[MetricKey, Summary] = field(default_factory=dict)
+    shown: dict[str, dict[int, float]] = field(default_factory=dict)
+
+    async def take(self, events: Sequence[Event], *, commit: bool = True) -> None:
+        """A batch; without the commit as if a crash had come before it."""
+        found = batch.points(events)
+        known = {metric: self.known[metric] for metric in found.metrics if metric in self.known}
+        await points.add(self.store, found)
+        summaries = await rollups.keep(self.store, found, known)
+        if commit:
+            self.known |= summaries
+
+    async def read(self, most: int, first: int = 0, end: int = END) -> dict[str, Series]:
+        found = await series(
+            self.store, RUN.team, runs=[RUN.uid], keys=[], max_buckets=most, first=first, end=end
+        )
+        return {item.key: item for item in found}
+
+
+def logged(spool: Spool, key: str, values: dict[int, float]) -> Event:
+    # Whatever is logged later has later times: a row of an event is a second.
+    event = spool.points(list(values), time=1e9 + spool.offset * 100_000, **{key: list(values.values())})
+    return Event(RUN, 99.0, event)
+
+
+def assert_is(found: Series, shown: dict[int, float], most: int) -> None:
+    """One bucket after the other against brute force."""
+    assert found.exact is (len(shown) <= most)
+    assert len(found.steps) <= most
+    steps = sorted(shown)
+    assert found.steps[0] == steps[0]
+    assert sum(found.counts) == len(steps)
+    place = 0
+    for row, start in enumerate(found.steps):
+        inside = steps[place : place + found.counts[row]]
+        place += found.counts[row]
+        assert inside[0] == start
+        finite = [shown[step] for step in inside if math.isfinite(shown[step])]
+        assert repr(found.last[row]) == repr(shown[inside[-1]])
+        assert repr(found.min[row]) == repr(min(finite, default=math.nan))
+        assert repr(found.max[row]) == repr(max(finite, default=math.nan))
+
+
+def assert_summary(found: Summary, shown: dict[int, float]) -> None:
+    finite = [value for value in shown.values() if math.isfinite(value)]
+    last = max(shown)
+    assert (found.last_step, found.count, repr(found.last)) == (last, len(shown), repr(shown[last]))
+    assert (found.min, found.max) == (min(finite, default=None), max(finite, default=None))
+
+
+@pytest.mark.parametrize("seed", range(6))
+async def test_buckets_are_those_of_brute_force_after_late_and_repeated_steps_and_crashes(
+    store: ClickHouse, seed: int
+) -> None:
+    chance = random.Random(seed)
+    table = Table(store)
+    # Steps of one key are dense, of one sparse, of one with holes.
+    keys = {"it's/dense": 1, "sparse": 997, "holes %": 13}
+    attempt, at = 1, dict.fromkeys(keys, 0)
+    spools = {1: Spool(RUN.uid)}
+    for _ in range(14):
+        events = []
+        for _ in range(chance.randint(1, 4)):
+            key, stride = chance.choice(list(keys.items()))
+            kind = chance.random()
+            if kind < 0.2:
+                # The job starts again from a checkpoint.
+                attempt += 1
+                spools[attempt] = Spool(RUN.uid, attempt=attempt)
+                at = {name: int(place * chance.random()) for name, place in at.items()}
+            size = chance.choice([1, 40, 900, 3000])
+            start = at[key] if kind < 0.8 else int(at[key] * chance.random())
+            values = {
+                (start + place) * stride: chance.choice([chance.gauss(0, 1), 0.5, math.nan, math.inf, -1e30])
+                for place in range(size)
+            }
+            at[key] = max(at[key], start + size)
+            events.append(logged(spools[attempt], key, values))
+            table.shown.setdefault(key, {}).update(values)
+        if chance.random() < 0.3:
+            await table.take(events, commit=False)
+            # What comes again can be cut into batches elsewhere.
+            cut = chance.randint(0, len(events))
+            await table.take(events[:cut])
+            events = events[cut:]
+        await table.take(events)
+    for most, first, end in [
+        (1000, 0, END), (1, 0, END), (3, 0, END), (40, 1000, 9000), (7, 1024, 8192), (2, 5, 4097),
+    ]:  # fmt: skip
+        answer = await table.read(most, first, end)
+        for key, values in table.shown.items():
+            inside = {step: value for step, value in values.items() if first <= step < end}
+            assert (key in answer) is bool(inside)
+            if inside:
+                assert_is(answer[key], inside, most)
+    for key, values in table.shown.items():
+        assert_summary(table.known[MetricKey(*RUN, key)], values)
+
+
+async def test_a_spike_of_one_point_is_seen_at_every_width_and_goes_when_it_is_logged_over(
+    store: ClickHouse,
+) -> None:
+    table, spool = Table(store), Spool(RUN.uid)
+    for start in range(0, 200_000, 50_000):
+        await table.take([logged(spool, "loss", dict.fromkeys(range(start, start + 50_000), 1.0))])
+    await table.take([logged(spool, "loss", {123_456: 9.0})])
+    for most in (1, 10, 195, 1000):
+        (found,) = (await table.read(most)).values()
+        assert max(found.max) == 9.0
+        where = found.max.index(9.0)
+        assert found.steps[where] <= 123_456 < found.steps[where] + -(-200_000 // most) + 1024
+    assert table.known[MetricKey(*RUN, "loss")].max_step == 123_456
+    await table.take([logged(spool, "loss", {123_456: 1.0})])
+    (found,) = (await table.read(10)).values()
+    assert max(found.max) == 1.0
+    assert table.known[MetricKey(*RUN, "loss")] == Summary(
+        last=1.0, last_step=199_999, count=200_000, min=1.0, min_step=0, max=1.0, max_step=0
+    )
+
+
+async def test_points_of_before_there_were_buckets_are_in_them(store: ClickHouse) -> None:
+    table, spool = Table(store), Spool(RUN.uid)
+    events = [logged(spool, "loss", {step: float(step) for step in range(5000)})]
+    events.append(logged(spool, "loss", {7: -1.0}))
+    await table.take(events)
+    shown = {step: float(step) for step in range(5000)} | {7: -1.0}
+    await store.query("TRUNCATE TABLE rollups", {})
+    sql = (files("cairn_tracker") / "migrations" / "clickhouse" / "0004_rollups_fill.sql").read_text()
+    await store.query(sql, {})
+    # As PostgreSQL has it then: without a tail.
+    table.known = {metric: replace(value, tail=None) for metric, value in table.known.items()}
+    await table.take([logged(spool, "loss", {5000: 5.0})])
+    shown[5000] = 5.0
+    (found,) = (await table.read(3)).values()
+    assert_is(found, shown, 3)
+    assert_summary(table.known[MetricKey(*RUN, "loss")], shown)
+
+
+def test_only_what_is_drawn_about_as_coarsely_is_drawn_from_buckets() -> None:
+    assert is_rolled(Extent("r", "k", 1_000_000, 0, 999_999), 1000)
+    assert not is_rolled(Extent("r", "k", 100_000, 0, 99_999), 1000)
+    assert not is_rolled(Extent("r", "k", 3_000, 0, 10**9), 1000)
