@@ -169,8 +169,8 @@ async def running(tree: str, *, gpus: int = 0) -> AsyncIterator[Platform]:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "data").mkdir()
-        postgres = await asyncio.to_thread(servers.start_postgres, folder / "pg")
-        nats = await asyncio.to_thread(servers.start_nats, folder / "nats")
+        # From this thread: they end with it, whatever happens.
+        postgres, nats = servers.start_postgres(folder / "pg"), servers.start_nats(folder / "nats")
         postgres.create_database("cairn")
         tokens = Tokens()
         taken = ports.free(["quota", "scheduler"])
