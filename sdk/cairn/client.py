@@ -16,6 +16,7 @@ from cairn import _events
 from cairn._code import Bundle
 from cairn._config import Config, load_config
 from cairn._download import download
+from cairn._history import MOST, History, Runs, collect
 from cairn._http import Api, Event, Json, Query, segment
 from cairn._ids import new_uid
 from cairn._publish import Version, kind_name, publish
@@ -195,15 +196,15 @@ class Client:
 
     def runs(
         self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
-    ) -> Iterator[Json]:
-        """Runs, newest first."""
+    ) -> Runs:
+        """Runs, newest first; `.to_pandas()` makes a data frame of them."""
         query: Query = {
             "states": list(states),
             "experiment": experiment,
             "sweep": sweep,
             "page_size": _page(limit),
         }
-        return self.api.pages(self._team("runs"), "runs", query, limit=limit)
+        return Runs(self.api.pages(self._team("runs"), "runs", query, limit=limit))
 
     def run(self, run: str) -> Json:
         """A run with params, attempts and the summary of each metric."""
@@ -231,6 +232,19 @@ class Client:
             "end_step": end_step,
         }
         return list(self.api.get(self._team("series"), query).get("series", []))
+
+    def history(self, run: str, keys: Sequence[str] = (), *, system: bool = False) -> History:
+        """Every point of a run's metrics (no ``keys``: all; ``system``: also its use of the machine):
+        rows, columns, or a data frame by `.to_pandas()`."""
+
+        def ask(some: Sequence[str], start: int, end: int) -> list[Json]:
+            return self.series([run], some, max_buckets=MOST, start_step=start, end_step=end)
+
+        history = collect(ask, _bare(run), keys)
+        if system and not keys:
+            names = [key for key in self.run(run).get("summary", {}) if key.startswith("system/")]
+            history.extend(collect(ask, _bare(run), names) if names else History())
+        return history
 
     def compare(
         self,

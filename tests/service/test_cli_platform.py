@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import html
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -122,6 +124,79 @@ def test_ls_and_compare_have_the_run(platform: Platform, finished: dict[str, Any
     drawn = platform.cairn("compare", "twice", "-m", "loss")
     assert drawn.returncode == 0
     assert "└" in drawn.stdout
+
+
+def test_metrics_are_shown_drawn_and_read_point_by_point(
+    platform: Platform, client: Client, finished: dict[str, Any]
+) -> None:
+    shown = platform.cairn("metrics", "twice").stdout
+    assert next(line for line in shown.splitlines() if line.startswith("acc")).split()[1:6] == [
+        "0.9", "9", "0", "0.9", "10"
+    ]  # fmt: skip
+    assert "└" in platform.cairn("metrics", "twice", "loss").stdout
+    rows = list(csv.DictReader(platform.cairn("metrics", "twice", "acc", "--csv").stdout.splitlines()))
+    assert [(row["key"], int(row["step"]), float(row["value"])) for row in rows] == [
+        ("acc", step, step / 10) for step in range(10)
+    ]
+    assert [row["value"] for row in read(platform, "metrics", "twice", "acc")] == [n / 10 for n in range(10)]
+    assert set(read(platform, "metrics", "twice")) == {"acc", "loss"}
+    assert platform.cairn("metrics", "twice", "nosuch").returncode == 3
+    frame = client.history(finished["id"], ["loss"]).to_pandas()
+    assert list(frame["value"]) == [1 / (step + 1) for step in range(10)]
+    runs = client.runs(experiment="resumes").to_pandas()
+    assert (runs["name"][0], runs["metrics.acc"][0]) == ("twice", 0.9)
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv"])
+def test_an_experiment_is_exported_whole(
+    platform: Platform, finished: dict[str, Any], tmp_path: Path, form: str
+) -> None:
+    pandas = pytest.importorskip("pandas")
+    told = read(platform, "export", "resumes", str(tmp_path / "out"), "--format", form)
+
+    def load(name: str) -> Any:
+        path = tmp_path / "out" / f"{name}.{form}"
+        return pandas.read_parquet(path) if form == "parquet" else pandas.read_csv(path)
+
+    runs = load("runs")
+    points, lines = load(f"points/{finished['id']}"), load(f"lines/{finished['id']}")
+    assert (list(runs["uid"]), runs["name"][0]) == ([finished["id"]], "twice")
+    assert json.loads(runs["summary"][0])["acc"]["last"] == 0.9
+    loss = points[points["key"] == "loss"]
+    assert list(loss["step"]) == list(range(10))
+    assert list(loss["value"]) == [1 / (step + 1) for step in range(10)]
+    assert sum(text.startswith("begins at") for text in lines["text"]) == 2
+    assert told == {
+        "folder": str(tmp_path / "out"), "format": form, "runs": 1, "points": len(points), "lines": len(lines)
+    }  # fmt: skip
+    assert not list((tmp_path / "out").rglob(".*")), "nothing half written is left"
+    assert platform.cairn("export", "nosuch", str(tmp_path / "none")).returncode == 3
+
+
+def test_runs_that_met_no_server_are_sent_afterwards(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    code = (
+        "import cairn; run = cairn.init('offline'); [cairn.log({'x': n}) for n in range(5)]; print(run.uid)"
+    )
+    alone = {**platform.env, "CAIRN_CONFIG": str(tmp_path / "none.json")}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=alone,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    uid = done.stdout.strip()
+    assert read(platform, "sync", str(tmp_path)) == {uid: True}
+    assert read(platform, "sync", str(tmp_path)) == {}
+    deadline = time.monotonic() + 60
+    while uid not in {run["uid"] for run in client.runs(experiment="offline") if run.get("complete")}:
+        assert time.monotonic() < deadline, "the run never arrived"
+        time.sleep(0.1)
+    assert client.history(uid).value == [0.0, 1.0, 2.0, 3.0, 4.0]
 
 
 def test_a_sweep_is_queued_followed_and_told_apart(platform: Platform, tmp_path: Path) -> None:

@@ -62,7 +62,9 @@ class Reconciler:
         since = await self.store.caught_up() or BEGINNING
         request = scheduler_pb2.ListJobsRequest(parent="teams/-", updated_after=wire.timestamp(since))
         async for page in self._pages(request):
-            await self.store.settle(list(_views(page).values()), actor=ACTOR, now=self.clock.now())
+            missed = await self.store.missed(list(_views(page).values()))
+            if missed:
+                await self.store.settle(missed, actor=ACTOR, now=self.clock.now())
         await self.store.set_caught_up(begin - OVERLAP)
 
     async def _end_abandoned(self) -> None:

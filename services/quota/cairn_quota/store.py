@@ -149,6 +149,15 @@ class Store:
             await facts.tell_reservations(conn, after, actor=actor, now=now)
         return len(after)
 
+    async def missed(self, jobs: Sequence[JobView]) -> list[JobView]:
+        """Those of these versions of jobs that were not acted on yet, nor a later one."""
+        rows = await self._db.fetch(
+            "SELECT job_uid, revision FROM job_revisions WHERE job_uid = ANY($1::text[])",
+            [job.uid for job in jobs],
+        )
+        seen = {row["job_uid"]: row["revision"] for row in rows}
+        return [job for job in jobs if seen.get(job.uid, 0) < job.revision]
+
     async def tick(self, *, now: datetime) -> None:
         """Charges running attempts up to now, renews what their holds hold, begins new budget periods."""
         charged = metering.BATCH
