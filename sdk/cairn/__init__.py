@@ -10,6 +10,7 @@ Importing costs a few milliseconds: what needs more is imported when it is used.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cairn._run import Config, Run, current_run, finish, init, log
@@ -83,4 +84,8 @@ def _config_now() -> Config:
     """The run's params; before there is a run, what the platform chose for this job."""
     from cairn import _env, _run
 
-    return current_run().config if _run.has_run() else Config(_env.given_params())
+    return current_run().config if _run.has_run() else Config(_env.given_params(), _begin_with)
+
+
+def _begin_with(params: Mapping[str, Any]) -> None:
+    current_run().update(params=params)

@@ -100,35 +100,35 @@ def flat_run(run: Json) -> Json:
     return row | {f"metrics.{key}": float(value.get("last", 0)) for key, value in summary.items()}
 
 
-def collect(ask: Ask, run: str, keys: Sequence[str]) -> History:
+def collect(ask: Ask, run: str, keys: Sequence[str], *, most: int = MOST) -> History:
     """Every point of a run's metrics (no keys: all but the platform's own), each step's last value."""
     history = History()
     for first in range(0, max(len(keys), 1), 100):  # a request takes no more keys
         some = keys[first : first + 100]
         for series in ask(some, 0, 0):
             key = str(series["key"])
-            history.add(run, key, _points(ask, key, series, 0))
+            history.add(run, key, _points(ask, key, series, 0, most))
     return history
 
 
-def _points(ask: Ask, key: str, series: Json, end: int) -> Iterator[tuple[int, float, float]]:
+def _points(ask: Ask, key: str, series: Json, end: int, most: int) -> Iterator[tuple[int, float, float]]:
     """A series whole; where its buckets hold several steps, they are asked for in pieces that fit."""
     if series.get("exact"):
         columns = (series.get("steps", []), series.get("times", []), series.get("last", []))
         # "NaN" and "Infinity" are texts in JSON, and so may whole numbers be.
         yield from ((int(step), float(at), float(value)) for step, at, value in zip(*columns, strict=True))
         return
-    for start, stop in _pieces(series, end):
+    for start, stop in _pieces(series, end, most):
         for piece in ask([key], start, stop):
-            yield from _points(ask, key, piece, stop)
+            yield from _points(ask, key, piece, stop, most)
 
 
-def _pieces(series: Json, end: int) -> list[tuple[int, int]]:
-    """Ranges of steps, each of as many buckets as hold at most `MOST` steps; of one bucket at least."""
+def _pieces(series: Json, end: int, most: int) -> list[tuple[int, int]]:
+    """Ranges of steps, each of as many buckets as hold at most `most` steps; of one bucket at least."""
     starts, counts = [int(step) for step in series["steps"]], [int(count) for count in series["counts"]]
     edges, held = [0], 0
     for place, count in enumerate(counts):
-        if held and held + count > MOST:
+        if held and held + count > most:
             edges.append(place)
             held = 0
         held += count

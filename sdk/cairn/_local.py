@@ -17,6 +17,7 @@ from cairn import _frames
 from cairn._segments import read_all, writers
 
 FOLDER = Path(".cairn") / "runs"
+_SYSTEM = "system/"
 
 
 class Point(NamedTuple):
@@ -92,12 +93,13 @@ def history(spool: Path, key: str) -> list[Point]:
 
 
 def summary(spool: Path) -> dict[str, float]:
+    """The last value of each metric, but of what the run used of its machine (`system/...`)."""
     last: dict[str, tuple[int, float, float]] = {}
     for step, time, keys, payload in _rows(spool):
         for place, key in enumerate(keys):
             if key not in last or last[key][:2] <= (step, time):
                 last[key] = (step, time, _value(payload, place))
-    return {key: value for key, (_, _, value) in last.items()}
+    return {key: value for key, (_, _, value) in last.items() if not key.startswith(_SYSTEM)}
 
 
 def _rows(spool: Path) -> Any:

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +24,7 @@ from cairn._ids import new_uid
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
+    from cairn._capture import Capture
     from cairn._http import Api
     from cairn._ship import Shipper
 
@@ -36,7 +37,41 @@ _MAX_TEXT = 64 * 1024
 
 
 class Config(dict[str, Any]):
-    """The run's params, by item or by attribute."""
+    """The run's params, by item or by attribute. What is set is recorded, at any time."""
+
+    __slots__ = ("_tell",)
+
+    def __init__(
+        self, params: Mapping[str, Any] | None = None, tell: Callable[[Mapping[str, Any]], None] | None = None
+    ) -> None:
+        super().__init__(params or {})
+        object.__setattr__(self, "_tell", tell)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self.update({name: value})
+
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """As of a dict; all that is set is recorded together."""
+        added = dict(*args, **kwargs)
+        super().update(added)
+        if self._tell is not None and added:
+            self._tell(added)
+
+    def setdefault(self, name: str, value: Any = None) -> Any:
+        if name not in self:
+            self[name] = value
+        return self[name]
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
+        self.update(other)
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Copies are values, and belong to no run."""
+        return Config, (dict(self),)
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -62,7 +97,7 @@ class Run:
         self.directory = directory
         self.job = job
         self.attempt = job.attempt if job else 0
-        self.config = Config(params or {})
+        self.config = Config(params, lambda added: self.update(params=added))
         self.strict = strict
         self.finished = False
         self._writer = Writer(spool)
@@ -73,6 +108,7 @@ class Run:
         self._warned: set[str] = set()
         self._api: Api | None = None
         self._shipper: Shipper | None = None
+        self._capture: Capture | None = None
         self._record: dict[str, Any] = {}
         self._error = ""
         self._owner = os.getpid()
@@ -118,12 +154,13 @@ class Run:
         """Adds params or tags. Never raises, unless the run is `strict`."""
         try:
             added = {str(key): _values.plain(value) for key, value in (params or {}).items()}
-            self.config.update(params or {})
-            self._writer.json("run_updated", {"params": added, "tags": list(map(str, tags))})
-            if self._record:
-                self._record["params"] |= added
-                self._record["tags"] = [*dict.fromkeys([*self._record["tags"], *map(str, tags)])]
-                self._save_record()
+            dict.update(self.config, params or {})  # not the config's own update, which comes here
+            with self._lock:
+                self._writer.json("run_updated", {"params": added, "tags": list(map(str, tags))})
+                if self._record:
+                    self._record["params"] |= added
+                    self._record["tags"] = [*dict.fromkeys([*self._record["tags"], *map(str, tags)])]
+                    self._save_record()
         except Exception as error:
             self._problem("update", str(error), error)
 
@@ -256,6 +293,8 @@ class Run:
 
     def _finish_jobless(self, failed: bool, message: str, timeout: float) -> None:
         failed, message = failed or bool(self._error), message or self._error
+        if self._capture is not None:
+            self._capture.stop()
         now = datetime.now(UTC)
         ended = {"time": now.isoformat().replace("+00:00", "Z"), "succeeded": not failed, "message": message}
         self._writer.json("run_finished", ended)
@@ -287,12 +326,14 @@ def init(
     config: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
     strict: bool = False,
+    capture: bool = True,
 ) -> Run:
     """Begins this process's run and returns it; in a job that is the job's run.
 
     `params` (or `config`, its other name) are merged with what the platform chose for this job, which wins.
     `experiment` and `name` are for runs without a job. Needs no server and no network. Never raises, unless
-    `strict`: then it, and the run's `log`, raise ValueError for what they cannot take.
+    `strict`: then it, and the run's `log`, raise ValueError for what they cannot take. Without a job, git,
+    installed packages and use of the machine (`system/...`) are recorded, too, unless `capture` is false.
     """
     global _current
     with _beginning:
@@ -309,6 +350,8 @@ def init(
         if run.job is None:
             _begin_shipping(run)
             _watch_exit()
+            if capture:
+                _begin_capture(run)
         return run
 
 
@@ -375,6 +418,16 @@ def _begin_shipping(run: Run) -> None:
         bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: _configured().token,
     )  # fmt: skip
     run._ship(shipper)
+
+
+def _begin_capture(run: Run) -> None:
+    from cairn._capture import Capture
+
+    run._capture = Capture(run._writer, run.directory)
+    try:
+        run._capture.start()
+    except RuntimeError:  # no more threads, or the interpreter ends
+        run._capture = None
 
 
 def _is_away(shipper: Shipper | None, patient: float) -> bool:

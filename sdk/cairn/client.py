@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -272,14 +273,24 @@ class Client:
         rank: int | None = None,
         tail: int = 0,
         page_size: int = 1000,
+        grep: str = "",
+        since: float = 0.0,
+        stream: str = "",
     ) -> Json:
-        """A page of ``lines``, the ``cursor`` to go on from, and whether that was all (``complete``)."""
+        """A page of ``lines``, the ``cursor`` to go on from, and whether that was all (``complete``).
+
+        Only lines in which the pattern ``grep`` (RE2) is found, from ``since`` (seconds since 1970) on, of
+        one ``stream``: stdout, stderr, platform or launch.
+        """
         query: Query = {
             "cursor": cursor or None,
             "attempt": attempt or None,
             "rank": rank,
             "tail": tail or None,
             "page_size": page_size,
+            "grep": grep or None,
+            "since_time": datetime.fromtimestamp(since, UTC).isoformat() if since else None,
+            "stream": stream or None,
         }
         return self.api.get(self._team("runs", run, "logs"), query)
 

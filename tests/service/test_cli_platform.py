@@ -109,6 +109,14 @@ def test_logs_are_whole_and_clean(platform: Platform, finished: dict[str, Any]) 
     assert "begins at 4" in second
     assert "begins at 0" not in second
     assert len(platform.cairn("logs", "twice", "--tail", "3").stdout.splitlines()) == 3
+    found = platform.cairn("logs", "twice", "--grep", "^step [45]", "--stream", "stdout").stdout.splitlines()
+    assert [line.split()[1] for line in found] == ["4", "5", "4", "5"]
+    late = platform.cairn("logs", "twice", "--since", "2999-01-01T00:00:00Z")
+    assert (late.returncode, late.stdout) == (0, "")
+    assert "step 9" in platform.cairn("logs", "twice", "--since", "1d").stdout
+    assert platform.cairn("logs", "twice", "--since", "lately").returncode == 2
+    torn = platform.cairn("logs", "twice", "--grep", "(")
+    assert (torn.returncode, "no regular expression" in torn.stderr) == (2, True)
     objects = [json.loads(line) for line in platform.cairn("logs", "twice", "--json").stdout.splitlines()]
     written = [each["text"] for each in objects if each["stream"] == "stdout"]
     assert written[1] == "step 0 \x1b[32mgreen\x1b[0m \x1b]0;title\x07"  # the record itself is untouched

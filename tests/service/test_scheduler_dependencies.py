@@ -11,9 +11,9 @@ import pytest
 from grpc import StatusCode, aio
 
 from cairn.scheduler.v1 import job_pb2, outlook_pb2, outlook_pb2_grpc, scheduler_pb2
-from cairn_common.db import pool
+from cairn_common.db import Database, pool
 from cairn_common.rpc import channel
-from cairn_scheduler import store
+from cairn_scheduler import model, store
 from cairn_scheduler.model import State
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Process, Scheduler
@@ -147,6 +147,10 @@ async def test_a_hold_of_its_team_outlasts_the_end_of_what_it_waits_for(
     assert (await cairn.ended(job)).state == Job.SUCCEEDED
 
 
+async def written(db: Database, jobs: list[Job]) -> dict[str, model.Job]:
+    return await store.jobs_by_uid(db, [job.uid for job in jobs])
+
+
 async def test_a_killed_scheduler_frees_what_became_free_while_it_was_away(
     nats_server: servers.Nats, database_url: Callable[[str], str], tmp_path: Path
 ) -> None:
@@ -159,19 +163,19 @@ async def test_a_killed_scheduler_frees_what_became_free_while_it_was_away(
             first = await cairn.submit(gated(tmp_path / "go"))
             await cairn.until(first, lambda now: now.state == Job.RUNNING and bool(now.attempts[0].pids))
             chain = [await cairn.submit(after(first.uid))]
-            for _ in range(4):
+            for _ in range(2):
                 chain.append(await cairn.submit(after(chain[-1].uid)))
         (tmp_path / "go").touch()
         try:
-            async with pool(urls["postgres_url"], schema="scheduler", size=2) as db, asyncio.timeout(120):
-                while True:
-                    # Killed again and again, at whatever line it is by then.
+            async with pool(urls["postgres_url"], schema="scheduler", size=2) as db, asyncio.timeout(300):
+                jobs = await written(db, chain)
+                while not all(job.state.final for job in jobs.values()):
+                    # Killed as soon as it has written something of any of them.
                     process.start()
-                    await asyncio.sleep(1.5)
+                    before = jobs
+                    while (jobs := await written(db, chain)) == before:
+                        await asyncio.sleep(0.01)
                     process.kill()
-                    jobs = await store.jobs_by_uid(db, [job.uid for job in chain])
-                    if all(job.state.final for job in jobs.values()):
-                        break
         finally:
             process.kill()
         assert {job.state for job in jobs.values()} == {State.SUCCEEDED}

@@ -12,6 +12,7 @@ from cairn._cli.find import choose
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import Record, join, merge
 from cairn._cli.text import (
+    ago,
     clean,
     clean_line,
     digits,
@@ -52,6 +53,12 @@ def test_log_lines_keep_colours_only_where_they_are_wanted() -> None:
     assert clean_line(line, colors=False) == "100%"
     assert clean_line(line, colors=True) == "\x1b[32m100%\x1b[0m\x1b[0m"
     assert clean_line("tab\there", colors=True) == "tab\there"
+
+
+def test_durations_are_read() -> None:
+    assert [ago(text) for text in ("90s", "1.5h", " 10m ", "2d", "10", "m", "-5m", "")] == [
+        90, 5400, 600, 172800, None, None, None, None
+    ]  # fmt: skip
 
 
 def test_spans_ages_and_sizes_are_short() -> None:

@@ -7,11 +7,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cairn import _history
 from cairn._history import collect, flat_run
 
 
@@ -49,9 +47,7 @@ def test_every_point_comes_once_in_order(steps: set[int], most: int) -> None:
         found = series("loss", points, start, end, most)
         return [found] if found else []
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_history, "MOST", most)
-        history = collect(ask, "r", ["loss"])
+    history = collect(ask, "r", ["loss"], most=most)
     assert (history.step, history.value) == (sorted(points), [points[step] for step in sorted(points)])
     assert len({len(column) for column in history.columns().values()}) == 1
 

@@ -27,6 +27,10 @@ class Shown:
     rank: int | None = None
     tail: int = 0
     times: bool = False
+    # A pattern, seconds since 1970, and a stream; empty: all lines.
+    grep: str = ""
+    since: float = 0.0
+    stream: str = ""
     # On stderr, as stdout is kept for something else.
     aside: bool = False
 
@@ -120,7 +124,7 @@ def pages(client: Client, uid: str, shown: Shown, cursor: str = "") -> Iterator[
         try:
             page = client.logs(
                 uid, cursor=cursor, attempt=shown.attempt, rank=shown.rank, tail=0 if cursor else shown.tail,
-                page_size=1000,
+                page_size=1000, grep=shown.grep, since=shown.since, stream=shown.stream,
             )  # fmt: skip
         except ApiError as error:
             if error.reason == "RUN_NOT_FOUND":

@@ -15,6 +15,7 @@ from cairn._cli.summary import (
     heading,
     last_lines,
     metrics_table,
+    own_code,
     params_text,
     system_text,
 )
@@ -76,7 +77,7 @@ def _print_page(
         _section(session, f"Checkpoints ({len(checkpoints)})")
         out.print(checkpoints_table(checkpoints[:CHECKPOINTS]))
     command = str((job or {}).get("spec", {}).get("run") or (run or {}).get("command") or "")
-    code = (job or {}).get("code") or (run or {}).get("code") or {}
+    code = (job or {}).get("code") or (run or {}).get("code") or own_code(run or {})
     if command or code:
         _section(session, "Code")
         for line in command.strip().splitlines()[:6]:

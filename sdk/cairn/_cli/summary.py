@@ -121,6 +121,12 @@ def checkpoints_table(versions: list[Json]) -> Table:
     return table
 
 
+def own_code(run: Json) -> Json:
+    """What a run without a job told of its git, as a job's code has it."""
+    told = run.get("environment", {})
+    return {name: told[name] for name in ("git_commit", "git_branch", "git_diff") if name in told}
+
+
 def code_text(code: Json) -> Text:
     """Commit, branch, what was not committed, and the archive."""
     text = Text("  ")

@@ -70,6 +70,12 @@ def span(seconds: float | None) -> str:
     return f"{whole}s"
 
 
+def ago(text: str) -> float | None:
+    """The seconds of a duration such as 90s, 10m, 2h or 3d; None where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd])", text.strip())
+    return float(found[1]) * {"s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]] if found else None
+
+
 def age(then: float | None) -> str:
     """How long ago, in one unit."""
     return "-" if then is None else span(time.time() - then).split(" ")[0]

@@ -30,6 +30,11 @@ class Gpus:
             if self._library.nvmlDeviceGetHandleByIndex_v2(number, ctypes.byref(handle)) == 0:
                 self._handles[number] = handle
 
+    @property
+    def numbers(self) -> list[int]:
+        """Those that answer."""
+        return list(self._handles)
+
     def sample(self) -> dict[str, float]:
         """`gpu0/util` in percent, `gpu0/memory` in GiB, `gpu0/memory_percent`, `gpu0/temperature` in degrees
         Celsius, `gpu0/power` in watts; what a GPU does not tell is left out."""

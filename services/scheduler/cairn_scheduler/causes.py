@@ -235,6 +235,8 @@ def _stopped(evidence: Evidence, asked: Cause | None) -> tuple[Cause, str]:
         return asked, "It ran for longer than its max_runtime."
     if asked is Cause.PREEMPTED:
         return asked, "Its place was taken; it goes on from its last checkpoint."
+    if asked is Cause.BUDGET:
+        return asked, "Its budget is spent; it goes on from its last checkpoint once there is more."
     if asked is not None:
         return asked, "It was stopped on request."
     return Cause.INFRA, "The runner was told to stop, but not by Cairn."

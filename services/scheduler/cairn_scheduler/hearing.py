@@ -16,7 +16,7 @@ from cairn_scheduler import history, model, timeline, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
 from cairn_scheduler.cluster import Cluster, Ended, Started, Stepped
 from cairn_scheduler.facts import Event
-from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Job, State
+from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Hold, Job, State
 from cairn_scheduler.outside import Outside
 from cairn_scheduler.steps import Step
 
@@ -142,7 +142,7 @@ class Hearing:
     def _after(self, job: Job, ending: Ending) -> tuple[Job, Event]:
         """The job's next version: another attempt by its cause, or the end."""
         now = self._out.clock.now()
-        if ending.cause is Cause.PREEMPTED and job.state is State.PREEMPTING:
+        if ending.cause in yielding.YIELDS and job.state is State.PREEMPTING:
             return _given_up(yielding.preempted(job, now, ending))
         rejections = sum(attempt.no_capacity for attempt in job.attempts)
         if ending.no_capacity:
@@ -168,7 +168,7 @@ def _asked(job: Job, attempt: Attempt, evidence: Evidence) -> Cause | None:
     if job.cancel_time is not None:
         return Cause.CANCELLED
     if job.state is State.PREEMPTING and (evidence.stopped or evidence.lost):
-        return Cause.PREEMPTED
+        return Cause.BUDGET if job.hold is Hold.BUDGET else Cause.PREEMPTED
     if job.spec.max_runtime is None or attempt.start_time is None:
         return None
     # Both by one clock, where the place has its own.

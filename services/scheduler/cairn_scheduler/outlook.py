@@ -22,7 +22,7 @@ from cairn_scheduler.engine import snapshot_file, whatif
 from cairn_scheduler.engine.explain import Change, Explanation, explain
 from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import Snapshot
-from cairn_scheduler.model import State
+from cairn_scheduler.model import Hold, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.snapshot import Entry
@@ -64,7 +64,7 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
             words = job.reason or f"it does not wait: it is {job.state}"
             return outlook_pb2.Explanation(job=request.name, sentence=words)
         message = _message(request.name, found, world, _names(entries, caller()))
-        if job.state is State.HELD:
+        if job.state is State.HELD and job.hold is not Hold.BUDGET:
             message.code, message.sentence = job.reason.partition(":")[0], job.reason
         return message
 

@@ -15,14 +15,14 @@ import structlog
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, telling, yielding
+from cairn_scheduler import model, queue_store, snapshot, spending, telling, yielding
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.desk import Desk
 from cairn_scheduler.engine import world
 from cairn_scheduler.engine.world import Plan, Preemption, Why
 from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
-from cairn_scheduler.model import IllegalStep, Job, State
+from cairn_scheduler.model import Hold, IllegalStep, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
 from cairn_scheduler.recent import Recent
@@ -97,11 +97,12 @@ class Planner:
         victims = await self._preempt(plan.preemptions, now)
         self._holds = plan.holds
         later = await self._remember(plan, rejected, admitted)
-        due = [entry for entry in self._placed.values() if _due(entry, now)]
+        stopped, freed = await self._pay(now)
+        due = [entry for entry in self._placed.values() if _due(entry, now) and entry.uid not in stopped]
         return Outcome(
             due=(*(entry.uid for entry in sorted(due, key=_launch_order)), *admitted),
             wake_at=_wake_at(self._retried.values(), plan, self._ways.wake_at, now),
-            again=victims or later,
+            again=victims or later or freed,
             thought=self._thought,
         )
 
@@ -123,8 +124,8 @@ class Planner:
         """The plan that quota agreed to, the jobs that are admitted by it, and why others were rejected."""
         if not self._waiting and not self._placed:
             return Plan(), [], {}
-        if self._tree is None or self._waiting:
-            self._tree = await self._quota.tree()
+        # Also where nothing waits: a budget may be spent, a node be drained.
+        self._tree = await self._quota.tree()
         places = [Place(name, cluster.capacity()) for name, cluster in sorted(self._clusters.items())]
         by_uid = self._waiting
         granted: dict[str, Asked] = {}
@@ -208,16 +209,48 @@ class Planner:
                 self._recent.forget([one.uid])
                 continue
             try:
-                new = yielding.preempt(job, now, why=_why(one), by=one.by)
+                new = self._taken(job, one, now)
             except IllegalStep:
                 self._recent.forget([one.uid])
                 continue
-            taken.append((job, new, _event(new)))
+            if new is not job:
+                taken.append((job, new, _event(new)))
         async with self._lead.transaction() as conn:
             done = await self._recent.save(conn, taken)
         self._recent.note(taken, done)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
+
+    def _taken(self, job: Job, one: Preemption, now: datetime) -> Job:
+        """Raises IllegalStep."""
+        if one.why is not Why.BUDGET:
+            return yielding.preempt(job, now, why=_why(one), by=one.by)
+        budget = self._tree and spending.stops(self._placed[job.uid], self._tree)
+        return yielding.hold(job, now, kind=Hold.BUDGET, why=spending.told(budget) if budget else "")
+
+    async def _pay(self, now: datetime) -> tuple[set[str], bool]:
+        """Holds what a spent budget lets not go on, and lets go what it held before; the uids of the former,
+        and whether there were any of the latter."""
+        tree, entries = self._tree, self._placed.values()
+        if tree is None:
+            return set(), False
+        spent = {
+            one.uid: budget for one in entries if _due(one, now) and (budget := spending.holds(one, tree))
+        }
+        free = {one.uid for one in entries if one.state is State.HELD and spending.stops(one, tree) is None}
+        if not spent and not free:
+            return set(), False
+        taken: list[Step] = []
+        for uid, job in (await self._recent.by_uid([*spent, *free])).items():
+            if uid in spent and job.state is State.RECOVERING:
+                why = spending.told(spent[uid])
+                taken.append((job, yielding.hold(job, now, kind=Hold.BUDGET, why=why), Event.HELD))
+            elif job.state is State.HELD and job.hold is Hold.BUDGET:
+                taken.append((job, yielding.release(job, now), Event.REQUEUED))
+        async with self._lead.transaction() as conn:
+            done = await self._recent.save(conn, taken)
+        self._recent.note(taken, done)
+        return set(spent), bool(free)
 
     async def _remember(self, plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]) -> bool:
         """Writes down why jobs wait; whether some of it waits for its time."""
@@ -285,4 +318,6 @@ _WHYS = {
 
 
 def _event(job: Job) -> Event:
+    if job.state is State.HELD:
+        return Event.HELD
     return Event.PREEMPTING if job.state is State.PREEMPTING else Event.PREEMPTED

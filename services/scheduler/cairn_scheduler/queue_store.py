@@ -14,14 +14,14 @@ _ENTRIES = """
     SELECT uid, team, creator, state, create_time, priority, project, priority_class, flavors, infra,
         num_nodes, cpu_milli, gpus, accelerator, memory_mib, max_runtime, grace, retry_time, overtaken,
         admissions, reason, pool, flavor, admit_time, checkpoint_time, preempted_for, preempt_time,
-        start_time IS NOT NULL AS ran
+        start_time IS NOT NULL AS ran, hold
     FROM jobs
 """
 
 
 async def entries(db: Database) -> list[Entry]:
-    """Every job that has not ended and is not held."""
-    rows = await db.fetch(_ENTRIES + "WHERE end_time IS NULL AND state <> 'HELD'")
+    """Every job that has not ended and is not held, but by a budget."""
+    rows = await db.fetch(_ENTRIES + "WHERE end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')")
     return [_entry(row) for row in rows]
 
 
@@ -46,7 +46,7 @@ class Reader:
         row = await self._db.fetchrow(
             "SELECT coalesce(array_agg(uid), '{}') AS uids,"
             " coalesce(array_agg(xmin::text::bigint), '{}') AS marks"
-            " FROM jobs WHERE end_time IS NULL AND state <> 'HELD'"
+            " FROM jobs WHERE end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')"
         )
         assert row is not None
         there = dict(zip(row["uids"], row["marks"], strict=True))
@@ -54,7 +54,7 @@ class Reader:
         fresh = [uid for uid, mark in there.items() if known.get(uid) != mark]
         rows = await self._db.fetch(
             _ENTRIES.replace("SELECT uid", "SELECT xmin::text::bigint AS mark, uid", 1)
-            + "WHERE uid = ANY($1::text[]) AND end_time IS NULL AND state <> 'HELD'",
+            + "WHERE uid = ANY($1::text[]) AND end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')",
             fresh,
         ) if fresh else []  # fmt: skip
         entries = [_entry(row) for row in rows]
@@ -69,7 +69,13 @@ class Reader:
 async def held(db: Database, uid: str) -> list[Entry]:
     """A job that is held, as if it waited in the queue; nothing where it is not."""
     rows = await db.fetch(_ENTRIES + "WHERE uid = $1 AND state = 'HELD'", uid)
-    return [replace(_entry(row), held=row["reason"] or "Held") for row in rows]
+    # By a budget: that is what the engine itself would say.
+    return [
+        replace(
+            _entry(row), state=State.PENDING, held="" if row["hold"] == "BUDGET" else row["reason"] or "Held"
+        )
+        for row in rows
+    ]
 
 
 async def remember(conn: Connection, *, reasons: Mapping[str, str], overtaken: Mapping[str, int]) -> None:

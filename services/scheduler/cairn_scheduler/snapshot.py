@@ -118,7 +118,7 @@ def read(entry: Entry, setting: Setting, now: datetime) -> JobRequest | Admitted
     if not node:
         return None
     request = _request(entry, node, setting.tree, setting.places, setting.flavors)
-    if entry.state is State.PENDING or entry.held:
+    if entry.state is State.PENDING:
         return request
     if entry.state.placed and request.options:
         return _admitted(entry, request, setting.flavors, now)
@@ -267,6 +267,4 @@ def _with_rates(budget: world.Budget, flavors: Sequence[Flavor]) -> world.Budget
         **budget.rates,
         **{f.name: budget.rates.get(quota_flavor(f.name), budget.rates.get("", 0)) for f in flavors},
     }
-    return world.Budget(
-        budget.id, budget.node, budget.left, budget.user, budget.unit, budget.overrun, budget.safe, rates
-    )
+    return replace(budget, rates=rates)

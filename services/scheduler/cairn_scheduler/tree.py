@@ -100,8 +100,10 @@ def supposed(message: tree_pb2.QuotaTree, *, ruling: tree_pb2.QuotaTree) -> Tree
     given.CopyFrom(message)
     given.version = ruling.version + 1
     spent = {one.id: one.amount - one.balance.available for one in ruling.budgets}
+    held = {one.id: one.balance.held for one in ruling.budgets}
     for budget in given.budgets:
         budget.balance.available = budget.amount - spent.get(budget.id, 0)
+        budget.balance.held = held.get(budget.id, 0)
     return read(given)
 
 
@@ -184,6 +186,7 @@ def _budget(message: budget_pb2.Budget, root: str, flavors: Iterable[TreeFlavor]
         overrun=_OVERRUNS.get(message.overrun, Overrun.DENY_NEW),
         safe=message.safe,
         rates={**rates, "": 0 if money else 1000},
+        unused=message.balance.available + message.balance.held,
     )
 
 

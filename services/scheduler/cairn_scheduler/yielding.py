@@ -15,6 +15,8 @@ _HOLDERS = {
     Hold.BUDGET: "a budget that is spent",
 }
 
+# Why an attempt ends that gives its place up: no failure of its own.
+YIELDS = (Cause.PREEMPTED, Cause.BUDGET)
 # What people say counts for more than what goes by itself.
 _STRENGTH = (Hold.DEPENDENCY, Hold.BUDGET, Hold.USER, Hold.ADMIN)
 
@@ -40,7 +42,7 @@ def preempt(job: Job, now: datetime, *, why: str, by: str = "") -> Job:
 
 def preempted(job: Job, now: datetime, ending: Ending) -> Job:
     """The attempt of a job in PREEMPTING has ended: HELD if that was asked for, else first of its class."""
-    attempts = ended(job, replace(ending, yielded=ending.cause is Cause.PREEMPTED))
+    attempts = ended(job, replace(ending, yielded=ending.cause in YIELDS))
     if job.hold is not None:
         return step(
             job, State.HELD, now, attempts=attempts, cause=ending.cause, message=ending.message,

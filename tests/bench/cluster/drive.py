@@ -14,7 +14,8 @@ from cairn.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
 from tests.bench.cluster.generators import Creator, task
 from tests.bench.cluster.platform import Platform
 
-_AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED)
+# CANCELLED: the server saw the deadline first.
+_AWAY = (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
 _CHANNELS = 4
 # A service answers so many calls at once, and not many more.
 _IN_FLIGHT = 400

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -160,12 +161,16 @@ def _used(pid: int, *, below: bool) -> float:
 @asynccontextmanager
 async def running(tree: str, *, gpus: int = 0) -> AsyncIterator[Platform]:
     """All of it for the block, under this quota tree; `gpus`: what the place has (0: no bound)."""
+    # Ended from outside it leaves no process behind.
+    task = asyncio.current_task()
+    assert task is not None
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as name:
         folder = Path(name)
         folder.chmod(0o755)
         (folder / "data").mkdir()
-        postgres = await asyncio.to_thread(servers.start_postgres, folder / "pg")
-        nats = await asyncio.to_thread(servers.start_nats, folder / "nats")
+        # From this thread: they end with it, whatever happens.
+        postgres, nats = servers.start_postgres(folder / "pg"), servers.start_nats(folder / "nats")
         postgres.create_database("cairn")
         tokens = Tokens()
         taken = ports.free(["quota", "scheduler"])

@@ -75,6 +75,11 @@ def cost(budget: Budget, option: Option, milliseconds: int) -> int:
     return gpus(option) * milliseconds * rate // (UNIT * UNIT)
 
 
+def unused(budget: Budget) -> int:
+    """What running jobs may still use, what they hold ahead included."""
+    return budget.left if budget.unused is None else budget.unused
+
+
 class Gates:
     """The gates of one pass. Budgets that must be safe are drawn down as jobs are admitted."""
 
@@ -172,7 +177,7 @@ class Gates:
                 found.append((job, None))
                 continue
             for budget in self._budgets_of(seat, job.request):
-                if budget.overrun is Overrun.PREEMPT and budget.left <= 0:
+                if budget.overrun is Overrun.PREEMPT and unused(budget) <= 0:
                     found.append((job, budget))
                     break
         return found

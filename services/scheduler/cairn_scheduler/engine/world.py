@@ -155,6 +155,8 @@ class Budget:
     overrun: Overrun = Overrun.DENY_NEW
     safe: bool = False
     rates: Mapping[str, int] = field(default_factory=lambda: {"": UNIT})
+    # What was not used yet: `left` and what running jobs hold ahead. None: as `left`. Above zero those go on.
+    unused: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

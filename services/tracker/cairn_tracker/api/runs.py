@@ -16,16 +16,16 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
-from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
+from cairn_common.paging import Position, decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import compare, logs, series, wire
+from cairn_tracker import compare, expression, logs, search, series, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
 from cairn_tracker.changes import clean, clean_texts, plain
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.ingest import announce
 from cairn_tracker.model import DEFAULT_EXPERIMENT, Run, RunState
-from cairn_tracker.store import runs
+from cairn_tracker.store import runs, searches
 
 NAME: Final = "cairn.tracker.v1.TrackerService"
 ACCESS: Mapping[str, Access] = {
@@ -79,27 +79,17 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
     async def ListRuns(
         self, request: tracker_pb2.ListRunsRequest, context: Context
     ) -> tracker_pb2.ListRunsResponse:
-        """A team's runs, newest first."""
+        """A team's runs that an expression holds for, newest first or as asked."""
         team = team_of(caller(), request.parent, Role.VIEWER)
-        if request.filter or request.order_by:
-            raise InvalidArgument("filter and order_by are not answered yet", reason=Reason.FIELD_INVALID)
-        scope = f"runs/{team}/{request.experiment}/{sorted(request.states)}/{request.sweep}"
+        wanted, scope = _search(request, team)
         size = page_size(request.page_size)
-        which = runs.Filter(
-            team=team,
-            experiment=request.experiment.rpartition("/")[2],
-            sweep=request.sweep,
-            states=list(request.states),
-            after=_position(request.page_token, scope),
-        )
-        found = await runs.list_runs(self._db, which, limit=size + 1)
-        page = [wire.run(run, whole=False) for run in found[:size]]
+        found = await searches.search(self._db, wanted, limit=size + 1)
+        page = [wire.run(item.run, whole=False) for item in found[:size]]
         page = page[: _fitting(page)]
         response = tracker_pb2.ListRunsResponse(runs=page)
         if len(page) < len(found):
-            last = found[len(page) - 1]
-            place = {"time": last.create_time.isoformat(), "uid": last.uid}
-            response.next_page_token = encode_token(place, scope=scope)
+            place = found[len(page) - 1].place
+            response.next_page_token = encode_token({"place": json.dumps(_written(place))}, scope=scope)
         return response
 
     async def UpdateRun(self, request: tracker_pb2.UpdateRunRequest, context: Context) -> run_pb2.Run:
@@ -302,10 +292,53 @@ def _revision(etag: str) -> int | None:
     return int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else -1
 
 
-def _position(token: str, scope: str) -> tuple[datetime, str] | None:
-    if not token:
-        return None
-    return decode_token(token, scope=scope, read=time_and_uid)
+def _search(request: tracker_pb2.ListRunsRequest, team: str) -> tuple[searches.Search, str]:
+    """What is searched for, and the scope of its page tokens."""
+    chosen = sorted(request.states)
+    where = runs.Filter(
+        team=team, experiment=request.experiment.rpartition("/")[2], sweep=request.sweep, states=chosen
+    )
+    tree = expression.parse(request.filter) if request.filter.strip() else None
+    by, falling = expression.order(request.order_by) if request.order_by.strip() else (None, False)
+    scope = json.dumps(
+        ["runs", team, request.experiment, request.sweep, chosen, request.filter, request.order_by]
+    )
+    kinds = searches.key_kinds(by)
+    token = request.page_token
+    place = decode_token(token, scope=scope, read=lambda at: _place(at, kinds)) if token else ()
+    return searches.Search(where=where, tree=tree, by=by, falling=falling, place=place), scope
+
+
+def _written(place: search.Place) -> list[str | None]:
+    """A place as JSON can hold it, without loss."""
+
+    def write(value: str | float | datetime | None) -> str | None:
+        if isinstance(value, datetime):
+            return value.isoformat()
+        return value.hex() if isinstance(value, float) else value
+
+    return [write(value) for value in place]
+
+
+def _place(position: Position, kinds: Sequence[str]) -> search.Place:
+    """What `_written` wrote. Raises ValueError for anything else."""
+
+    def read(text: object, kind: str) -> str | float | datetime | None:
+        if text is None:
+            return None
+        if not isinstance(text, str) or "\0" in text:
+            raise ValueError("not what was written")
+        if kind == "text":
+            return text
+        if kind == "float8":
+            return float.fromhex(text)
+        time = datetime.fromisoformat(text)
+        if time.tzinfo is None:
+            raise ValueError("a time without a zone")
+        return time
+
+    texts = json.loads(str(position["place"]))
+    return [read(text, kind) for text, kind in zip(texts, kinds, strict=True)]
 
 
 def _cursor(cursor: str) -> int:

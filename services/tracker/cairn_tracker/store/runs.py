@@ -40,30 +40,21 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which runs of a team, and after which one (its time and uid) the page begins."""
+    """Which runs of a team."""
 
     team: str
     experiment: str = ""
     sweep: str = ""
     states: Sequence[int] = ()
-    after: tuple[datetime, str] | None = None
 
 
-_COLUMNS = """
+COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
 start_time, end_time, cause, message, complete, last_seen
 """
 
-_GET = f"SELECT {_COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
-
-_LIST = f"""
-SELECT {_COLUMNS} FROM runs
-WHERE team = $1 AND ($2 = '' OR experiment = $2) AND ($3 = '' OR sweep = $3)
-  AND (cardinality($4::smallint[]) = 0 OR state = ANY($4::smallint[]))
-  AND ($5::timestamptz IS NULL OR (create_time, uid) < ($5::timestamptz, $6))
-ORDER BY create_time DESC, uid DESC LIMIT $7
-"""  # noqa: S608
+_GET = f"SELECT {COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
 
 _ATTEMPTS = """
 SELECT run_uid, number, uid, state, cause, resumed_step, start_time, end_time, drained FROM attempts
@@ -168,7 +159,7 @@ async def get_runs(
     """Those of a team's runs that exist, in the order asked for; of each so many metrics, of these keys
     (none: any)."""
     rows = await db.fetch(_GET, team, list(uids))
-    found = {run.uid: run for run in await _whole(db, team, rows, most_metrics=most_metrics, keys=keys)}
+    found = {run.uid: run for run in await whole(db, team, rows, most_metrics=most_metrics, keys=keys)}
     return [found[uid] for uid in uids if uid in found]
 
 
@@ -176,15 +167,6 @@ async def get_run(db: Reads, team: str, uid: str, *, most_metrics: int = MOST_SU
     """A run, if the team has it."""
     found = await get_runs(db, team, [uid], most_metrics=most_metrics)
     return found[0] if found else None
-
-
-async def list_runs(db: Reads, which: Filter, *, limit: int) -> list[Run]:
-    """Runs, newest first."""
-    time, uid = which.after or (None, "")
-    rows = await db.fetch(
-        _LIST, which.team, which.experiment, which.sweep, list(which.states), time, uid, limit
-    )
-    return await _whole(db, which.team, rows, most_metrics=MOST_SUMMARIES_IN_LISTS)
 
 
 async def list_experiments(db: Reads, team: str, *, after: str, limit: int) -> list[Experiment]:
@@ -419,9 +401,15 @@ async def move_cursor(db: Any, name: str, time: datetime) -> None:
     )
 
 
-async def _whole(
-    db: Reads, team: str, rows: Sequence[Row], *, most_metrics: int, keys: Sequence[str] = ()
+async def whole(
+    db: Reads,
+    team: str,
+    rows: Sequence[Row] | Sequence[Mapping[str, Any]],
+    *,
+    most_metrics: int,
+    keys: Sequence[str] = (),
 ) -> list[Run]:
+    """Runs of their rows, with their attempts and so many metrics of each (of these keys; none: any)."""
     uids = [row["uid"] for row in rows]
     attempts: dict[str, list[Attempt]] = {}
     summaries: dict[str, dict[str, Summary]] = {}
@@ -436,7 +424,7 @@ async def _whole(
     return [_run(row, attempts.get(row["uid"], []), summaries.get(row["uid"], {})) for row in rows]
 
 
-def _run(row: Row, attempts: Sequence[Attempt], summary: dict[str, Summary]) -> Run:
+def _run(row: Row | Mapping[str, Any], attempts: Sequence[Attempt], summary: dict[str, Summary]) -> Run:
     values = dict(row)
     code = Code(
         digest=values.pop("code_digest"),

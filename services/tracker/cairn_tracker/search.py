@@ -1,0 +1,200 @@
+"""A search for runs as SQL: what the caller wrote goes into parameters, and only there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, Final, TypeAlias
+
+from cairn_tracker.expression import Comparison, Joined, Literal, Not, Operand, Tree, refuse
+from cairn_tracker.model import RunState
+
+#: The values of the keys that a page ends with; None where the run has none.
+Place: TypeAlias = "Sequence[str | float | datetime | None]"
+
+_TEXTS: Final = {
+    "name": "display_name", "experiment": "experiment", "sweep": "sweep", "creator": "creator", "id": "uid",
+    "command": "command", "git_commit": "git_commit", "git_branch": "git_branch", "cause": "cause",
+    "message": "message",
+}  # fmt: skip
+_TIMES: Final = {
+    "created": "create_time", "updated": "update_time", "started": "start_time", "ended": "end_time",
+}  # fmt: skip
+_COLUMNS: Final = {"last": "last", "min": "min", "max": "max", "count": "count"}
+# Characters of a text that it is sorted by: a page token has them.
+_SORTED: Final = 200
+_SIGNS: Final = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
+
+
+@dataclass(slots=True)
+class Parameters:
+    """The arguments of a statement, numbered as they come. The first is the team."""
+
+    values: list[Any] = field(default_factory=list)
+
+    def add(self, value: Any, kind: str) -> str:
+        """Its place in the statement."""
+        self.values.append(value)
+        return f"${len(self.values)}::{kind}"
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Something that a listing is sorted by."""
+
+    sql: str
+    kind: str
+    falling: bool
+
+
+def condition(tree: Tree, given: Parameters) -> str:
+    """An expression on a row of `runs` that is true or false, never NULL."""
+    match tree:
+        case Not(of):
+            return f"NOT ({condition(of, given)})"
+        case Joined(word, parts):
+            return "(" + f" {word.upper()} ".join(condition(part, given) for part in parts) + ")"
+        case Comparison():
+            return f"coalesce({_comparison(tree, given)}, false)"
+
+
+def keys(operand: Operand, falling: bool, given: Parameters) -> tuple[str, list[Key]]:
+    """A join that a listing needs to be sorted, and what it is sorted by."""
+    if operand.kind == "metrics":
+        column = _COLUMNS[operand.aggregate]
+        # NaN counts as nothing: to the database it is greater than every number.
+        join = (
+            f"LEFT JOIN (SELECT run_uid AS sorted_uid, nullif({column}::float8, 'NaN') AS sorted"  # noqa: S608
+            f" FROM summaries WHERE team = $1 AND key = {given.add(operand.key, 'text')})"
+            " o ON o.sorted_uid = runs.uid"
+        )
+        return join, [Key("o.sorted", "float8", falling)]
+    if operand.kind == "config":
+        value = _config(operand, given)
+        text = f"left({value} #>> '{{}}', {_SORTED})"
+        return "", [Key(f"run_number({value})", "float8", falling), Key(text, "text", falling)]
+    if operand.kind in _TIMES:
+        return "", [Key(_TIMES[operand.kind], "timestamptz", falling)]
+    if operand.kind == "state":
+        return "", [Key("state::float8", "float8", falling)]
+    return "", [Key(f"left(nullif({_TEXTS[operand.kind]}, ''), {_SORTED})", "text", falling)]
+
+
+def after(keys: Sequence[Key], place: Place, given: Parameters) -> str:
+    """Whether a row comes after a place, of keys of which those without a value come last."""
+    if not keys:
+        return "false"
+    (key, *others), (value, *rest) = keys, place
+    deeper = after(others, rest, given)
+    if value is None:
+        return f"({key.sql} IS NULL AND {deeper})"
+    at = given.add(value, key.kind)
+    sign = "<" if key.falling else ">"
+    return f"({key.sql} {sign} {at} OR {key.sql} IS NULL OR ({key.sql} = {at} AND {deeper}))"
+
+
+def order(keys: Sequence[Key]) -> str:
+    """The ORDER BY of keys."""
+    return ", ".join(f"{key.sql} {'DESC' if key.falling else 'ASC'} NULLS LAST" for key in keys)
+
+
+def _comparison(tree: Comparison, given: Parameters) -> str:
+    operand = tree.operand
+    if operand.kind == "tags":
+        return _tags(tree, given)
+    if operand.kind == "metrics":
+        return _metric(tree, given)
+    if operand.kind == "config":
+        return _each(tree, lambda value: _config_is(tree, value, given))
+    if operand.kind == "state":
+        return _each(tree, lambda value: _state(tree, value, given))
+    if operand.kind in _TIMES:
+        return _each(tree, lambda value: _time(tree, value, given))
+    return _each(tree, lambda value: _text(tree, _TEXTS[operand.kind], value, given))
+
+
+def _each(tree: Comparison, one: Any) -> str:
+    return "(" + " OR ".join(one(value) for value in tree.values) + ")"
+
+
+def _tags(tree: Comparison, given: Parameters) -> str:
+    value = tree.values[0]
+    if tree.operator != "in" or len(tree.values) != 1 or not isinstance(value, str):
+        refuse("filter", tree.place, 'tags are asked for as "name" in tags')
+    return f"{given.add(value, 'text')} = ANY(tags)"
+
+
+def _metric(tree: Comparison, given: Parameters) -> str:
+    """Without the row's own value: the metric's runs are looked up once, by its index."""
+    operand = tree.operand
+    column = _COLUMNS[operand.aggregate]
+    wanted = f"team = $1 AND key = {given.add(operand.key, 'text')}"
+    if tree.values == (None,) and tree.operator == "==":
+        return f"uid NOT IN (SELECT run_uid FROM summaries WHERE {wanted})"  # noqa: S608
+    tests = []
+    for value in tree.values:
+        if isinstance(value, bool) or not isinstance(value, float) or tree.operator == "=~":
+            refuse("filter", tree.place, "a metric is compared with numbers")
+        # NaN is greater than every number to the database, and to nobody else.
+        tests.append(f"({column} {_sign(tree)} {given.add(value, 'float8')} AND {column}::float8 <> 'NaN')")
+    return f"uid IN (SELECT run_uid FROM summaries WHERE {wanted} AND ({' OR '.join(tests)}))"  # noqa: S608
+
+
+def _config(operand: Operand, given: Parameters) -> str:
+    """A param by its whole name, or by the way into nested ones."""
+    flat = f"params -> {given.add(operand.key, 'text')}"
+    if "." not in operand.key:
+        return f"({flat})"
+    return f"coalesce({flat}, params #> {given.add(operand.key.split('.'), 'text[]')})"
+
+
+def _config_is(tree: Comparison, value: Literal, given: Parameters) -> str:
+    found = _config(tree.operand, given)
+    if value is None or isinstance(value, bool):
+        if tree.operator not in ("==", "in"):
+            refuse("filter", tree.place, "true, false and null can only be equal or not")
+        if value is None:
+            return f"coalesce({found}, 'null') = 'null'"
+        return f"lower({found} #>> '{{}}') = {given.add(str(value).lower(), 'text')}"
+    if isinstance(value, float):
+        if tree.operator == "=~":
+            refuse("filter", tree.place, "a pattern is a text in quotes")
+        return f"run_number({found}) {_sign(tree)} {given.add(value, 'float8')}"
+    return _text(tree, f"({found} #>> '{{}}')", value, given)
+
+
+def _state(tree: Comparison, value: Literal, given: Parameters) -> str:
+    if tree.operator not in ("==", "in"):
+        refuse("filter", tree.place, "a state can only be equal or not")
+    name = value.upper() if isinstance(value, str) else ""
+    if name not in RunState.__members__:
+        known = ", ".join(state.name.lower() for state in RunState)
+        refuse("filter", tree.place, f"a state is one of {known}")
+    return f"state = {given.add(int(RunState[name]), 'smallint')}"
+
+
+def _time(tree: Comparison, value: Literal, given: Parameters) -> str:
+    column = _TIMES[tree.operand.kind]
+    if value is None and tree.operator == "==":
+        return f"{column} IS NULL"
+    try:
+        time = datetime.fromisoformat(value if isinstance(value, str) else "")
+        time = time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError):
+        refuse("filter", tree.place, 'a time is written as "2026-01-31" or "2026-01-31T12:00:00Z"')
+    if tree.operator == "=~":
+        refuse("filter", tree.place, "a time has no pattern")
+    return f"{column} {_sign(tree)} {given.add(time, 'timestamptz')}"
+
+
+def _text(tree: Comparison, sql: str, value: Literal, given: Parameters) -> str:
+    if value is None and tree.operator == "==":
+        return f"coalesce({sql}, '') = ''"
+    if not isinstance(value, str):
+        refuse("filter", tree.place, "this is compared with a text in quotes")
+    return f"{sql} {'~' if tree.operator == '=~' else _sign(tree)} {given.add(value, 'text')}"
+
+
+def _sign(tree: Comparison) -> str:
+    return _SIGNS["==" if tree.operator == "in" else tree.operator]
