@@ -164,7 +164,7 @@ class Engine:
         self.admitted[uid] = job
         for state in (self.state, self.actual):
             if state is not None and request.node in state.running:
-                state.running[request.node][uid] = job
+                state.swap(job)
         return True
 
     def _hold(self, job: Admitted) -> None:

@@ -7,7 +7,7 @@ fits in the promised one alone is promised a place and starts later.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from cairn_scheduler.engine.fit import Placement, Room
@@ -15,16 +15,55 @@ from cairn_scheduler.engine.quota import Seat, Tree
 from cairn_scheduler.engine.world import Admitted, Flavor, JobRequest, Key, Node, Option, Pool, PoolKind
 
 
+class Ranking:
+    """The jobs of a node in the order in which they would be evicted, each as it was when it was put there.
+
+    Who is gone stays in `jobs` (put back it is at its place again); `start` is behind those that went first.
+    """
+
+    __slots__ = ("jobs", "known", "start")
+
+    def __init__(self, jobs: Iterable[Admitted], rank: Callable[[Admitted], tuple[object, ...]]) -> None:
+        self.jobs = sorted(jobs, key=rank)
+        self.known = {job.request.uid: job for job in self.jobs}
+        self.start = 0
+
+    def skip(self, running: Mapping[str, Admitted]) -> None:
+        """Passes over those in front that are gone for good."""
+        while self.start < len(self.jobs):
+            job = self.jobs[self.start]
+            if running.get(job.request.uid) is job:
+                break
+            self.start += 1
+
+
 class State:
     """See the module. `running`: by node id, the jobs charged to it."""
 
-    __slots__ = ("flavors", "rooms", "running", "tree")
+    __slots__ = ("_ranked", "_ranked_at", "flavors", "rooms", "running", "tree")
 
     def __init__(self, nodes: Iterable[Node], flavors: Iterable[Flavor], pools: Iterable[Pool]) -> None:
         self.tree = Tree(nodes)
         self.flavors = {flavor.name: flavor for flavor in flavors}
         self.rooms = {pool.name: Room(pool) for pool in pools if pool.kind is PoolKind.FIXED}
         self.running: dict[str, dict[str, Admitted]] = {name: {} for name in self.tree.seats}
+        self._ranked: dict[str, Ranking] = {}
+        self._ranked_at = 0
+
+    def ranking(self, node: str, now: int, rank: Callable[[Admitted], tuple[object, ...]]) -> Ranking:
+        """The jobs of a node by `rank`, which is the same for all that ask at one time."""
+        if self._ranked_at != now:
+            self._ranked.clear()
+            self._ranked_at = now
+        found = self._ranked.get(node)
+        if found is None:
+            found = self._ranked[node] = Ranking(self.running[node].values(), rank)
+        return found
+
+    def swap(self, job: Admitted) -> None:
+        """The same place, of a job that came further."""
+        self.running[job.request.node][job.request.uid] = job
+        self._ranked.pop(job.request.node, None)
 
     def room(self, option: Option) -> Room | None:
         """The machines that an option uses; None where they are not looked at."""
@@ -37,6 +76,9 @@ class State:
         option = request.options[job.option]
         self.tree.take(self.tree.seats[request.node], option.usage)
         self.running[request.node][request.uid] = job
+        ranked = self._ranked.get(request.node)
+        if ranked is not None and ranked.known.get(request.uid) is not job:
+            del self._ranked[request.node]
         if not self.tree.quiet:
             self.note(request.node)
         room = self.room(option)
@@ -52,6 +94,8 @@ class State:
         del self.running[request.node][request.uid]
         if not self.tree.quiet:
             self.note(request.node)
+            if request.node in self._ranked:
+                self._ranked[request.node].skip(self.running[request.node])
         room = self.room(option)
         if room is not None and job.machines:
             room.give(job.machines, request.per_rank)
@@ -66,6 +110,7 @@ class State:
             else:
                 self.add(job)
         self.note(job.request.node)
+        self._ranked.pop(job.request.node, None)
 
     def note(self, node: str) -> None:
         """What was remembered of the shares of a node and those above it is not true any more."""

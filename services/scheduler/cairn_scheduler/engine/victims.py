@@ -12,7 +12,7 @@ the newest; and in the end whoever is not needed after all is filled back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from cairn_scheduler.engine.quota import Seat
@@ -68,18 +68,21 @@ class Search:
 
     # What may be evicted
 
-    def candidates(self, seat: Seat) -> list[Admitted]:
-        """Jobs of a node that may be evicted for this one, the best first."""
+    def candidates(self, seat: Seat) -> Iterator[Admitted]:
+        """Jobs of a node that may be evicted for this one, the best first.
+
+        They are looked for as they are asked for: most searches end with the first ones.
+        """
         allowed = self._allowed(seat)
         if allowed is None:
-            return []
-        jobs = [
-            job
-            for job in self.state.running[seat.id].values()
-            if allowed(job.request) and self._uses(job) and self._evictable(job, seat)
-        ]
-        jobs.sort(key=self._rank)
-        return jobs
+            return
+        running = self.state.running[seat.id]
+        ranking = self.state.ranking(seat.id, self.now, self._rank)
+        for at in range(ranking.start, len(ranking.jobs)):
+            job = ranking.jobs[at]
+            there = running.get(job.request.uid) is job
+            if there and allowed(job.request) and self._uses(job) and self._evictable(job, seat):
+                yield job
 
     def _allowed(self, seat: Seat) -> Callable[[JobRequest], bool] | None:
         mine, created = self.request.priority, (self.request.create_time, self.request.uid)
@@ -191,12 +194,12 @@ class Search:
             queue = targets.queue(seat)
             mine, theirs = _sides(self.seat, seat)
             if seat is self.seat or not (mine or self.seat).exceeds(self.keys):
-                self._evict(queue.pop(0), Why.WITHIN if seat is self.seat else Why.RECLAIM)
+                self._evict(queue.pop(), Why.WITHIN if seat is self.seat else Why.RECLAIM)
                 yield
                 continue
             assert mine is not None
             while queue:
-                job = queue.pop(0)
+                job = queue.pop()
                 self.state.remove(job)
                 if mine.share() <= theirs.share():
                     self._found.append((job, Why.FAIR))
@@ -216,7 +219,7 @@ class Search:
 
         targets = _Targets(self, may, later)
         while (seat := targets.next()) is not None:
-            self._evict(targets.queue(seat).pop(0), Why.FAIR)
+            self._evict(targets.queue(seat).pop(), Why.FAIR)
             yield
             targets.drop(seat)
 
@@ -225,7 +228,7 @@ class Search:
     def _by_priority(self) -> int:
         """Evicts until it fits: 1 without, 2 with borrowing; 0 where it never does."""
         near, far = self._reclaimable()
-        own = self.candidates(self.seat)
+        own = list(self.candidates(self.seat))
         lender = self.seat.node.borrow_reclaim
         under = all(self._under(key) for key in self.keys)
         if not (near or far) or (lender is None and not under):
@@ -342,6 +345,24 @@ def _would_evict(search: Search, victim: Admitted, policy: Policy) -> bool:
     return False
 
 
+class _Waiting:
+    """Candidates, the best first; true while there are any."""
+
+    def __init__(self, jobs: Iterable[Admitted]) -> None:
+        self._jobs = iter(jobs)
+        self._next = next(self._jobs, None)
+
+    def __bool__(self) -> bool:
+        return self._next is not None
+
+    def pop(self) -> Admitted:
+        """The best of those that are left."""
+        job = self._next
+        assert job is not None
+        self._next = next(self._jobs, None)
+        return job
+
+
 class _Targets:
     """The nodes to take from, the largest share first, level by level.
 
@@ -353,14 +374,14 @@ class _Targets:
     ) -> None:
         self._search, self._may, self._given = search, may, given
         self._path = set(search.seat.path())
-        self._queues: dict[str, list[Admitted]] = {}
+        self._queues: dict[str, _Waiting] = {}
         self._done: set[str] = set()
 
-    def queue(self, seat: Seat) -> list[Admitted]:
+    def queue(self, seat: Seat) -> _Waiting:
         """What may be evicted there, the best first; for the caller to pop from."""
         if seat.id not in self._queues:
             given = self._given.get(seat.id)
-            self._queues[seat.id] = self._search.candidates(seat) if given is None else list(given)
+            self._queues[seat.id] = _Waiting(self._search.candidates(seat) if given is None else given)
         return self._queues[seat.id]
 
     def drop(self, seat: Seat) -> None:
