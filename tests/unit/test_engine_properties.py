@@ -290,3 +290,18 @@ def _catch_up(engine: Engine, world: Snapshot) -> None:
     changes: list[JobRequest | Admitted] = [j for u, j in held.items() if engine.admitted.get(u) != j]
     changes += [j for u, j in waiting.items() if engine.pending.get(u) != j]
     engine.apply(changes)
+
+
+@FEW
+@given(SEEDS)
+def test_who_says_no_to_an_amount_is_known_exactly_where_it_is_not_available(seed: int) -> None:
+    random = Random(seed)
+    for world, _ in history(random, ANY_WORLD):
+        tree = Tree(world.nodes)
+        for job in world.admitted:
+            tree.take(tree.seats[job.request.node], job.request.options[job.option].usage)
+        for seat in tree.seats.values():
+            for key in {*seat.root.quotas, *seat.root.capped}:
+                cell, amount = seat.cell(key), random.randint(0, 12) * 500
+                assert cell is not None
+                assert bool(cell.against(amount)) == (cell.available() < amount)

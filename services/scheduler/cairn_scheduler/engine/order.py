@@ -34,6 +34,7 @@ class Line:
         "freed",
         "jobs",
         "key",
+        "minds",
         "moved",
         "options",
         "pools",
@@ -49,6 +50,8 @@ class Line:
 
     def __init__(self, key: Shape, seat: Seat, request: JobRequest, watch: Watch) -> None:
         self.key, self.seat, self.watch = key, seat, watch
+        # What its last failure hangs on: all that could matter, or less.
+        self.minds = watch
         self.priority, self.requeued, self.user = request.priority, request.requeued, request.user
         self.jobs: list[tuple[int, str]] = []
         self.requests: dict[str, JobRequest] = {}
@@ -92,7 +95,7 @@ class Line:
         """Whether nothing has changed since it failed that could let its first job start."""
         if self.freed == ALWAYS or (self.until and self.until <= now):
             return False
-        return self.freed == self.watch.freed() and self.moved == self.watch.moved()
+        return self.freed == self.minds.freed() and self.moved == self.minds.moved()
 
     def standing(self, state: State, *, fair: bool) -> Standing:
         """From the root's child down: whether each would borrow, and its share; the best of its options."""

@@ -267,7 +267,10 @@ class Pass:
             self._nobody[alike] = (self.state.tree.changes, until)
             return []
         if comes_back(search, found, index, self.policy):
-            self._doubtful = True
+            if line.watch.covers(job.request for job, _ in found):
+                self._nobody[alike] = (self.state.tree.changes, until)
+            else:
+                self._doubtful = True
             return []
         if any(not shadow.passes(line.seat, request, option, self.now)[0] for shadow in self.ground.shadows):
             return []
@@ -288,7 +291,7 @@ class Pass:
             assert placement is not None
             choice = Choice(index, placement, False, seat.debt(option.usage))
         self._start(seat, request, choice)
-        again = {line for line in self._tried if line.freed != line.watch.freed()}
+        again = {line for line in self._tried if line.freed != line.minds.freed()}
         for line in [line for line in self._tried if line in again]:
             self._turns.revive(line)
         self._tried = [line for line in self._tried if line not in again]
@@ -342,6 +345,9 @@ class Pass:
         line.freed = line.moved = ALWAYS
         if reason.code in _UNTIL_FREED:
             if not self._doubtful:
+                options = [request.options[index] for index in line.options or ()]
+                watches = self.engine.queue.watches
+                line.minds = watches.less(line.seat, request, options) or line.watch
                 line.freed, line.moved = _marks(line)
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in CAN_STARVE else ():
@@ -413,4 +419,4 @@ _MOST_WATCHED = 16
 
 
 def _marks(line: Line) -> tuple[int, int]:
-    return line.watch.freed(), line.watch.moved()
+    return line.minds.freed(), line.minds.moved()

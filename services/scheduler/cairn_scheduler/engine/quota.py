@@ -35,6 +35,7 @@ class Cell:
     """One key at one node."""
 
     __slots__ = (
+        "_reach",
         "borrow",
         "gen",
         "key",
@@ -60,6 +61,7 @@ class Cell:
         # `usage` counts against the quota: of children what they could not hold locally. `total` is all.
         self.usage = 0
         self.total = 0
+        self._reach: tuple[Cell, ...] | None = None
         # How often something was freed here, and how often anything changed.
         self.gen = 0
         self.move = 0
@@ -79,6 +81,32 @@ class Cell:
                 room = cell.most - cell.total
             cell = cell.parent
         return room
+
+    def against(self, amount: int) -> list[Cell]:
+        """The cells from here up that have no room for this much, whatever the others have."""
+        found = []
+        felt = amount
+        for cell in self.path():
+            full = cell.most is not None and cell.most - cell.total < amount
+            if cell.parent is None:
+                full = full or cell.quota - cell.usage < felt
+            else:
+                felt -= max(0, cell.local - cell.usage)
+                if cell.borrow is not None:
+                    beyond = max(0, cell.usage - cell.local)
+                    full = full or cell.quota - cell.local - beyond + cell.borrow < felt
+            if full:
+                found.append(cell)
+        return found
+
+    def reach(self) -> tuple[Cell, ...]:
+        """This cell and those above, up to one from whose parent nobody borrows."""
+        if self._reach is None:
+            above = self.parent
+            beside = () if above is None else (seat.cell(self.key) for seat in above.seat.children)
+            closed = above is None or all(one is not None and one.borrow == 0 for one in beside)
+            self._reach = (self,) if closed or above is None else (self, *above.reach())
+        return self._reach
 
     def potential(self) -> int:
         """How much could be used here if nobody else used anything."""
@@ -277,9 +305,8 @@ class Seat:
             for other in self.cells.values():
                 # Who looks for somebody to take these from, compares with its share.
                 if other is not None and other is not cell and other.usage > other.quota:
-                    top = self.root.cells[other.key]
-                    assert top is not None
-                    top.move += 1
+                    for one in other.path():
+                        one.move += 1
         if before <= quota:
             self.parent.hot.setdefault(cell.key, {})[self.id] = self
         elif after <= quota:

@@ -391,22 +391,16 @@ class _Targets:
     def next(self) -> Seat | None:
         """The node to take from now; None: there is none left."""
         root = self._search.seat.root
-        while root.id not in self._done:
-            seat = self._below(root)
-            if seat is not None:
-                return seat
-        return None
+        return None if root.id in self._done else self._below(root)
 
     def _below(self, seat: Seat) -> Seat | None:
-        """The target below a node; None after marking something done."""
+        """The target below a node; None: there is none left, and the node is done."""
         own = seat is self._search.seat or seat not in self._path
-        best = max(
-            (child for child in self._open(seat)),
-            key=lambda child: (child.share(), bool(child.children), child.rank),
-            default=None,
-        )
-        if best is not None:
-            return self._below(best)
+        # Nothing is evicted while one is looked for, so the order stands.
+        for child in sorted(self._open(seat), key=_largest_first):
+            found = self._below(child)
+            if found is not None:
+                return found
         if own and self._may(seat) and self.queue(seat):
             return seat
         self._done.add(seat.id)
@@ -423,6 +417,10 @@ class _Targets:
         for child in self._path:
             if child.parent is seat and child.id not in self._done and child.id not in seen:
                 yield child
+
+
+def _largest_first(seat: Seat) -> tuple[int, bool, int]:
+    return (-seat.share(), not seat.children, -seat.rank)
 
 
 def _sides(one: Seat, other: Seat) -> tuple[Seat | None, Seat]:
