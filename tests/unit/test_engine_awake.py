@@ -75,7 +75,7 @@ def test_what_budgets_have_left_is_news_only_where_they_say_something_else() -> 
     engine = full()
     engine.edit(budgets=(Budget("money", "a", 1000),))
     engine.decide(NOW + 1)
-    engine.edit(budgets=(Budget("money", "a", 900),))
+    engine.edit(budgets=(Budget("money", "a", 900, unused=950),))
     assert awake(engine, NOW + 2).names == set()
     engine.edit(budgets=(Budget("money", "a", 0),))
     plan = engine.decide(NOW + 2)

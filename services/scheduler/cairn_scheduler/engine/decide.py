@@ -250,7 +250,9 @@ def _doubtful(old: Sequence[Budget], new: Sequence[Budget]) -> bool:
     if [one.id for one in old] != [one.id for one in new]:
         return True
     return any(
-        replace(one, left=other.left) != other or one.safe or (one.left <= 0) != (other.left <= 0)
+        replace(one, left=other.left, unused=other.unused) != other
+        or one.safe
+        or (one.left <= 0) != (other.left <= 0)
         for one, other in zip(old, new, strict=True)
         if one != other
     )
