@@ -18,7 +18,7 @@ from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.victims import Search, Victims, comes_back
+from cairn_scheduler.engine.victims import LATE, Search, Victims, comes_back
 from cairn_scheduler.engine.world import (
     CAN_STARVE,
     Admission,
@@ -142,19 +142,25 @@ class Pass:
             self._see_who_ousts(line)
 
     def _see_who_ousts(self, line: Line) -> None:
-        """Whether in the next pass it would evict a job for which this plan evicts others."""
+        """Whether in the next pass, or once others have run long enough, it would evict a job for which this
+        plan evicts others."""
         request = line.head()
-        if request is None or request.uid in self.barred or request.uid in self.engine.admitted:
+        if request is None or request.uid in self.barred:
             return
+        for now in (self.now, LATE) if self.state.tree.rests else (self.now,):
+            self.unstable |= self._ousted(line, request, now)
+
+    def _ousted(self, line: Line, request: JobRequest, now: int) -> dict[str, str]:
         for index in line.options or ():
             option = request.options[index]
-            search = Search(self.state, line.seat, request, option, self.now, self.engine.classes)
+            search = Search(self.state, line.seat, request, option, now, self.engine.classes)
             found = search.run(self.policy)
             ousted = {job.request.uid: request.uid for job, _ in found if job.request.uid in self._kept}
             if ousted and not comes_back(search, found, index, self.policy):
-                self.unstable |= ousted
+                return ousted
             if found:
-                return
+                break
+        return {}
 
     def _work_off(self) -> None:
         while (line := self._turns.next()) is not None:

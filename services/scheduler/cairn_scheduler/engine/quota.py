@@ -330,6 +330,8 @@ class Tree:
         self.quiet = False
         # How many changes were counted, anywhere.
         self.changes = 0
+        # Whether anybody is protected for a while after it started.
+        self.rests = any(node.min_runtime for node in known.values())
         for name in sorted(known):
             self._seat(known, name)
         for rank, name in enumerate(sorted(self.seats, reverse=True)):

@@ -31,6 +31,8 @@ from cairn_scheduler.engine.world import (
 )
 
 Victims = list[tuple[Admitted, Why]]
+# A time at which everybody has run long enough.
+LATE = 1 << 62
 
 
 @dataclass(slots=True)
@@ -340,9 +342,18 @@ def _would_evict(search: Search, victim: Admitted, policy: Policy) -> bool:
         return False
     for option in request.options:
         other = Search(state, seat, request, option, search.now, search.classes, search.protected)
-        if any(job.request.uid == search.request.uid for job, _ in other.run(policy)):
+        if _takes(other, search.request.uid, policy):
             return True
+        # Whom a min_runtime protects now it does not protect for ever: then another set may be the one.
+        if other.until:
+            other = Search(state, seat, request, option, LATE, search.classes, search.protected)
+            if _takes(other, search.request.uid, policy):
+                return True
     return False
+
+
+def _takes(search: Search, uid: str, policy: Policy) -> bool:
+    return any(job.request.uid == uid for job, _ in search.run(policy))
 
 
 class _Waiting:
