@@ -111,18 +111,13 @@ def _pools(engine: Engine, line: Line) -> frozenset[str]:
     """Where its jobs could have a reservation at all: it takes nominal quota."""
     request = line.requests[line.jobs[0][1]]
     options = [request.options[index] for index in line.options or ()]
-    return frozenset(_pool(engine, o.flavor) for o in options if line.seat.holds(o.usage))
+    return frozenset(engine.state.pool(o) for o in options if line.seat.holds(o.usage))
 
 
 def goes_on(engine: Engine, holds: Iterable[Hold], now: int) -> list[Hold]:
     """Reservations whose jobs wait still; one that has run out rests for as long again."""
     bound = engine.frame.policy.reserve_bound
     return [hold for hold in holds if hold.uid in engine.pending and now < hold.until + bound]
-
-
-def _pool(engine: Engine, flavor: str) -> str:
-    found = engine.state.flavors.get(flavor)
-    return "" if found is None else found.pool
 
 
 def _marks(engine: Engine, names: Iterable[str]) -> dict[Line, Mark]:

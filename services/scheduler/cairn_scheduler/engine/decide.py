@@ -238,7 +238,7 @@ class Engine:
                 for one in cell.path() if cell is not None else ():
                     one.gen += 1
                     one.move += 1
-        self.state.tree.changes += 1
+            self.state.tree.changes += 1
         self._expected, self._promised = {}, {}
 
 

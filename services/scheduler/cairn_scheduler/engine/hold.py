@@ -76,7 +76,7 @@ def _foresee(
             at += 1
     shadow = None
     if state.fits(seat, request, option):
-        hold = Hold(request.uid, option.flavor, _pool(state, option), start, until)
+        hold = Hold(request.uid, option.flavor, state.pool(option), start, until)
         shadow = _beside(state, seat, request, option, hold, policy)
     for job in removed:
         state.add(job)
@@ -112,8 +112,3 @@ def _ends(state: State, option: Option, keys: set[Key], policy: Policy) -> list[
                 runs = job.request.max_runtime
                 ends.append((job.admit_time + (policy.assumed_runtime if runs is None else runs), job))
     return ends
-
-
-def _pool(state: State, option: Option) -> str:
-    flavor = state.flavors.get(option.flavor)
-    return flavor.pool if flavor is not None else ""

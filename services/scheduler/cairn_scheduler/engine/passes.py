@@ -223,12 +223,11 @@ class Pass:
     def _start(self, seat: Seat, request: JobRequest, choice: Choice) -> None:
         """A job gets its place, or the promise of it."""
         option = request.options[choice.option]
-        flavor = self.state.flavors.get(option.flavor)
         admission = Admission(
             request.uid,
             choice.option,
             option.flavor,
-            flavor.pool if flavor is not None else "",
+            self.state.pool(option),
             choice.machines,
             choice.debt > 0,
         )
@@ -380,8 +379,7 @@ class Pass:
             return
         for index in options:
             option = request.options[index]
-            flavor = self.state.flavors.get(option.flavor)
-            pool = flavor.pool if flavor is not None else ""
+            pool = self.state.pool(option)
             taken = any(hold.pool == pool or hold.uid == request.uid for hold in self.holds)
             if not taken and seat.holds(option.usage):
                 self._foresee(seat, request, option.flavor, self.now + self.policy.reserve_bound)

@@ -65,6 +65,11 @@ class State:
         self.running[job.request.node][job.request.uid] = job
         self._ranked.pop(job.request.node, None)
 
+    def pool(self, option: Option) -> str:
+        """Where an option runs; empty: that is not looked at."""
+        flavor = self.flavors.get(option.flavor)
+        return "" if flavor is None else flavor.pool
+
     def room(self, option: Option) -> Room | None:
         """The machines that an option uses; None where they are not looked at."""
         flavor = self.flavors.get(option.flavor)

@@ -32,12 +32,8 @@ class Watch:
     ) -> None:
         self._state = state
         self.keys = frozenset(keys)
-        self.cells, self.movers, self.rooms, self.takers = (
-            tuple(cells),
-            tuple(movers),
-            tuple(freeing),
-            tuple(moving),
-        )
+        self.cells, self.movers = tuple(cells), tuple(movers)
+        self.rooms, self.takers = tuple(freeing), tuple(moving)
         self.seats = tuple(one for one in seat.path() if one.parent is not None)
         self._at = -1
         self._freed = self._moved = 0
@@ -85,7 +81,7 @@ class Watches:
     def of(self, seat: Seat, options: Sequence[Option]) -> Watch:
         """Everything that jobs with these options at a node can depend on."""
         keys = tuple(sorted({key for option in options for key, _ in option.usage}))
-        pools = {self._state.flavors[o.flavor].pool for o in options if self._state.room(o) is not None}
+        pools = {self._state.pool(o) for o in options if self._state.room(o) is not None}
         known = (seat.id, keys, tuple(sorted(pools)))
         if known not in self._all:
             cells = [one for key in keys if (cell := seat.cell(key)) is not None for one in cell.path()]
