@@ -68,7 +68,7 @@ async def make_runs(client: Client, count: int) -> Made:
 
 
 async def names(client: Client, size: int = 7, **fields: str) -> list[str]:
-    """All pages of a search, each run once."""
+    """All pages of a search among our runs, each run once."""
     found: list[str] = []
     token = ""
     while True:

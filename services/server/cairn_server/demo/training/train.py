@@ -7,6 +7,7 @@ local folder, so ``python train.py`` works anywhere.
 from __future__ import annotations
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,8 @@ def main() -> None:
             loss.backward()
             optimizer.step()
             cairn.log({"train.loss": loss.item()}, step=step)
+            # A model this small learns faster than anybody can watch it, or kill it in time.
+            time.sleep(args.pause)
         accuracy = evaluate(model, test_x, test_y)
         cairn.log({"val.accuracy": accuracy, "epoch": epoch}, step=step)
         print(f"epoch {epoch:2d}  step {step:4d}  loss {loss.item():.4f}  accuracy {accuracy:.4f}")
@@ -102,7 +105,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument("--lr", type=float, default=0.05)
     parser.add_argument("--width", type=int, default=16)
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--save-every", type=int, default=2, help="epochs between two checkpoints")
+    parser.add_argument("--save-every", type=int, default=4, help="epochs between two checkpoints")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two steps")
     parser.add_argument("--data", default="", help="a dataset that Cairn keeps, as in digits-data:latest")
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args()
