@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cairn._env import installed
+from cairn._imports import importing
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ _PACKAGES_BYTES = 64 * 1024
 # How long the end of a run waits for a slow git.
 PATIENCE = 2.0
 EVERY_SECONDS = 5.0
-_FOLDER = re.compile(r"^(?P<name>.+?)-(?P<version>[^-]+)\.(?:dist|egg)-info$")
 
 
 class Capture:
@@ -80,8 +80,9 @@ class Capture:
     def _begin_system(self) -> None:
         if not Path("/proc/self/stat").exists():
             return  # no Linux
-        from cairn._runner.gpu import Gpus
-        from cairn._runner.system import System
+        with importing:
+            from cairn._runner.gpu import Gpus
+            from cairn._runner.system import System
 
         numbers = visible(os.environ.get("CUDA_VISIBLE_DEVICES"), Gpus().numbers)
         system = System(
@@ -95,7 +96,8 @@ class Capture:
 
 def git_facts(folder: Path) -> dict[str, str]:
     """Commit, branch and what is not committed of the repository around `folder`."""
-    from cairn._git import cut, git_state
+    with importing:
+        from cairn._git import cut, git_state
 
     state = git_state(folder)
     diff = state.diff.encode()
@@ -105,9 +107,9 @@ def git_facts(folder: Path) -> dict[str, str]:
 
 
 def packages(path: Iterable[str]) -> dict[str, str]:
-    """Names and versions of what is installed, a line each, by the names of folders: nothing is read."""
-    found = dict(pair for folder in path for pair in _installed(folder or "."))
-    text = "\n".join(f"{name}=={version}" for name, version in sorted(found.items(), key=_folded))
+    """Names and versions of what is installed, a line each."""
+    found = sorted(installed(path).items(), key=lambda pair: pair[0].lower())
+    text = "\n".join(f"{name}=={version}" for name, version in found)
     return {"packages": text.encode()[:_PACKAGES_BYTES].decode("utf-8", "ignore")} if text else {}
 
 
@@ -119,17 +121,3 @@ def visible(asked: str | None, there: list[int]) -> list[int]:
     if all(word.lstrip("-").isdigit() for word in words):
         return [number for number in map(int, words) if number in there]
     return there
-
-
-def _installed(folder: str) -> Iterator[tuple[str, str]]:
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return
-    for name in names:
-        if match := _FOLDER.match(name):
-            yield match["name"], match["version"]
-
-
-def _folded(pair: tuple[str, str]) -> str:
-    return pair[0].lower()

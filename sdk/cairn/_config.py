@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,6 +68,8 @@ def read_file(path: Path) -> Config:
 
 def save_config(config: Config, path: Path | None = None) -> Path:
     """Writes the file, readable by its owner alone, whole or not at all."""
+    import tempfile
+
     path = path or config_path()
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=".config-")  # mkstemp makes it 0600

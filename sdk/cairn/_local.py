@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,18 +29,25 @@ class Point(NamedTuple):
 
 def make_run_folder(uid: str, base: Path | None = None) -> Path:
     """A folder for a new run in the working directory, or in the temporary folder if that is not writable."""
-    elsewhere = Path(tempfile.gettempdir()) / f"cairn-{os.getuid()}"
-    for place in (base or Path(), elsewhere):
+    try:
+        return _make_folder(base or Path(), uid)
+    except OSError:
+        from tempfile import gettempdir
+
+        elsewhere = Path(gettempdir()) / f"cairn-{os.getuid()}"
         try:
-            folder = place.absolute() / FOLDER / uid
-            (folder / "spool").mkdir(mode=0o700, parents=True)
-            ignore = place / ".cairn" / ".gitignore"
-            if not ignore.exists():
-                ignore.write_text("*\n")
-            return folder
+            return _make_folder(elsewhere, uid)
         except OSError:
-            continue
-    return elsewhere / FOLDER / uid  # its writer will say so
+            return elsewhere / FOLDER / uid  # its writer will say so
+
+
+def _make_folder(place: Path, uid: str) -> Path:
+    folder = place.absolute() / FOLDER / uid
+    (folder / "spool").mkdir(mode=0o700, parents=True)
+    ignore = place / ".cairn" / ".gitignore"
+    if not ignore.exists():
+        ignore.write_text("*\n")
+    return folder
 
 
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:

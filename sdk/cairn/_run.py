@@ -26,13 +26,11 @@ from cairn._spool import Writer
 if TYPE_CHECKING:
     from cairn._capture import Capture
     from cairn._http import Api
-    from cairn._ship import Shipper
+    from cairn._shipping import Shipping
 
 _log = logging.getLogger("cairn")
 
 _STDOUT = 1
-# How long the end of a run waits for a server that gives no answer at all.
-_AWAY_SECONDS = 2.0
 _MAX_TEXT = 64 * 1024
 
 
@@ -107,7 +105,7 @@ class Run:
         self._line_number = 0
         self._warned: set[str] = set()
         self._api: Api | None = None
-        self._shipper: Shipper | None = None
+        self._shipping: Shipping | None = None
         self._capture: Capture | None = None
         self._record: dict[str, Any] = {}
         self._error = ""
@@ -287,10 +285,6 @@ class Run:
     def _save_record(self) -> None:
         _local.write_record(self.directory, self._record)
 
-    def _ship(self, shipper: Shipper) -> None:
-        self._shipper = shipper
-        shipper.start()
-
     def _finish_jobless(self, failed: bool, message: str, timeout: float) -> None:
         failed, message = failed or bool(self._error), message or self._error
         if self._capture is not None:
@@ -304,14 +298,12 @@ class Run:
             "state": "failed" if failed else "succeeded", "message": message, "end_time": now.timestamp(),
         }  # fmt: skip
         self._save_record()
-        if self._shipper is not None:
-            patient = time.monotonic() + _AWAY_SECONDS
-            if self._shipper.wait_empty(timeout, given_up=lambda: _is_away(self._shipper, patient)):
+        if self._shipping is not None:
+            if self._shipping.finish(timeout):
                 self._record["sent"] = True
                 self._save_record()
             else:
                 _log.warning("cairn: the server lacks a part of this run; cairn.sync() sends it later")
-            self._shipper.stop()
 
 
 _current: Run | None = None
@@ -410,14 +402,12 @@ def _begin_shipping(run: Run) -> None:
         return
     if not config.url or not config.token:
         return
-    from cairn._ship import Shipper
-    from cairn._sync import bus_url, identity
+    from cairn._shipping import Shipping
 
-    shipper = Shipper(
-        run.spool, identity(run.team, run.uid),
-        bus_url=lambda: bus_url(config.url, _configured().token), token=lambda: _configured().token,
-    )  # fmt: skip
-    run._ship(shipper)
+    run._shipping = Shipping(
+        run.spool, team=run.team, run_uid=run.uid, url=config.url, token=lambda: _configured().token
+    )
+    run._shipping.start()
 
 
 def _begin_capture(run: Run) -> None:
@@ -428,10 +418,6 @@ def _begin_capture(run: Run) -> None:
         run._capture.start()
     except RuntimeError:  # no more threads, or the interpreter ends
         run._capture = None
-
-
-def _is_away(shipper: Shipper | None, patient: float) -> bool:
-    return shipper is None or (shipper.away and time.monotonic() > patient)
 
 
 _watching = False

@@ -61,9 +61,12 @@ class Shipper:
         self._stopping = False
         self._complained = False
         self._connecting: asyncio.Lock | None = None
-        self._thread = threading.Thread(target=self._run, name="cairn-shipper", daemon=True)
+        self._hurry: asyncio.Event | None = None
+        self._thread: threading.Thread | None = None
 
     def start(self) -> None:
+        """Begins a thread that runs it."""
+        self._thread = threading.Thread(target=self.run, name="cairn-shipper", daemon=True)
         self._thread.start()
 
     def wait_answer(self, timeout: float) -> bool:
@@ -82,6 +85,7 @@ class Shipper:
         deadline = time.monotonic() + timeout
         with self._changed:
             wanted = self._begun + 1
+            self._set(self._hurry)
             self._set(self._nudge)
             while self._found_empty < wanted:
                 left = deadline - time.monotonic()
@@ -94,11 +98,12 @@ class Shipper:
         """Ends the thread; what is left stays in the spool."""
         self._stopping = True
         self._set(self._stop)
-        self._thread.join(timeout)
+        if self._thread is not None:
+            self._thread.join(timeout)
 
     def clean(self) -> None:
         """Removes writers whose last record has been taken. For a spool that nobody writes to any more."""
-        assert not self._thread.is_alive()
+        assert self._thread is None or not self._thread.is_alive()
         for tail in self._tails.values():
             shutil.rmtree(tail.folder, ignore_errors=True)
 
@@ -107,7 +112,9 @@ class Shipper:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(event.set)
 
-    def _run(self) -> None:
+    def run(self) -> None:
+        """Ships, in the thread that calls it, until `stop`."""
+        self._thread = threading.current_thread()
         loop = self._loop = _Loop()
         try:
             loop.run_until_complete(self._main())
@@ -120,7 +127,7 @@ class Shipper:
                 self._changed.notify_all()
 
     async def _main(self) -> None:
-        self._nudge, self._stop = asyncio.Event(), asyncio.Event()
+        self._nudge, self._stop, self._hurry = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._connecting = asyncio.Lock()
         if self._stopping:
             return
@@ -180,7 +187,7 @@ class Shipper:
 
     async def _publish(self, subject: str, data: bytes) -> None:
         """Returns when the bus has stored it."""
-        pause = _Pause()
+        pause = _Pause(self._hurry)
         while True:
             link = await self._connected()
             try:
@@ -198,7 +205,7 @@ class Shipper:
 
     async def _connected(self) -> Link:
         assert self._connecting is not None
-        pause = _Pause()
+        pause = _Pause(self._hurry)
         while True:
             async with self._connecting:
                 if self._link is not None and self._link.usable:
@@ -240,11 +247,15 @@ class _Loop(asyncio.SelectorEventLoop):
 
 
 class _Pause:
-    """Back-off with jitter between tries."""
+    """Back-off with jitter between tries; `hurry` cuts it short once."""
 
-    def __init__(self) -> None:
+    def __init__(self, hurry: asyncio.Event | None) -> None:
         self._seconds, self._most = BACK_OFF_SECONDS
+        self._hurry = hurry or asyncio.Event()
 
     async def take(self) -> None:
-        await asyncio.sleep(self._seconds * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._seconds * random.uniform(0.5, 1.0)):  # noqa: S311 - jitter
+                await self._hurry.wait()
+        self._hurry.clear()
         self._seconds = min(self._seconds * 2, self._most)

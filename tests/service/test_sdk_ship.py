@@ -15,6 +15,7 @@ import pytest
 from nats.js.client import JetStreamContext
 
 import cairn
+from cairn import _ship
 from cairn._batch import Identity
 from cairn._frames import LineRecord
 from cairn._segments import segments, writers
@@ -209,6 +210,22 @@ async def test_it_waits_for_a_bus_and_a_stream_that_come_later(tmp_path: Path) -
     finally:
         shipper.stop()
         bus.stop()
+
+
+async def test_who_waits_for_the_end_is_answered_before_the_next_try_was_due(
+    bus: servers.Nats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_ship, "BACK_OFF_SECONDS", (3600.0, 3600.0))
+    await asyncio.to_thread(bus.kill)
+    writer = Writer(tmp_path / "spool")
+    writer.points(("loss",), (1.0,), 1, 1.0)
+    shipper = shipper_for(writer.spool, bus.url)
+    shipper.start()
+    assert not await asyncio.to_thread(shipper.wait_answer, 20)
+    await asyncio.to_thread(bus.start)
+    await make_stream(bus.url)
+    assert await asyncio.to_thread(shipper.wait_empty, 30)
+    shipper.stop()
 
 
 @pytest.fixture

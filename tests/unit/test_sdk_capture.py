@@ -180,3 +180,29 @@ def test_a_script_with_capture_ends_at_once_and_quietly(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr) == (0, "trained\n", "")
+
+
+FORKING = """
+import os, sys, threading
+from pathlib import Path
+from cairn._imports import importing
+Path("slow.py").write_text("import __main__, time; __main__.begun.set(); time.sleep(0.3); done = True")
+sys.path.insert(0, ".")
+begun = threading.Event()
+def load():
+    with importing:
+        import slow
+thread = threading.Thread(target=load)
+thread.start()
+begun.wait()
+child = os.fork()
+if not child:
+    import slow
+    os._exit(0 if slow.done else 1)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_a_child_that_is_forked_during_an_import_of_ours_can_import(tmp_path: Path) -> None:
+    subprocess.run([sys.executable, "-c", FORKING], cwd=tmp_path, check=True, timeout=60)

@@ -1,0 +1,73 @@
+"""A run without a job ships its own spool, in a thread that imports what it takes: `init` does not wait."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cairn._imports import importing
+
+if TYPE_CHECKING:
+    from cairn._ship import Shipper
+
+_log = logging.getLogger("cairn")
+
+# How long the end of a run waits for a server that gives no answer at all.
+AWAY_SECONDS = 1.0
+
+
+class Shipping:
+    """Sends what lies in `spool` to the server at `url` while it comes; `token` is asked before each try."""
+
+    def __init__(self, spool: Path, *, team: str, run_uid: str, url: str, token: Callable[[], str]) -> None:
+        self._spool = spool
+        self._team = team
+        self._run_uid = run_uid
+        self._url = url
+        self._token = token
+        self._shipper: Shipper | None = None
+        self._made = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="cairn-shipper", daemon=True)
+
+    def start(self) -> None:
+        """Raises RuntimeError where no thread can be begun."""
+        self._thread.start()
+
+    def finish(self, timeout: float) -> bool:
+        """Waits until the server has everything, and ends. False: it lacks something."""
+        deadline = time.monotonic() + timeout
+        self._made.wait(timeout)
+        if (shipper := self._shipper) is None:
+            return False
+        patient = min(deadline, time.monotonic() + AWAY_SECONDS)
+        sent = shipper.wait_empty(
+            deadline - time.monotonic(), given_up=lambda: shipper.away and time.monotonic() > patient
+        )
+        shipper.stop()
+        return sent
+
+    def _run(self) -> None:
+        try:
+            with importing:
+                # All of it: what is imported later is not what a fork waits for.
+                import nats.aio.client
+                import nats.js.errors  # noqa: F401
+
+                import cairn._http  # noqa: F401
+                from cairn._batch import Identity
+                from cairn._ship import Shipper
+                from cairn._sync import bus_url
+            self._shipper = Shipper(
+                self._spool, Identity(self._team, self._run_uid),
+                bus_url=lambda: bus_url(self._url, self._token()), token=self._token,
+            )  # fmt: skip
+        except ImportError as error:
+            _log.warning("cairn: nothing is sent to %s: %s", self._url, error)
+            return
+        finally:
+            self._made.set()
+        self._shipper.run()

@@ -1,0 +1,138 @@
+"""What the SDK costs a training: ``python -m tests.bench.bench_sdk [PYTHON]`` prints one JSON line.
+
+Import, `init`, `log` of 1, 10, 100 and 10,000 scalars (microseconds a call), `finish` with 100,000 points
+just logged: without a server, with a bus that takes them (`sent` is 1 then), with a server that is away.
+Each case in a process of its own, `TURNS` of them, the median of each figure. Then trackio in the same way,
+by the interpreter that is named, else by one of a temporary environment that pip fills.
+
+Times are wall times of a shared machine, so compare within one run; `load` is the machine's meanwhile.
+Trackio has no server here; its `finish` writes to its own SQLite file, as ours does to the spool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nats
+
+from cairn_server import ports
+from tests.harness import servers
+
+TURNS = 5
+PENDING = 100_000
+
+CHILD = f"""
+import json, sys, time
+name, cases = sys.argv[1], json.loads(sys.argv[2])
+clock = time.perf_counter
+before = clock()
+library = __import__(name)
+imported = clock()
+library.init(**({{}} if name == "cairn" else {{"project": "bench"}}))
+ready = clock()
+made = {{"import_ms": (imported - before) * 1e3, "init_ms": (ready - imported) * 1e3}}
+for count, calls in cases:
+    values = {{f"metric/{{number}}": float(number) for number in range(count)}}
+    for step in range(min(calls, 100)):
+        library.log(values, step=step)
+    taken = []
+    for step in range(calls):
+        begin = time.perf_counter_ns()
+        library.log(values, step=step)
+        taken.append(time.perf_counter_ns() - begin)
+    taken.sort()
+    for part, place in (("p50", calls // 2), ("p99", calls * 99 // 100), ("max", calls - 1)):
+        made[f"log_{{count}}_{{part}}_us"] = taken[place] / 1e3
+for step in range({PENDING} // 10):
+    library.log({{f"metric/{{number}}": 1.0 for number in range(10)}}, step=10**6 + step)
+ended = clock()
+library.finish()
+made["finish_ms"] = (clock() - ended) * 1e3
+print(json.dumps(made))
+"""
+CASES = ((1, 20_000), (10, 20_000), (100, 5_000), (10_000, 100))
+# The peer takes long for more.
+PEERS_CASES = ((1, 5_000), (10, 5_000))
+
+
+def median(python: str, library: str, cases: Any, folder: Path, **extra: str) -> dict[str, float]:
+    """The figures of `TURNS` processes; one more before them compiles and warms the disk's cache."""
+    every = [_measure(python, library, cases, folder, extra) for _ in range(TURNS + 1)][1:]
+    return {name: round(statistics.median(each[name] for each in every), 1) for name in every[0]}
+
+
+def _measure(python: str, library: str, cases: Any, folder: Path, extra: dict[str, str]) -> dict[str, float]:
+    own = {
+        "CAIRN_CONFIG": str(folder / "none.json"), "CAIRN_URL": "", "CAIRN_TOKEN": "",
+        "PYTHONPYCACHEPREFIX": str(folder / "compiled"), "TRACKIO_DIR": str(folder / "trackio"),
+    }  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    with tempfile.TemporaryDirectory(dir=folder) as place:
+        ended = subprocess.run(
+            [python, "-c", CHILD, library, json.dumps(cases)], cwd=place, env=env | own | extra,
+            check=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        records = [json.loads(path.read_text()) for path in Path(place).glob(".cairn/runs/*/run.json")]
+    made: dict[str, float] = json.loads(ended.stdout.splitlines()[-1])
+    return made | {"sent": sum(bool(record.get("sent")) for record in records)}
+
+
+@contextmanager
+def bus(folder: Path) -> Iterator[str]:
+    """The address of a bus that takes what jobs tell."""
+    server = servers.start_nats(folder / "nats")
+
+    async def make_stream() -> None:
+        client = await nats.connect(server.url)
+        await client.jetstream().add_stream(name="JOB", subjects=["cairn.v1.job.>"])
+        await client.close()
+
+    try:
+        asyncio.run(make_stream())
+        yield server.url
+    finally:
+        server.stop()
+
+
+def peer(folder: Path, python: str) -> dict[str, object]:
+    if not python:
+        made = subprocess.run([sys.executable, "-m", "venv", folder / "peer"], capture_output=True)
+        python = str(folder / "peer" / "bin" / "python")
+        install = [python, "-m", "pip", "install", "-q", "trackio"]
+        if made.returncode or subprocess.run(install, capture_output=True).returncode:
+            return {"missing": "trackio could not be installed"}
+    ask = "import importlib.metadata as m; print(m.version('trackio'))"
+    version = subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()
+    return {"version": version, **median(python, "trackio", PEERS_CASES, folder)}
+
+
+def main(python: str) -> None:
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as name:
+        folder = Path(name)
+        away = f"http://127.0.0.1:{ports.free(['gateway'])['gateway']}"
+        with bus(folder) as url:
+            server = {"CAIRN_URL": away, "CAIRN_TOKEN": "t"}
+            result: dict[str, object] = {
+                "no server": median(sys.executable, "cairn", CASES, folder),
+                "server": median(sys.executable, "cairn", CASES[:2], folder, **server, CAIRN_BUS_URL=url),
+                "server away": median(sys.executable, "cairn", CASES[:2], folder, **server),
+                "trackio": peer(folder, python),
+                "turns": TURNS,
+                "load": round(os.getloadavg()[0], 1),
+            }
+    json.dump(result, sys.stdout)
+    print()
+
+
+if __name__ == "__main__":
+    main(*(sys.argv[1:] or [""]))
