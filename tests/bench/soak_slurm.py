@@ -1,10 +1,10 @@
 """A hundred random stops and crashes on a real Slurm, and what they leave: prints one JSON line.
 
 ``python -m tests.bench.soak_slurm [STOPS] [SEED]``, as root, with a recipe (see tests/harness/slurm.py).
-Four jobs at a time are stopped at a random moment between being queued and running for a while; meanwhile
-scheduler, SkyPilot's API server and nats-server are killed with SIGKILL, and allocations are taken from
-jobs as when their node dies. Every job has to end CANCELLED, never run twice at once, and leave neither a
-cluster at SkyPilot nor an allocation at Slurm. About a quarter of an hour.
+Three jobs at a time are stopped at a random moment, one half on the way to their machine and the other
+while they run; meanwhile scheduler, SkyPilot's API server and nats-server are killed with SIGKILL, and
+allocations are taken from jobs as when their node dies. Every job has to end CANCELLED, never run twice at
+once, and leave neither a cluster at SkyPilot nor an allocation at Slurm. About a quarter of an hour.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ from tests.harness.platform import Platform
 from tests.harness.slurm import Slurm
 from tests.harness.told import ended, new_folder, said, submit, until
 
-LANES = 4
-LONGEST = 45.0  # seconds that a job is left alone before it is stopped
+LANES = 3
+LONGEST = 45.0  # seconds that a job is left alone before it is stopped on its way
+RUNS = 20.0  # seconds at most that one runs before it is stopped
 BETWEEN = (15.0, 45.0)  # seconds between two crashes
 PATIENCE = 900.0
 CRASHES = ("scheduler", "skypilot", "nats", "allocation", "allocation")
@@ -88,7 +89,11 @@ class Soak:
         chance = random.Random(self._seed * 1000 + number)
         client = self._platform.client(patience=300)
         uid = submit(client, self._told, steps=10_000)
-        time.sleep(chance.uniform(0, LONGEST))
+        if chance.random() < 0.5:
+            time.sleep(chance.uniform(0, LONGEST))
+        else:
+            until(lambda: client.job(uid)["state"] == "RUNNING", PATIENCE)
+            time.sleep(chance.uniform(0, RUNS))
         stopped_in = client.job(uid)["state"]
         client.cancel(uid)
         job = ended(client, uid, PATIENCE)
