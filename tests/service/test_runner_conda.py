@@ -140,7 +140,7 @@ def test_a_file_that_pip_lines_name_decides_too(make: MakeJob, runner_bus: serve
         ("channels: [CHANNEL]\ndependencies: [plain]", "There is no Python in this environment: name", 1),
         ("channels: [CHANNEL/no]\ndependencies: [python]", "/channel/no: correct `channels`.", 1),
         ("channels: ['http://u:secret@127.0.0.1:1/c']\ndependencies: [python]",
-         "The channels http://***@127.0.0.1:1/c/ could not be reached (", None),
+         "cairn.env.conda: http://***@127.0.0.1:1/c/ could not be reached (Connection refused", None),
         ("dependencies: [python\n  - x: ]:", "environment.yml is no YAML: line 2:", 1),
         ("dependencies:\n  - python: 3", "is to be a list of texts, and has [{python: 3}]", 1),
         ("- python", "environment.yml is no mapping", 1),

@@ -188,8 +188,8 @@ def _unreachable(told: str, names: str) -> Failed:
     if "failed to parse" in told:
         return Failed(f"A channel of {names} answers with no list of packages ({told}): correct `channels`.")
     return Failed(
-        f"The channels {names} could not be reached ({told}): another try may help; where this machine has "
-        "no way to them, name a mirror in `channels`.",
+        f"{names} could not be reached ({told.rpartition('; ')[2]}): where this machine has no way there, "
+        "name a mirror in `channels`.",
         code=RETRY,
     )
 
