@@ -6,9 +6,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -17,6 +15,7 @@ from cairn.client import Client
 from cairn_common.ids import new_uid
 from tests.harness.platform import Platform
 from tests.harness.slurm import CLUSTER, Slurm
+from tests.harness.told import ended, new_folder, said, submit, until
 
 # Slurm's own start, the first time, is the longest part.
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
@@ -25,39 +24,11 @@ SEED = int(os.environ.get("CAIRN_TEST_SEED", "3"))
 # In a random order, and one of them again.
 VICTIMS = ("scheduler", "skypilot", "nats")
 PATIENCE = 600.0
-# Tells in a folder that all nodes share what happens, also what must not.
-BODY = """
-exec 9>> {folder}/$CAIRN_RUN.lock
-flock -n 9 || echo "$CAIRN_RUN at once" >> {folder}/told
-echo "$CAIRN_RUN began" >> {folder}/told
-for step in $(seq 1 {steps}); do echo "step $step"; sleep 0.5; done
-echo "$CAIRN_RUN done" >> {folder}/told
-exit {code}
-"""
 
 
 @pytest.fixture
 def told(slurm_cluster: Slurm) -> Path:
-    """A folder that jobs on all nodes write to."""
-    folder = slurm_cluster.home / "run" / "tmp" / new_uid()
-    folder.mkdir()
-    folder.chmod(0o777)
-    return folder
-
-
-def until(fact: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := fact()):
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-    return found
-
-
-def submit(client: Client, told: Path, *, steps: int = 20, code: int = 0) -> str:
-    body = BODY.format(folder=told, steps=steps, code=code)
-    run = "".join(f"  {line}\n" for line in body.strip().splitlines())
-    task = f"resources: {{infra: slurm/{CLUSTER}, cpus: 1, memory: 1}}\nrun: |\n{run}"
-    return str(client.submit(task, request_id=new_uid())["uid"])
+    return new_folder(slurm_cluster)
 
 
 def test_nothing_is_lost_or_run_twice_and_no_orphan_stays(
@@ -74,7 +45,7 @@ def test_nothing_is_lost_or_run_twice_and_no_orphan_stays(
         slurm_platform.kill(victim)
     until(lambda: f"{stopped} began" in said(told), PATIENCE)
     client.cancel(stopped)
-    jobs = {uid: ended(client, uid) for uid in (*good, bad, stopped)}
+    jobs = {uid: ended(client, uid, PATIENCE) for uid in (*good, bad, stopped)}
 
     states = {uid: (job["state"], len(job["attempts"])) for uid, job in jobs.items()}
     assert states == {
@@ -127,19 +98,6 @@ def launch(platform: Platform, name: str) -> None:
         trust_env=False, timeout=30,
     )  # fmt: skip
     assert answer.status_code == 200, answer.text
-
-
-def said(told: Path) -> list[str]:
-    path = told / "told"
-    return path.read_text().splitlines() if path.exists() else []
-
-
-def ended(client: Client, uid: str) -> dict[str, Any]:
-    def final() -> dict[str, Any] | None:
-        job = client.job(uid)
-        return job if job.get("end_time") else None
-
-    return dict(until(final, PATIENCE))
 
 
 def steps(client: Client, uid: str) -> list[str]:

@@ -71,8 +71,10 @@ class Tracker(servers.Server):
         return f"127.0.0.1:{self.port}"
 
 
-def start_tracker(folder: Path, *, nats_url: str, postgres_url: str, s3: servers.S3) -> Tracker:
-    """A tracker that keeps its points in `folder`."""
+def start_tracker(
+    folder: Path, *, nats_url: str, postgres_url: str, s3: servers.S3, interval: float = 0.02
+) -> Tracker:
+    """A tracker that keeps its points in `folder` and rests `interval` seconds after a small batch."""
     folder.mkdir(parents=True, exist_ok=True)
     port = ports.free(["tracker"])["tracker"]
     settings = {
@@ -85,7 +87,7 @@ def start_tracker(folder: Path, *, nats_url: str, postgres_url: str, s3: servers
         "CAIRN_S3_ACCESS_KEY": s3.access_key,
         "CAIRN_S3_SECRET_KEY": s3.secret_key,
         "CAIRN_S3_DATA_DIR": str(s3.folder),
-        "CAIRN_INGEST_INTERVAL": "0.02",
+        "CAIRN_INGEST_INTERVAL": str(interval),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "HOME": os.environ.get("HOME", "/"),
     }

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from cairn_tracker import batch, points, rollups
+from cairn_tracker import layout, points, rollups
 from cairn_tracker.batch import Event, MetricKey, RunKey
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.model import Summary
@@ -39,7 +39,7 @@ class Table:
 
     async def take(self, events: Sequence[Event], *, commit: bool = True) -> None:
         """A batch; without the commit as if a crash had come before it."""
-        found = batch.points(events)
+        found = layout.points(events)
         known = {metric: self.known[metric] for metric in found.metrics if metric in self.known}
         await points.add(self.store, found)
         summaries = await rollups.keep(self.store, found, known)

@@ -124,6 +124,26 @@ def test_the_table_of_choices_is_read_with_the_chosen_one_first() -> None:
             "infra: slurm/NAME",
         ),
         (
+            "ValueError",
+            "Cluster lab not found in Slurm config. Available clusters: []",
+            "no Slurm cluster lab, and no other",
+            "add a `Host` block",
+        ),
+        (
+            "InvalidSkyPilotConfigError",
+            "Failed to override the SkyPilot config on API server with your local SkyPilot config:\n"
+            "Details: Invalid resources YAML: 'nonsense' does not match '^(?:(?i:(aws|slurm))$'. "
+            "Check problematic field(s): $.infra",
+            "SkyPilot knows no infra nonsense",
+            "cairn check",
+        ),
+        (
+            "NoCloudAccessError",
+            "Cloud access is not set up. Run: \x1b[1msky check\x1b[0m",
+            "no infra is enabled",
+            "cairn check",
+        ),
+        (
             "ResourcesUnavailableError",
             "Task 'a' requires aws which is not enabled.",
             "aws is not",

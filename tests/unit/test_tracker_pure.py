@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cairn.job.v1 import events_pb2
 from cairn_common.errors import InvalidArgument
-from cairn_tracker import batch, compare, manifest, summary
+from cairn_tracker import batch, compare, layout, manifest, summary
 from cairn_tracker.batch import Event, MetricKey, RunKey
 from cairn_tracker.changes import experiment_id
 from cairn_tracker.manifest import Entry, Part
@@ -133,7 +133,7 @@ def event(
 
 
 def test_a_bad_key_or_step_costs_that_column_or_row_alone() -> None:
-    found = batch.points(
+    found = layout.points(
         [
             event([1, -1, 2], [1, 2, 3, 4, 5, 6], keys=("a", "new\nline")),
             event([1], [1.0, 2.0]),
@@ -174,11 +174,11 @@ def test_summaries_added_batch_by_batch_are_those_of_the_values_that_show(
     key = MetricKey(*RUN, "loss")
     known: dict[MetricKey, Summary] = {}
     for start in range(0, len(made), size):
-        change = summary.change(batch.points(made[start : start + size]), known)
+        change = summary.change(layout.points(made[start : start + size]), known)
         known |= change.added
         if change.revisited:
             # What the database would answer: a look at everything so far.
-            known[key] = whole(batch.points(made[: start + size]))
+            known[key] = whole(layout.points(made[: start + size]))
     assert_same(known[key], brute_force(events))
 
 
@@ -192,7 +192,7 @@ def test_a_summary_that_cannot_be_asked_for_is_estimated(
     def of(first: int, steps: int) -> Summary:
         rows = list(range(first, first + steps))
         made = event(rows, [float(step) for step in rows], attempt=1, start=0)
-        return whole(batch.points([made]))
+        return whole(layout.points([made]))
 
     estimated = summary.estimate(of(0, 10), of(first, steps))
     assert (estimated.count, estimated.last_step, estimated.last) == (count, last_step, float(last_step))

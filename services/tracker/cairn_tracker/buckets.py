@@ -79,23 +79,7 @@ def buckets(points: Points) -> Buckets:
     """The buckets that these points alone make."""
     if not len(points):
         return Buckets()
-    # The last key sorts first: by metric and step, then from the earliest to the latest value of a step, in
-    # the same order as `series.LATEST_FIRST` has it.
-    by_name = np.argsort(np.argsort(np.array(points.writers)))
-    order = np.lexsort(
-        (
-            by_name[points.writer],
-            points.cell,
-            points.position,
-            points.segment,
-            points.time,
-            points.attempt,
-            points.step,
-            points.metric,
-        )
-    )
-    metric, step = points.metric[order], points.step[order]
-    order = order[np.append((metric[1:] != metric[:-1]) | (step[1:] != step[:-1]), True)]
+    order = _shown(points)
     metric, step = points.metric[order], points.step[order]
     starts = _starts(metric, step >> _SHIFT)
     ends = np.append(starts[1:], len(metric)) - 1
@@ -115,6 +99,31 @@ def buckets(points: Points) -> Buckets:
         max_step=most_step,
         count=ends - starts + 1,
     )
+
+
+def _shown(points: Points) -> Ints | slice:
+    """The rows whose values show, by metric and step."""
+    metric, step = points.metric, points.step
+    if not np.any((metric[1:] < metric[:-1]) | ((metric[1:] == metric[:-1]) & (step[1:] <= step[:-1]))):
+        return slice(None)
+    # The last key sorts first: by metric and step, then from the earliest to the latest value of a step, in
+    # the same order as `series.LATEST_FIRST` has it.
+    by_name = np.argsort(np.argsort(np.array(points.writers)))
+    order = np.lexsort(
+        (
+            by_name[points.writer],
+            points.cell,
+            points.position,
+            points.segment,
+            points.time,
+            points.attempt,
+            step,
+            metric,
+        )
+    )
+    metric, step = metric[order], step[order]
+    shown: Ints = order[np.append((metric[1:] != metric[:-1]) | (step[1:] != step[:-1]), True)]
+    return shown
 
 
 def metric_rows(made: Buckets) -> list[tuple[MetricKey, int, int]]:

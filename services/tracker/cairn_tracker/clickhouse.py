@@ -38,6 +38,8 @@ _INSERT_SECONDS: Final = 60.0
 # A new version may have to work something out from all points that there are.
 _MIGRATE_SECONDS: Final = 3_600.0
 _COMMON_SETTINGS: Final = {"async_insert": 0, "max_threads": 2}
+# What is inserted is in order and has no row twice: to look for that again costs more than all the rest.
+_WRITER_SETTINGS: Final = {**_COMMON_SETTINGS, "optimize_on_insert": 0}
 _READER_SETTINGS: Final = {
     **_COMMON_SETTINGS,
     "max_execution_time": _QUERY_SECONDS,
@@ -154,7 +156,7 @@ async def clickhouse(url: str, *, readers: int) -> AsyncIterator[ClickHouse]:
                 yield store
     elif parts.scheme in ("http", "https"):
         connect = _remote(url)
-        writer = await asyncio.to_thread(connect, _COMMON_SETTINGS)
+        writer = await asyncio.to_thread(connect, _WRITER_SETTINGS)
         async with _pool(writer, connect, readers) as store:
             yield store
     else:
@@ -202,13 +204,13 @@ def _open_after_crash(connect: Connect, folder: Path) -> Client:
     Nothing acknowledged is in such a part: an insert is on disk before it returns.
     """
     try:
-        return connect(_COMMON_SETTINGS)
+        return connect(_WRITER_SETTINGS)
     except ClickHouseError as error:
         flag = folder / "flags" / "force_restore_data"
         log.warning("clickhouse.restore_forced", folder=str(folder), error=str(error)[:500])
         flag.parent.mkdir(mode=0o700, exist_ok=True)
         flag.touch(mode=0o600)
-        return connect(_COMMON_SETTINGS)
+        return connect(_WRITER_SETTINGS)
 
 
 @contextmanager

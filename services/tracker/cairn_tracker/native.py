@@ -18,8 +18,10 @@ Indexes: TypeAlias = npt.NDArray[np.int64]
 
 _TYPES = {"int64": "Int64", "int32": "Int32", "uint32": "UInt32", "float64": "Float64"}
 _DICTIONARY_VERSION = (1).to_bytes(8, "little")
-# "Has its own keys" and "updates the dictionary", over index type 2: UInt32.
-_DICTIONARY_FLAGS = (0x600 | 2).to_bytes(8, "little")
+# "Has its own keys" and "updates the dictionary", over the index's type.
+_DICTIONARY_FLAGS = 0x600
+# Index types by their number: the narrowest that has a place for each text.
+_INDEXES = ("<u1", "<u2", "<u4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,14 @@ def _column(column: Column) -> list[bytes]:
 def _labels(column: Labels) -> list[bytes]:
     if not len(column):
         return []
+    kind = (len(column.texts) > 0xFF) + (len(column.texts) > 0xFFFF)
     return [
         _DICTIONARY_VERSION,
-        _DICTIONARY_FLAGS,
+        (_DICTIONARY_FLAGS | kind).to_bytes(8, "little"),
         len(column.texts).to_bytes(8, "little"),
         *map(_text, column.texts),
         len(column.indexes).to_bytes(8, "little"),
-        column.indexes.astype("<u4").tobytes(),
+        column.indexes.astype(_INDEXES[kind]).tobytes(),
     ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -189,30 +189,38 @@ async def tell_updated(conn: Any, value: Run, now: datetime) -> None:
 
 
 async def tell_progressed(
-    conn: Any, key: RunKey, changed: Mapping[str, Summary], *, lines: bool, now: datetime
+    conn: Any, changed: Mapping[RunKey, Mapping[str, Summary]], *, lines: Collection[RunKey], now: datetime
 ) -> None:
-    """Puts `run.progressed` into the outbox."""
-    keys = sorted(changed)[:_MOST_PROGRESS_KEYS]
-    progress = events_pb2.RunProgressed(
-        run=run_name(key.team, key.uid), summary={name: summary(changed[name]) for name in keys}, lines=lines
-    )
-    await tell(conn, events_pb2.TrackerEvent(run_progressed=progress), key, "run", now)
+    """Puts `run.progressed` of runs with new points or `lines` into the outbox."""
+    facts = []
+    for key in sorted({*changed, *lines}):
+        of = changed.get(key, {})
+        progress = events_pb2.RunProgressed(
+            run=run_name(key.team, key.uid),
+            summary={name: summary(of[name]) for name in sorted(of)[:_MOST_PROGRESS_KEYS]},
+            lines=key in lines,
+        )
+        facts.append(_fact(events_pb2.TrackerEvent(run_progressed=progress), key, "run", now, ACTOR))
+    if facts:
+        await outbox.add_many(conn, facts)
 
 
 async def tell(
     conn: Any, fact: events_pb2.TrackerEvent, key: RunKey, resource: str, now: datetime, *, actor: str = ACTOR
 ) -> None:
     """Puts a fact into the outbox; its arm's name, without the resource's, is the event's."""
+    await outbox.add_many(conn, [_fact(fact, key, resource, now, actor)])
+
+
+def _fact(
+    fact: events_pb2.TrackerEvent, key: RunKey, resource: str, now: datetime, actor: str
+) -> tuple[str, bytes, str]:
     arm = fact.WhichOneof("event") or ""
     fact.id = new_uid()
     fact.time.FromDatetime(now)
     fact.actor = actor
-    await outbox.add(
-        conn,
-        subject=subject("tracker", resource, arm.removeprefix(f"{resource}_"), key.team, key.uid),
-        payload=fact.SerializeToString(),
-        id=fact.id,
-    )
+    event = arm.removeprefix(f"{resource}_")
+    return subject("tracker", resource, event, key.team, key.uid), fact.SerializeToString(), fact.id
 
 
 def stamp(time: datetime | None) -> timestamp_pb2.Timestamp | None:

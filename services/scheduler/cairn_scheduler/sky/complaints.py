@@ -58,6 +58,11 @@ _COMPLAINTS = (
         "then `cairn check --refresh`",
     ),
     (
+        r"Cluster (\S+) not found in Slurm config.*Available clusters: \[\]",
+        "there is no Slurm cluster {0}, and no other",
+        "add a `Host` block to {config}, then `cairn check --refresh`",
+    ),
+    (
         r"Cluster (\S+) not found in Slurm config.*Available clusters: (\[.*?\])",
         "there is no Slurm cluster {0}; there are {1}",
         "name one of them as `infra: slurm/NAME`, or add a `Host` block to {config}",
@@ -68,7 +73,12 @@ _COMPLAINTS = (
         "`cairn check` says what it lacks; or name another `infra`",
     ),
     (
-        r"No cloud access|No enabled clouds|no cloud is enabled|No enabled infra",
+        r"Invalid resources YAML: '(\S+)' does not match .*field\(s\): \$\.infra",
+        "SkyPilot knows no infra {0}",
+        "`cairn check` lists what there is",
+    ),
+    (
+        r"No cloud access|Cloud access is not set up|No enabled clouds|no cloud is enabled|No enabled infra",
         "no infra is enabled",
         "`cairn check` says what each of them lacks",
     ),

@@ -127,7 +127,7 @@ def _remedy(cloud: str, text: str) -> str:
         )
     text = text.partition("On MacOS")[0]
     commands = [line.strip()[2:] for line in text.splitlines() if line.strip().startswith("$ ")]
-    if commands:
+    if commands and not any("<<" in command for command in commands):
         return short("on the machine of SkyPilot's API server: " + "; ".join(commands))
     link = re.search(r"https://\S+", text)
     return f"see {link.group().rstrip('.')}" if link else _LATER

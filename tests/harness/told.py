@@ -1,0 +1,62 @@
+"""Jobs on a Slurm that tell in a folder, which all nodes share, what happens to them, also what must not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from cairn.client import Client
+from cairn_common.ids import new_uid
+from tests.harness.slurm import CLUSTER, Slurm
+
+BODY = """
+exec 9>> {folder}/$CAIRN_RUN.lock
+flock -n 9 || echo "$CAIRN_RUN at once" >> {folder}/told
+echo "$CAIRN_RUN began" >> {folder}/told
+for step in $(seq 1 {steps}); do echo "step $step"; sleep 0.5; done
+echo "$CAIRN_RUN done" >> {folder}/told
+exit {code}
+"""
+
+
+def new_folder(slurm: Slurm) -> Path:
+    """A folder that jobs on all nodes write to."""
+    folder = slurm.home / "run" / "tmp" / new_uid()
+    folder.mkdir()
+    folder.chmod(0o777)
+    return folder
+
+
+def submit(client: Client, told: Path, *, steps: int = 20, code: int = 0) -> str:
+    """Queues a job of so many half seconds that ends with this code; returns its uid."""
+    body = BODY.format(folder=told, steps=steps, code=code)
+    run = "".join(f"  {line}\n" for line in body.strip().splitlines())
+    task = f"resources: {{infra: slurm/{CLUSTER}, cpus: 1, memory: 1}}\nrun: |\n{run}"
+    return str(client.submit(task, request_id=new_uid())["uid"])
+
+
+def said(told: Path) -> list[str]:
+    """All that the jobs told, in order."""
+    path = told / "told"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def until(fact: Callable[[], Any], seconds: float) -> Any:
+    """Waits for something to become true and returns it. Raises AssertionError where it does not."""
+    deadline = time.monotonic() + seconds
+    while not (found := fact()):
+        assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
+        time.sleep(0.3)
+    return found
+
+
+def ended(client: Client, uid: str, seconds: float) -> dict[str, Any]:
+    """A job once it has ended."""
+
+    def final() -> dict[str, Any] | None:
+        job = client.job(uid)
+        return job if job.get("end_time") else None
+
+    return dict(until(final, seconds))
