@@ -22,6 +22,16 @@ def _folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _nobodys_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Whoever runs the tests may be logged in somewhere; the tests are not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CAIRN_CONFIG", str(tmp_path_factory.mktemp("login") / "none.json"))
+        for name in ("CAIRN_URL", "CAIRN_TOKEN", "CAIRN_TEAM"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def data_folder() -> Iterator[Path]:
     """A fresh 0700 folder for a platform or a PostgreSQL of this test's own."""

@@ -23,10 +23,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import nats
-
 from cairn_server import ports
-from tests.harness import servers
+from tests.harness import servers, streams
 
 TURNS = 5
 PENDING = 100_000
@@ -91,14 +89,8 @@ def _measure(python: str, library: str, cases: Any, folder: Path, extra: dict[st
 def bus(folder: Path) -> Iterator[str]:
     """The address of a bus that takes what jobs tell."""
     server = servers.start_nats(folder / "nats")
-
-    async def make_stream() -> None:
-        client = await nats.connect(server.url)
-        await client.jetstream().add_stream(name="JOB", subjects=["cairn.v1.job.>"])
-        await client.close()
-
     try:
-        asyncio.run(make_stream())
+        asyncio.run(streams.make(server.url))
         yield server.url
     finally:
         server.stop()

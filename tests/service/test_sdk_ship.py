@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ from cairn._spool import Writer
 from cairn.job.v1 import events_pb2
 from cairn_server import ports
 from cairn_server.backends import wheels
-from tests.harness import servers
+from tests.harness import kills, servers, streams
 
 Mark = tuple[int, int]
 
@@ -35,12 +36,6 @@ def bus(tmp_path: Path) -> Iterator[servers.Nats]:
     server = servers.start_nats(tmp_path / "nats")
     yield server
     server.stop()
-
-
-async def make_stream(url: str) -> None:
-    client = await nats.connect(url)
-    await client.jetstream().add_stream(name="JOB", subjects=["cairn.v1.job.>"])
-    await client.close()
 
 
 async def events(js: JetStreamContext) -> AsyncIterator[tuple[str, events_pb2.JobEvent]]:
@@ -97,7 +92,7 @@ async def until(fact: Callable[[], bool], seconds: float = 30) -> None:
 
 
 async def test_every_kind_of_record_arrives_under_its_subject(bus: servers.Nats, tmp_path: Path) -> None:
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     writer = Writer(tmp_path / "spool")
     writer.json("run_started", {"params": {"lr": 0.5}, "tags": ["t"], "time": "2026-01-01T00:00:00Z"})
     writer.points(("a", "b"), (1.0, float("nan")), 3, 10.0)
@@ -132,7 +127,7 @@ async def test_every_kind_of_record_arrives_under_its_subject(bus: servers.Nats,
 async def test_exactly_what_was_logged_arrives_though_the_bus_is_killed_twice(
     bus: servers.Nats, tmp_path: Path
 ) -> None:
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     spool = tmp_path / "spool"
     several = [Writer(spool, segment_bytes=30_000) for _ in range(2)]
     shipper = shipper_for(spool, bus.url)
@@ -166,7 +161,7 @@ time.sleep(600)
 
 
 async def test_a_shipper_that_is_killed_goes_on_as_another_one(bus: servers.Nats, tmp_path: Path) -> None:
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     writer = Writer(tmp_path / "spool", segment_bytes=60_000)
     client = await nats.connect(bus.url)
     js = client.jetstream()
@@ -204,7 +199,7 @@ async def test_it_waits_for_a_bus_and_a_stream_that_come_later(tmp_path: Path) -
         assert not await asyncio.to_thread(shipper.wait_answer, 20)
         assert not await asyncio.to_thread(shipper.wait_empty, 0.3)
         await asyncio.to_thread(bus.start)
-        await make_stream(url)
+        await streams.make(url)
         assert await asyncio.to_thread(shipper.wait_empty, 30)
         assert steps_of((await read_once(url))[0]) == [1]
     finally:
@@ -223,7 +218,7 @@ async def test_who_waits_for_the_end_is_answered_before_the_next_try_was_due(
     shipper.start()
     assert not await asyncio.to_thread(shipper.wait_answer, 20)
     await asyncio.to_thread(bus.start)
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     assert await asyncio.to_thread(shipper.wait_empty, 30)
     shipper.stop()
 
@@ -268,7 +263,7 @@ async def test_a_token_that_is_refused_is_read_again(guarded: str, tmp_path: Pat
 
 
 async def test_a_writer_is_removed_only_after_all_of_it_was_taken(bus: servers.Nats, tmp_path: Path) -> None:
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     writer = Writer(tmp_path / "spool")
     writer.points(("loss",), (1.0,), 1, 1.0)
     writer.close()
@@ -306,7 +301,7 @@ def on_a_laptop(folder: Path, url: str) -> subprocess.CompletedProcess[str]:
 async def test_a_run_on_a_laptop_is_whole_on_the_server_when_its_script_has_ended(
     bus: servers.Nats, tmp_path: Path
 ) -> None:
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     done = await asyncio.to_thread(on_a_laptop, tmp_path / "work", bus.url)
     found, _ = await read_once(bus.url)
     assert {event.run_uid for event in found} == {done.stdout.split()[-1]}
@@ -325,10 +320,31 @@ async def test_a_run_that_met_no_server_is_sent_by_sync(
     uid = done.stdout.split()[-1]
     assert "cairn.sync()" in done.stderr
     await asyncio.to_thread(bus.start)
-    await make_stream(bus.url)
+    await streams.make(bus.url)
     monkeypatch.setenv("CAIRN_URL", "http://127.0.0.1:1")
     monkeypatch.setenv("CAIRN_TOKEN", "t")
     monkeypatch.setenv("CAIRN_BUS_URL", bus.url)
     assert await asyncio.to_thread(cairn.sync, tmp_path / "work") == {uid: True}
     assert steps_of((await read_once(bus.url))[0]) == list(range(1000))
     assert await asyncio.to_thread(cairn.sync, tmp_path / "work") == {}
+
+
+async def test_runs_that_are_killed_while_they_ship_are_whole_after_a_sync(
+    bus: servers.Nats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await streams.make(bus.url)
+    server = {"CAIRN_URL": "http://127.0.0.1:1", "CAIRN_TOKEN": "t", "CAIRN_BUS_URL": bus.url}
+    place, chance = tmp_path / "work", random.Random(3)
+
+    def kill() -> list[kills.Killed]:
+        with kills.Nursery(place, server) as nursery:
+            return [nursery.kill_one(chance, within=0.5) for _ in range(20)]
+
+    killed = await asyncio.to_thread(kill)
+    for name, value in server.items():
+        monkeypatch.setenv(name, value)
+    assert all((await asyncio.to_thread(cairn.sync, place)).values())
+    found, uids = kills.once(await streams.read(bus.url)), kills.names(place)
+    judged = [kills.verdict(run, found.get(uids.get(run.name, ""), kills.Found())) for run in killed]
+    assert [(each.lost, each.wrong) for each in judged] == [(0, 0)] * 20
+    assert sum(sum(run.rows) for run in killed) > 0

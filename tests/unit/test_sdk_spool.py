@@ -136,8 +136,10 @@ def test_a_forked_child_has_a_spool_of_its_own(tmp_path: Path) -> None:
 KILLED = """
 import os, sys
 os.environ.update(CAIRN_SPOOL=sys.argv[1], CAIRN_RUN="r")
-import cairn, cairn._spool
-cairn._spool.SEGMENT_BYTES = 20_000
+from functools import partial
+import cairn
+from cairn import _run, _spool
+_run.Writer = partial(_spool.Writer, segment_bytes=20_000)
 answer = os.open(sys.argv[2], os.O_WRONLY)
 for step in range(10_000_000):
     cairn.log({"loss": step, "nested": {"a": 1}} if step % 3 == 0 else {"loss": step}, step=step)

@@ -1,0 +1,31 @@
+"""What jobs tell, as it lies in a stream of a real bus."""
+
+from __future__ import annotations
+
+import nats
+
+from cairn.job.v1 import events_pb2
+
+SUBJECTS = "cairn.v1.job.>"
+
+
+async def make(url: str) -> None:
+    """The stream that takes it."""
+    client = await nats.connect(url)
+    await client.jetstream().add_stream(name="JOB", subjects=[SUBJECTS])
+    await client.close()
+
+
+async def read(url: str) -> list[events_pb2.JobEvent]:
+    """All that has come so far, in order."""
+    client = await nats.connect(url)
+    js = client.jetstream()
+    left = (await js.stream_info("JOB")).state.messages
+    found = []
+    if left:
+        subscription = await js.subscribe(SUBJECTS, ordered_consumer=True)
+        while len(found) < left:
+            message = await subscription.next_msg(timeout=30)
+            found.append(events_pb2.JobEvent.FromString(message.data))
+    await client.close()
+    return found
