@@ -161,8 +161,8 @@ def once(events: Iterable[events_pb2.JobEvent]) -> dict[str, Found]:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Points and lines of a run: `lost` though a call returned from them, there twice or never logged (`wrong`);
-    `parted` calls were killed in the midst of a row that takes several records, and the first ones are there.
+    """Points and lines of a run: `lost` though a call returned from them, or there twice or never logged
+    (`wrong`). Calls `parted` were killed in the midst of a row of several records: the first ones are there.
     """
 
     lost: int = 0
