@@ -2,8 +2,10 @@
 
 Import, `init`, `log` of 1, 10, 100 and 10,000 scalars (microseconds a call), `finish` with 100,000 points
 just logged: without a server, with a bus that takes them (`sent` is 1 then), with a server that is away.
-Each case in a process of its own, `TURNS` of them, the median of each figure. Then trackio in the same way,
-by the interpreter that is named, else by one of a temporary environment that pip fills.
+Between them, from a second after `init` on, two seconds of 1,000 busy steps a second, each with a log of 10
+scalars: what `log` takes of the processor, and the share of a core that the threads behind it take. Each case in a process of its own,
+`TURNS` of them, the median of each figure. Then trackio in the same way, by the interpreter that is named,
+else by one of a temporary environment that pip fills.
 
 Times are wall times of a shared machine, so compare within one run; `load` is the machine's meanwhile.
 Trackio has no server here; its `finish` writes to its own SQLite file, as ours does to the spool.
@@ -28,6 +30,8 @@ from tests.harness import servers, streams
 
 TURNS = 5
 PENDING = 100_000
+# Steps of a training with a thousand a second.
+STEPS = 2_000
 
 CHILD = f"""
 import json, sys, time
@@ -51,6 +55,20 @@ for count, calls in cases:
     taken.sort()
     for part, place in (("p50", calls // 2), ("p99", calls * 99 // 100), ("max", calls - 1)):
         made[f"log_{{count}}_{{part}}_us"] = taken[place] / 1e3
+values = {{f"metric/{{number}}": float(number) for number in range(10)}}
+time.sleep(1.0 if {STEPS} else 0.0)
+spent, all_before, main_before, begin = [], time.process_time_ns(), time.thread_time_ns(), clock()
+for step in range({STEPS}):
+    while clock() < begin + step / 1000:
+        pass
+    before = time.thread_time_ns()
+    library.log(values, step=10**5 + step)
+    spent.append(time.thread_time_ns() - before)
+main = time.thread_time_ns() - main_before
+if {STEPS}:
+    made["log_1khz_p50_us"] = sorted(spent)[{STEPS} // 2] / 1e3
+    made["log_1khz_mean_us"] = sum(spent) / {STEPS} / 1e3
+    made["behind_cpu_percent"] = (time.process_time_ns() - all_before - main) / 1e7 / (clock() - begin)
 for step in range({PENDING} // 10):
     library.log({{f"metric/{{number}}": 1.0 for number in range(10)}}, step=10**6 + step)
 ended = clock()
@@ -66,7 +84,7 @@ PEERS_CASES = ((1, 5_000), (10, 5_000))
 def median(python: str, library: str, cases: Any, folder: Path, **extra: str) -> dict[str, float]:
     """The figures of `TURNS` processes; one more before them compiles and warms the disk's cache."""
     every = [_measure(python, library, cases, folder, extra) for _ in range(TURNS + 1)][1:]
-    return {name: round(statistics.median(each[name] for each in every), 1) for name in every[0]}
+    return {name: round(statistics.median(each[name] for each in every), 2) for name in every[0]}
 
 
 def _measure(python: str, library: str, cases: Any, folder: Path, extra: dict[str, str]) -> dict[str, float]:
