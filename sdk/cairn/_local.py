@@ -53,8 +53,12 @@ def _make_folder(place: Path, uid: str) -> Path:
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Replaces run.json, whole or not at all. Raises OSError."""
     temporary = folder / f"run.json.{os.getpid()}"
-    temporary.write_text(json.dumps(record, indent=2) + "\n")
-    os.replace(temporary, folder / "run.json")
+    try:
+        temporary.write_text(json.dumps(record, indent=2) + "\n")
+        os.replace(temporary, folder / "run.json")
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

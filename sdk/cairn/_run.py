@@ -297,13 +297,21 @@ class Run:
         self._record |= {
             "state": "failed" if failed else "succeeded", "message": message, "end_time": now.timestamp(),
         }  # fmt: skip
-        self._save_record()
+        self._save_end()
+        if lost := self.dropped + self._writer.waiting_points:
+            _log.warning("cairn: %d points of this run are lost: %s was full", lost, self.spool)
         if self._shipping is not None:
             if self._shipping.finish(timeout):
                 self._record["sent"] = True
-                self._save_record()
+                self._save_end()
             else:
                 _log.warning("cairn: the server lacks a part of this run; cairn.sync() sends it later")
+
+    def _save_end(self) -> None:
+        try:
+            self._save_record()
+        except OSError as error:  # a full disk, most likely, of which the spool has told; the rest goes on
+            _log.info("cairn: the end of the run is not in %s: %s", self.directory, error)
 
 
 _current: Run | None = None

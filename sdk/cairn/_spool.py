@@ -100,6 +100,11 @@ class Writer:
         """Records that the disk has not taken yet."""
         return len(self._ring)
 
+    @property
+    def waiting_points(self) -> int:
+        """Points among them."""
+        return sum(kept.points for kept in self._ring)
+
     def points(self, keys: tuple[Any, ...], values: Collection[Any], step: int, time: float) -> None:
         """Appends one row. Raises struct.error, TypeError, OverflowError or ValueError, with nothing written,
         if a value is no number or a key cannot be one.

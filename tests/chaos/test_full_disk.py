@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+import cairn
 from cairn._http import ApiError
 from cairn.client import Client
 from tests.harness.platform import Platform
@@ -31,10 +33,18 @@ for step in range({POINTS}):
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from _mounted(tmp_path / "disk", SIZE)
+
+
+@pytest.fixture
+def tiny_disk(tmp_path: Path) -> Iterator[Path]:
+    yield from _mounted(tmp_path / "disk", "1M")
+
+
+def _mounted(folder: Path, size: str) -> Iterator[Path]:
     """A file system of its own; only root can make one."""
-    folder = tmp_path / "disk"
     folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={SIZE},mode=755", "tmpfs", str(folder)]
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=755", "tmpfs", str(folder)]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("file systems cannot be mounted here")
     try:
@@ -52,6 +62,29 @@ def test_a_disk_that_fills_up_loses_nothing(small_disk: Path, tmp_path: Path) ->
         _fill_and_free(platform, small_disk, tmp_path)
     finally:
         platform.down()
+
+
+ALONE = """
+import cairn
+run = cairn.init(params={"lr": 0.1})
+for step in range(50_000):
+    cairn.log({"loss": step, "acc": 0.5}, step=step)
+print("trained", run.dropped)
+"""
+
+
+@pytest.mark.chaos
+def test_a_run_of_its_own_on_a_full_disk_ends_well_and_says_what_it_lost(tiny_disk: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", ALONE], cwd=tiny_disk, capture_output=True, text=True, check=True, timeout=100
+    )
+    assert ended.stdout == "trained 0\n"
+    begun, end = ended.stderr.splitlines()
+    assert "keeping up to 64 MiB in memory" in begun
+    (run,) = cairn.local_runs(tiny_disk)
+    kept = len(run.history("loss"))
+    assert 0 < kept < 50_000
+    assert f"cairn: {2 * (50_000 - kept)} points of this run are lost" in end
 
 
 def _fill_and_free(platform: Platform, disk: Path, folder: Path) -> None:
