@@ -30,6 +30,8 @@ _log = logging.getLogger("cairn")
 POLL_SECONDS = 0.2
 IDLE_POLL_SECONDS = 1.0
 BACK_OFF_SECONDS = (0.1, 10.0)
+# Whoever had so much to send has more at once; what a training loop logs meanwhile waits for the next poll.
+MUCH_BYTES = 128 * 1024
 
 
 class Shipper:
@@ -53,7 +55,7 @@ class Shipper:
         self._link: Link | None = None
         self._changed = threading.Condition()
         self._answered: bool | None = None
-        self._begun = self._found_empty = 0
+        self._begun = self._found_empty = self._waiting = 0
         self._ended = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._nudge: asyncio.Event | None = None
@@ -85,14 +87,18 @@ class Shipper:
         deadline = time.monotonic() + timeout
         with self._changed:
             wanted = self._begun + 1
+            self._waiting += 1
             self._set(self._hurry)
             self._set(self._nudge)
-            while self._found_empty < wanted:
-                left = deadline - time.monotonic()
-                if left <= 0 or self._ended or given_up():
-                    return False
-                self._changed.wait(min(left, 0.5))
-            return True
+            try:
+                while self._found_empty < wanted:
+                    left = deadline - time.monotonic()
+                    if left <= 0 or self._ended or given_up():
+                        return False
+                    self._changed.wait(min(left, 0.5))
+                return True
+            finally:
+                self._waiting -= 1
 
     def stop(self, timeout: float = 5.0) -> None:
         """Ends the thread; what is left stays in the spool."""
@@ -152,27 +158,28 @@ class Shipper:
                 self._begun += 1
                 number = self._begun
             moved = await self._ship_all()
+            if moved >= MUCH_BYTES or (moved and self._waiting):
+                continue
             if moved:
                 delay = POLL_SECONDS
-                continue
-            with self._changed:
-                self._found_empty = number
-                self._changed.notify_all()
+            else:
+                with self._changed:
+                    self._found_empty = number
+                    self._changed.notify_all()
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._nudge.wait(), delay)
             if self._listens:
                 await self._connected()  # with nothing to send there is still something to hear
             delay = min(delay * 1.2, IDLE_POLL_SECONDS)
 
-    async def _ship_all(self) -> bool:
+    async def _ship_all(self) -> int:
         for folder in writers(self.spool):
             if folder.name not in self._tails:
                 self._tails[folder.name] = Tail(folder)
-        results = await asyncio.gather(*map(self._ship, self._tails.values()))
-        return any(results)
+        return sum(await asyncio.gather(*map(self._ship, self._tails.values())))
 
-    async def _ship(self, tail: Tail) -> bool:
-        """Sends what one writer has, at most one read of it. False: it had nothing."""
+    async def _ship(self, tail: Tail) -> int:
+        """Sends what one writer has, at most one read of it. Returns how many bytes of the spool that was."""
         pending = tail.next()
         try:
             for message in pending:
@@ -183,7 +190,7 @@ class Shipper:
         finally:
             if pending:
                 tail.save()
-        return bool(pending)
+        return sum(message.end - message.start for message in pending)
 
     async def _publish(self, subject: str, data: bytes) -> None:
         """Returns when the bus has stored it."""
