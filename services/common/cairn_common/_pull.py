@@ -24,7 +24,8 @@ log = structlog.get_logger(__name__)
 
 # How long a batch that the bus is filling right now is waited for between two messages. Seconds.
 _LINGER = 0.02
-# Of one batch: a handler lays all of it out in memory, ten times as large, and any job can fill a stream.
+# Of one batch, and of what the bus sends ahead: a handler lays all of a batch out in memory, ten times as
+# large, and any job can fill a stream. What is more than that stays in the stream.
 _MOST_BYTES = 8 * 1024 * 1024
 _TAIL_BATCH = 256
 _TAIL_EXPIRES = 5.0
@@ -133,7 +134,9 @@ class Pull:
         return True
 
     async def _request(self) -> None:
-        body = json.dumps({"batch": self._batch, "expires": int(self._expires * 1e9)}).encode()
+        body = json.dumps(
+            {"batch": self._batch, "expires": int(self._expires * 1e9), "max_bytes": _MOST_BYTES}
+        ).encode()
         try:
             await self._link.client.publish(self._subject, body, reply=self._inbox)
         except AWAY as error:
@@ -145,11 +148,11 @@ class Pull:
         if not status:
             self._outstanding = max(self._outstanding - 1, 0)
             self._found.append(_read(message))
-        elif status in ("404", "408"):
+        elif status in ("404", "408") or _is_enough(message):
             self._outstanding = 0
         elif status in ("409", "503"):
             # Consumer deleted, no such consumer, leadership change: ask anew from the beginning.
-            log.info("bus.pull_ended", status=status, why=(message.headers or {}).get("Description", ""))
+            log.info("bus.pull_ended", status=status, why=_why(message))
             self._lost = True
         self._news.set()
 
@@ -224,6 +227,15 @@ class Tail:
         except AWAY:
             # The bus drops it by itself after a while.
             pass
+
+
+def _is_enough(message: Msg) -> bool:
+    """Whether a request has ended because the next message would be more bytes than were asked for."""
+    return "exceeds maxbytes" in _why(message).lower()
+
+
+def _why(message: Msg) -> str:
+    return (message.headers or {}).get("Description", "")
 
 
 def _read(message: Msg) -> Message:

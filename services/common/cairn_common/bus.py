@@ -14,13 +14,13 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
-from cairn_common._consume import Consumption, Handler
+from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, Link, Login, unavailable
 from cairn_common._pull import Message, Tail
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 
-__all__ = ["Bus", "Handler", "Message", "connect"]
+__all__ = ["Bus", "Handler", "Message", "Unusable", "connect"]
 
 log = structlog.get_logger(__name__)
 
@@ -129,8 +129,9 @@ class Bus:
         """Hands the stream's messages to `handler`, in order, in batches, for ever; each at least once.
 
         The handler returns after its commit; then the batch is acknowledged. While it raises `Unavailable`
-        (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Any other error: the batch
-        is split until the message that causes it is alone; after 5 tries that one goes to `dead_letters`.
+        (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Where it raises `Unusable`
+        the messages named there go to `dead_letters`. Any other error: the batch is split until the message
+        that causes it is alone; after 5 tries that one goes to `dead_letters`.
         """
         consumption = Consumption(self._link, stream=stream, durable=durable, handler=handler, db=db)
         await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait)

@@ -6,8 +6,8 @@ and little block by block, for a batch can be a few wide blocks or thousands of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,6 +38,24 @@ def points(events: Iterable[Event]) -> Points:
             blocks.add(event, block, first_cell)
             first_cell += len(block.values)
     return blocks.points()
+
+
+def without(points: Points, metrics: Collection[MetricKey]) -> Points:
+    """The points of all metrics but these, which count as rejected."""
+    kept = np.array([metric not in metrics for metric in points.metrics], np.bool_)
+    rows = kept[points.metric]
+    rejected = dict(points.rejected)
+    for number, count in zip(*np.unique(points.metric[~rows], return_counts=True), strict=True):
+        run = RunKey(*points.metrics[int(number)][:2])
+        rejected[run] = rejected.get(run, 0) + int(count)
+    columns = ("writer", "step", "attempt", "segment", "position", "cell", "time", "value")
+    return replace(
+        points,
+        metrics=[metric for metric, good in zip(points.metrics, kept, strict=True) if good],
+        metric=(np.cumsum(kept) - 1)[points.metric[rows]],
+        rejected=rejected,
+        **{name: getattr(points, name)[rows] for name in columns},
+    )
 
 
 @dataclass(slots=True)
