@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cairn_common import subjects
-from cairn_common.bus import Bus, Message, Unusable, connect
+from cairn_common.bus import Bus, Lag, Message, Unusable, connect
 from cairn_common.db import Database, pool
 from cairn_common.errors import FailedPrecondition, Unavailable
 from cairn_common.ids import new_uid
@@ -141,6 +141,35 @@ async def test_while_a_handler_is_slow_what_waits_stays_in_the_stream(
         gate.set()
         await seen.until(lambda: len(seen.all) == 30)
     assert [data[0] for data in seen.all] == list(range(30))
+
+
+async def test_how_far_a_consumer_is_behind_is_told_in_messages_and_seconds(
+    bus: Bus, db: Database, stream: str
+) -> None:
+    with pytest.raises(Unavailable):
+        await bus.lag(stream=stream, durable="d")
+    gate = asyncio.Event()
+    seen = Seen()
+
+    async def slow(messages: Sequence[Message]) -> None:
+        await seen.add(messages)
+        await gate.wait()
+
+    consuming = bus.consume(
+        stream=stream, durable="d", subjects=[f"{stream}.>"], handler=slow, db=db, batch=2
+    )
+    async with running(consuming):
+        await publish(bus, f"{stream}.a", b"1", b"2", b"3", b"4", b"5")
+        await seen.until(lambda: bool(seen.all))
+        lag = await bus.lag(stream=stream, durable="d")
+        assert lag.messages == 5
+        async with asyncio.timeout(20):
+            while (await bus.lag(stream=stream, durable="d")).seconds < lag.seconds + 0.2:
+                pass
+        gate.set()
+        async with asyncio.timeout(20):
+            while await bus.lag(stream=stream, durable="d") != Lag(0, 0.0):
+                pass
 
 
 async def test_messages_that_a_handler_calls_unusable_are_buried_and_nothing_is_handed_over_again(

@@ -27,6 +27,9 @@ _LINGER = 0.02
 # Of one batch, and of what the bus sends ahead: a handler lays all of a batch out in memory, ten times as
 # large, and any job can fill a stream. What is more than that stays in the stream.
 _MOST_BYTES = 8 * 1024 * 1024
+# How the bus says that a request has ended: the next message would be too much, or it has brought all.
+_NO_MORE_BYTES = "Message Size Exceeds MaxBytes"
+_COMPLETED = "Batch Completed"
 _TAIL_BATCH = 256
 _TAIL_EXPIRES = 5.0
 # The bus drops a tail's consumer when nobody pulled for so long. Seconds.
@@ -148,8 +151,11 @@ class Pull:
         if not status:
             self._outstanding = max(self._outstanding - 1, 0)
             self._found.append(_read(message))
-        elif status in ("404", "408") or _is_enough(message):
+        elif status in ("404", "408") or _why(message) == _NO_MORE_BYTES:
             self._outstanding = 0
+        elif _why(message) == _COMPLETED:
+            # Known already by counting, and another request may stand by now.
+            pass
         elif status in ("409", "503"):
             # Consumer deleted, no such consumer, leadership change: ask anew from the beginning.
             log.info("bus.pull_ended", status=status, why=_why(message))
@@ -227,11 +233,6 @@ class Tail:
         except AWAY:
             # The bus drops it by itself after a while.
             pass
-
-
-def _is_enough(message: Msg) -> bool:
-    """Whether a request has ended because the next message would be more bytes than were asked for."""
-    return "exceeds maxbytes" in _why(message).lower()
 
 
 def _why(message: Msg) -> str:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import structlog
@@ -20,7 +21,7 @@ from cairn_common._pull import Message, Tail
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 
-__all__ = ["Bus", "Handler", "Message", "Unusable", "connect"]
+__all__ = ["Bus", "Handler", "Lag", "Message", "Unusable", "connect"]
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,20 @@ _WAIT_AT_START = 60.0
 # Loss of the connection is noticed at once; this is for a disk that is slow.
 _PUBLISH_TIMEOUT = 5.0
 _CONNECTED_TIMEOUT = 2.0
+_LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What a consumer has not acknowledged yet.
+
+    How many messages, and for how many seconds the oldest has been in the stream (0 without any).
+    """
+
+    messages: int
+    seconds: float
 
 
 @asynccontextmanager
@@ -114,6 +127,28 @@ class Bus:
     async def last_sequence(self, stream: str) -> int:
         """The stream's last sequence now: take it before a snapshot, and `tail` from the next one after."""
         return (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state.last_seq
+
+    async def lag(self, *, stream: str, durable: str) -> Lag:
+        """How far a consumer of all of a stream is behind.
+
+        Raises `Unavailable` where the bus does not answer within a second, or there is no such consumer.
+        """
+
+        async def ask() -> Lag:
+            info = await self._link.stream.consumer_info(stream, durable)
+            messages = (info.num_pending or 0) + (info.num_ack_pending or 0)
+            if not messages:
+                return Lag(0, 0.0)
+            first = (await self._link.stream.stream_info(stream)).state.first_seq
+            after = info.ack_floor.stream_seq if info.ack_floor else 0
+            oldest = await self._link.stream.get_msg(stream, max(after + 1, first))
+            waited = (datetime.now(UTC) - oldest.time).total_seconds() if oldest.time else 0.0
+            return Lag(messages, max(0.0, waited))
+
+        try:
+            return await self._link.answer(ask, timeout=_LAG_TIMEOUT)
+        except AWAY as error:
+            raise unavailable(error) from error
 
     async def consume(
         self,
