@@ -10,7 +10,7 @@ import pytest
 from grpc import StatusCode, aio
 
 from cairn.quota.v1 import allocation_pb2, node_pb2, tree_pb2
-from cairn.scheduler.v1 import outlook_pb2, outlook_pb2_grpc, scheduler_pb2
+from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, outlook_pb2, outlook_pb2_grpc, scheduler_pb2
 from cairn_common.rpc import channel
 from cairn_scheduler.engine import snapshot_file
 from cairn_scheduler.engine.explain import starts
@@ -60,6 +60,26 @@ async def test_a_job_that_waits_is_told_why_and_what_would_let_it_start(cairn: S
     assert list(told["waiting"]) == [second.uid]
     assert json.loads(json.dumps(told)) == told
     assert words(told).startswith(f"waits     {second.uid}  CapacityFull")
+    for job in (second, first):
+        await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
+        await cairn.ended(job)
+
+
+async def test_a_plan_says_before_submitting_what_the_job_is_told_after(cairn: Scheduler) -> None:
+    async with channel(cairn.address, cairn.quota.tokens.admin) as calls:
+        plans, outlook = infra_pb2_grpc.InfraServiceStub(calls), outlook_pb2_grpc.OutlookServiceStub(calls)
+        request = infra_pb2.PlanJobRequest(parent="teams/main", task=gpus(3))
+        free = (await plans.PlanJob(request)).outlook
+        assert (free.code, free.sentence) == ("", "it would start now")
+        first = await cairn.submit(gpus(4))
+        await cairn.until(first, lambda now: bool(now.attempts))
+        before = (await plans.PlanJob(request)).outlook
+        second = await cairn.submit(gpus(3))
+        await waits(cairn, second, "CapacityFull")
+        after = await outlook.ExplainJob(outlook_pb2.ExplainJobRequest(name=second.name))
+        assert before.job == ""
+        before.job = second.name
+        assert before == after
     for job in (second, first):
         await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
         await cairn.ended(job)

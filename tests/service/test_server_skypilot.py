@@ -13,11 +13,13 @@ from cairn_server.backends import skypilot
 from cairn_server.backends.program import Program
 from cairn_server.supervisor import Supervisor
 
-# Workers that start others all the time, in sessions of their own, and do not hear SIGTERM.
+# Workers that start others all the time, in sessions of their own, and do not hear SIGTERM. One of them shows
+# no environment, as those whose title is written over it.
 SERVER = """
 trap '' TERM
 work() { while true; do setsid sleep 600 & sleep 0.02; done; }
 setsid bash -c "trap '' TERM; $(declare -f work); work" &
+env -i setsid sleep 600 &
 echo up > up
 wait
 """
@@ -64,7 +66,10 @@ def left(folder: Path) -> list[str]:
     found = []
     for entry in Path("/proc").iterdir():
         try:
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
+            if entry.name.isdigit() and (
+                mark in (entry / "environ").read_bytes().split(b"\0")
+                or os.readlink(entry / "cwd") == str(folder / "home")
+            ):
                 found.append((entry / "cmdline").read_text())
         except OSError:
             continue

@@ -1,4 +1,4 @@
-"""`cairn run --dry-run`: what would be queued, where it would go, and what an hour of it costs."""
+"""`cairn run --dry-run`: what would be queued, where it would go and when, and what an hour costs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from cairn._cli.looks import plain_table
 from cairn._cli.session import Session
 from cairn._cli.tasks import Task
 from cairn._cli.text import clean, plain
+from cairn._cli.why import say_why
 from cairn._http import Json
 
 
@@ -27,6 +28,10 @@ def say_dry(session: Session, order: Task, made: Json) -> None:
             .append(", ".join(facts), "default")
         )
     _say_places(session, made.get("placements") or [])
+    if outlook := made.get("outlook"):
+        if order.sweep:
+            session.out.print("The first of them:")
+        say_why(session, outlook)
     session.say("nothing was queued (--dry-run)")
 
 

@@ -155,7 +155,7 @@ def _submit(session: Session, order: Task, name: str, dry_run: bool) -> Json:
         )
         if dry_run:
             plan = client.plan(order.text, code=code, secrets=order.secrets, mounts=brought)
-            made["placements"] = plan.get("placements", [])
+            made |= {key: plan[key] for key in ("placements", "outlook") if key in plan}
         return made
 
 

@@ -27,12 +27,14 @@ def why(session: Session, job: str) -> None:
     if session.as_json:
         session.emit(found)
         return
+    say_why(session, found)
+
+
+def say_why(session: Session, found: Json) -> None:
+    """Shows an explanation: of one that does not wait, a sentence."""
     session.out.print(Text(clean(str(found.get("sentence", ""))), style="bold"))
-    if found.get("code"):
-        _show(session, found)
-
-
-def _show(session: Session, found: Json) -> None:
+    if not found.get("code"):
+        return
     unit = _UNITS.get(str(found.get("resource", "")), str(found.get("resource", "")))
     if found.get("path"):
         table = _table("NODE", "NOMINAL", "LIMIT", "USED")

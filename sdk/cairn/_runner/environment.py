@@ -6,6 +6,7 @@ attempt's own environment on top of it.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import time
@@ -145,7 +146,13 @@ class Preparation:
         version = f" with Python {plan.python}" if plan.python else ""
         self._tools.say(f"building environment {plan.digest}{version}")
         began = time.monotonic()
-        self._run(plan.script(path), python=plan.python, path=path, variables=self._variables)
+        with contextlib.ExitStack() as stack:
+            tool = path
+            if plan.tool is not None:
+                held = self._tool(plan.tool)
+                stack.callback(held.release)
+                tool = held.path
+            self._run(plan.script(path, tool), python=plan.python, path=path, variables=self._variables)
         if not (path / "bin" / "python").exists():
             raise BuildFailed("There is no Python in this environment: name `python` among its packages.")
         return {
@@ -154,6 +161,26 @@ class Preparation:
             "seconds": round(time.monotonic() - began, 1),
             "create_time": time.time(),
         }
+
+    def _tool(self, plan: Plan) -> Held:
+        """What builds the environment; kept on the shelf as one itself."""
+
+        def build(path: Path) -> dict[str, Any]:
+            self._tools.say("there is no conda on this machine: installing py-rattler, once, in its place")
+            return self._build(plan, path)
+
+        try:
+            return self._shelf.take(
+                plan.digest, build,
+                waiting=lambda: self._tools.say("waiting for py-rattler: another attempt installs it"),
+            )  # fmt: skip
+        except BuildFailed as error:
+            if error.signal:
+                raise
+            raise BuildFailed(
+                f"{plans.NO_CONDA}: {error}", place=error.place, lines=error.lines,
+                exit_code=error.exit_code, signal=error.signal,
+            ) from error  # fmt: skip
 
     def _run(self, script: str, *, python: str, path: Path, variables: Mapping[str, str]) -> None:
         log = self._scratch / "environment.log"
@@ -171,7 +198,7 @@ class Preparation:
         if end.signal:
             raise BuildFailed("", signal=end.signal, lines=lines[-_SHOWN:])
         if end.exit_code != 0:
-            told = recipe.explain(lines, python=python, code=end.exit_code)
+            told = recipe.explain(lines, python=python or _version(path), code=end.exit_code)
             code = end.exit_code or 1
             raise BuildFailed(told.sentence, place=told.place, lines=told.lines, exit_code=code)
 

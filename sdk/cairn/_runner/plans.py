@@ -20,6 +20,12 @@ _FORMAT = 1
 _DECIDING = ("PIP_", "UV_", "CONDA_")
 
 
+NO_CONDA = (
+    "cairn.env.conda: there is no micromamba, mamba or conda on this machine's PATH, and py-rattler cannot "
+    "be had in their place (install one of them, or give `requirements`)"
+)
+
+
 class Impossible(Exception):
     """What is asked for cannot be built on this machine. The message is for people."""
 
@@ -42,18 +48,19 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be built: `script(path)` is what bash runs for it in the working directory.
+    """What is to be built: `script(path, tool)` is what bash runs for it in the working directory.
 
     `python` is the version, as far as it is known. `editable` is installed for the attempt alone; `texts` are
-    the lines that were asked for.
+    the lines that were asked for. `tool` is an environment that has to be there to build this one.
     """
 
     digest: str
-    script: Callable[[Path], str]
+    script: Callable[[Path, Path], str]
     python: str
     texts: tuple[str, ...] = ()
     editable: tuple[str, ...] = ()
     conda: bool = False
+    tool: Plan | None = None
 
 
 def plan(wanted: Wanted, *, work: Path, scratch: Path, variables: Mapping[str, str]) -> Plan:
@@ -89,7 +96,7 @@ class _Planner:
                 raise Impossible(self._no_python(python))
         return Plan(
             self._digest("requirements", python, found.lines, found.constraints, found=found),
-            lambda path: self._script(path, found, python, uv),
+            lambda path, _: self._script(path, found, python, uv),
             python.text if python else wanted.python,
             texts=found.lines,
             editable=found.editable,
@@ -111,25 +118,39 @@ class _Planner:
         editable = (os.path.relpath(project, self.work),) if "[build-system]" in texts[1] else ()
         return Plan(
             self._digest("lock", python, texts),
-            lambda path: recipe.sync(uv, path, project=project, python=chosen),
+            lambda path, _: recipe.sync(uv, path, project=project, python=chosen),
             python.text if python else self.wanted.python,
             editable=editable,
         )
 
     def by_conda(self) -> Plan:
-        tool = recipe.find_conda(self.path)
-        if tool is None:
-            raise Impossible(
-                "cairn.env.conda: there is no micromamba, mamba or conda on this machine's PATH: install one "
-                "there, or give `requirements`."
+        name, program = self.wanted.conda, recipe.find_conda(self.path)
+        text, file = self._text(name), self.work / self.wanted.conda
+        found = requirements.parse_conda(file.parent, text)
+        if found.editable:
+            raise BadRequirements(
+                name,
+                f"`-e {found.editable[0]}` belongs to one working directory, and this environment to all "
+                "that name it: take it out, and put that folder into PYTHONPATH (`envs`)",
             )
-        file = self.wanted.conda
+
+        def script(path: Path, tool: Path) -> str:
+            return recipe.conda(program, path, file) if program else recipe.rattler(tool, path, file)
+
         return Plan(
-            self._digest("conda", None, [self._text(file)]),
-            lambda path: recipe.conda(tool, path, self.work / file),
+            self._digest("conda", None, [text, *found.lines, *found.constraints], found=found),
+            script,
             "",
             conda=True,
+            tool=None if program else self._rattler(),
         )
+
+    def _rattler(self) -> Plan:
+        wanted = Wanted(requirements=recipe.RATTLER)
+        try:
+            return _Planner(wanted, self.work, self.scratch, self.variables).by_requirements()
+        except Impossible as error:
+            raise Impossible(f"{NO_CONDA}: {error}") from error
 
     def _script(self, path: Path, found: Requirements, python: Python | None, uv: str | None) -> str:
         if python is not None and python.seeds:

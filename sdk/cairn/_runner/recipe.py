@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _PIP = ["-m", "pip", "--no-input", "--disable-pip-version-check"]
+# What builds a conda environment where no conda program is; for an environment that has nothing else.
+RATTLER = ("py-rattler>=0.28,<0.29", "pyyaml>=6")
 _PIP_PLACES = ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_CONFIG_FILE", "PIP_NO_INDEX")
 
 
@@ -44,6 +46,15 @@ def conda(tool: str, path: Path, file: Path) -> str:
     if Path(tool).name == "micromamba":
         return shlex.join([tool, "create", "--yes", "--prefix", str(path), "--file", str(file)])
     return shlex.join([tool, "env", "create", "--yes", "--prefix", str(path), "--file", str(file)])
+
+
+def rattler(tool: Path, path: Path, file: Path) -> str:
+    """The same by the py-rattler of the environment `tool`, in which what it has fetched stays, too."""
+    script = Path(__file__).with_name("conda.py")
+    python = str(tool / "bin" / "python")
+    # Isolated: beside the script lie modules with names of the standard library.
+    words = [python, "-I", str(script), "--prefix", str(path), "--cache", str(tool / "cache"), str(file)]
+    return shlex.join(words)
 
 
 def find_uv(path: str, environment: Mapping[str, str]) -> str | None:
@@ -101,6 +112,8 @@ _NETWORK = re.compile(
     re.IGNORECASE,
 )
 _DISK = re.compile(r"No space left on device|Disk quota exceeded")
+# Said by conda.py: why, in a whole sentence, and by its exit code whether another try can help.
+_TOLD = re.compile(r"^cairn\.env\.conda: .*", re.MULTILINE)
 # Decided by the resolver itself: no network can change it.
 _OWN: tuple[tuple[str, str], ...] = (
     (
@@ -148,6 +161,8 @@ def explain(lines: Sequence[str], *, python: str, code: int | None) -> Failure:
     decisive = _decisive(lines)
     if _DISK.search(text):
         return Failure("The disk was full while the environment was built.", decisive, place=True)
+    if said := _TOLD.search(text):
+        return Failure(said[0], decisive, place=code == os.EX_TEMPFAIL)
     if unknown := _UNKNOWN.search(text):
         return Failure(_missing(unknown[1], python), decisive)
     for pattern, sentence in _OWN:

@@ -19,6 +19,9 @@ _OPTION_PATH = re.compile(r"(-f\s*|--find-links[\s=]+)(\S+)")
 _REMOTE = re.compile(r"[a-z+]{2,}://|git@", re.IGNORECASE)
 _FILE_URL = re.compile(r"(?:^|@\s*)file:(?://)?([^\s;#]+)")
 _ARCHIVE = re.compile(r"\.(whl|zip|tar\.gz|tgz|tar\.bz2)$")
+_CONDA_PATH = re.compile(
+    r"(?:^[ \t]*-[ \t]|[\[,])[ \t]*[\"']?((?:-\w|--\w|\.|/|[\w.-]+ *@ *file:)[^\"'\n,\]]*)", re.MULTILINE
+)
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
 
@@ -58,6 +61,15 @@ def read(root: Path, name: str) -> Requirements:
 def parse(root: Path, lines: Iterable[str]) -> Requirements:
     """Lines that stand in no file; paths in them are below `root`."""
     return _Reader(root).parse(lines)
+
+
+def parse_conda(root: Path, text: str) -> Requirements:
+    """What an environment.yml's `pip:` reads from this disk, files in it below `root`; of no meaning else.
+
+    Nothing here can read YAML; what is taken for a path and is none does no harm.
+    """
+    _, _, after = text.partition("pip:")
+    return _Reader(root).parse(_CONDA_PATH.findall(after))
 
 
 class _Reader:

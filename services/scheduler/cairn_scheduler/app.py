@@ -101,8 +101,8 @@ async def run(
         places = _places(settings, capacity)
         api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, intake=intake)
         audit = orphans.OrphanApi(db, clusters=office.clusters)
-        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock)
         looking = outlook.OutlookApi(db, quota=Quota(channel), places=lambda: places, clock=clock)
+        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock, forecast=looking.forecast)
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,

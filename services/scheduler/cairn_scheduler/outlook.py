@@ -15,14 +15,14 @@ from cairn_common.auth import Principal, Role, Scope, access, require
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
-from cairn_common.ids import check_uid, parse_name
+from cairn_common.ids import check_uid, new_uid, parse_name
 from cairn_common.rpc import caller
 from cairn_scheduler import queue_store, snapshot, steer, telling
 from cairn_scheduler.engine import snapshot_file, whatif
 from cairn_scheduler.engine.explain import Change, Explanation, explain
 from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import Snapshot
-from cairn_scheduler.model import Hold, State
+from cairn_scheduler.model import Hold, Job, State
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.snapshot import Entry
@@ -67,6 +67,16 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
         if job.state is State.HELD and job.hold is not Hold.BUDGET:
             message.code, message.sentence = job.reason.partition(":")[0], job.reason
         return message
+
+    async def forecast(self, job: Job) -> outlook_pb2.Explanation:
+        """Why a job would wait, were it submitted now; without a code where it would start."""
+        uid = new_uid()
+        entries = [*await queue_store.entries(self._db), snapshot.supposed(job, uid)]
+        world = self._taken(entries, await self._quota.tree())
+        found = await asyncio.to_thread(explain, world, uid)
+        if found is None:
+            return outlook_pb2.Explanation(sentence="it would start now")
+        return _message("", found, world, _names(entries, caller()))
 
     async def WhatIf(
         self, request: outlook_pb2.WhatIfRequest, context: Context

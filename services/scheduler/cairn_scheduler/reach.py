@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import grpc
 
-from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, scheduler_pb2
+from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, outlook_pb2, scheduler_pb2
 from cairn_common.auth import Role, access, require
 from cairn_common.clock import Clock
 from cairn_common.db import Database
@@ -18,7 +18,7 @@ from cairn_scheduler import circuits, submit, ways, wire
 from cairn_scheduler.circuits import Circuit
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
-from cairn_scheduler.model import pool_of
+from cairn_scheduler.model import Job, pool_of
 from cairn_scheduler.places import Place
 
 NAME = "cairn.scheduler.v1.InfraService"
@@ -33,10 +33,19 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class InfraApi(infra_pb2_grpc.InfraServiceServicer):
     """Handlers: ask the clusters, and put together what they say."""
 
-    def __init__(self, db: Database, *, clusters: Mapping[str, Cluster], clock: Clock) -> None:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        clusters: Mapping[str, Cluster],
+        clock: Clock,
+        forecast: Callable[[Job], Awaitable[outlook_pb2.Explanation]],
+    ) -> None:
+        """`forecast`: why a job would wait, were it submitted now."""
         self._db = db
         self._clusters = clusters
         self._clock = clock
+        self._forecast = forecast
 
     def _known(self) -> Mapping[str, Cluster]:
         if not self._clusters:
@@ -59,7 +68,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         )
 
     async def PlanJob(self, request: infra_pb2.PlanJobRequest, context: Context) -> infra_pb2.PlanJobResponse:
-        """Where a task would go."""
+        """Where a task would go, and whether it would start now."""
         require(caller(), submit.team_of(request.parent), Role.MEMBER)
         self._check_deciding()
         draft = self._draft(request)
@@ -75,7 +84,8 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
                 path="resources",
             ) from None
         messages = [_placement_message(one, nodes=spec.num_nodes) for one in placements]
-        return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs))
+        outlook = await self._forecast(draft.jobs[0])
+        return infra_pb2.PlanJobResponse(placements=messages, jobs=len(draft.jobs), outlook=outlook)
 
     def _check_deciding(self) -> None:
         """Raises Unavailable in a replica that waits: the places to run are the other's."""

@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 from cairn_scheduler.engine import world
 from cairn_scheduler.engine.world import Admitted, Flavor, JobRequest, Machine, Option, Pool, PoolKind
-from cairn_scheduler.model import Resources, State, pool_of
+from cairn_scheduler.model import Job, Resources, State, pool_of
 from cairn_scheduler.places import Place, exceeds
 from cairn_scheduler.tree import Tree, TreeFlavor
 
@@ -54,6 +54,26 @@ class Entry:
     checkpoint_time: datetime | None = None
     preempted_for: str = ""
     preempt_time: datetime | None = None
+
+
+def supposed(job: Job, uid: str) -> Entry:
+    """The entry of a job that is not submitted, as if it waited under this uid."""
+    return Entry(
+        uid=uid,
+        team=job.team,
+        creator=job.creator,
+        state=State.PENDING,
+        create_time=job.create_time,
+        priority=job.priority,
+        project=job.project,
+        priority_class=job.priority_class,
+        flavors=job.flavors,
+        infra=job.spec.infra,
+        num_nodes=job.spec.num_nodes,
+        resources=job.spec.resources,
+        max_runtime=job.spec.max_runtime,
+        grace=job.spec.grace,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,14 @@ def is_same(pid: int, began: int) -> bool:
     return start_time(pid) == began
 
 
+def works_in(pid: int, folder: Path) -> bool:
+    """True where the working folder of `pid` is this one: by inode, as it may see it at another path."""
+    try:
+        return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(folder))
+    except OSError:
+        return False
+
+
 async def ended(pid: int) -> None:
     """Returns when `pid`, a child of ours, has ended: an event of the kernel, nothing is polled."""
     loop = asyncio.get_running_loop()

@@ -7,6 +7,7 @@ import select
 import signal
 from pathlib import Path
 
+from cairn_server import processes
 from cairn_server.backends.program import SetupError
 
 FAST_STOP = signal.SIGINT
@@ -24,20 +25,12 @@ def stop_postgres(data: Path) -> None:
         pid = int((data / "postmaster.pid").read_text().split("\n", 1)[0])
     except (FileNotFoundError, ValueError):
         return
-    if not _works_in(pid, data):
+    if not processes.works_in(pid, data):
         return
     for number in (FAST_STOP, _AT_ONCE, signal.SIGKILL):
         if _stop(pid, number):
             return
     raise SetupError(f"PostgreSQL (pid {pid}) still runs on {data} and does not end; end it by hand")
-
-
-def _works_in(pid: int, data: Path) -> bool:
-    """True where the working folder of `pid` is `data`: by inode, as it may see it at another path."""
-    try:
-        return os.path.samestat(os.stat(f"/proc/{pid}/cwd"), os.stat(data))
-    except OSError:
-        return False
 
 
 def _stop(pid: int, number: signal.Signals) -> bool:

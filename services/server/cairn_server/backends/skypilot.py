@@ -19,6 +19,7 @@ import urllib.request
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from cairn_server import processes
 from cairn_server.backends.program import NotReady, Program, SetupError
 
 VERSION = "0.14.1"
@@ -134,17 +135,20 @@ def end_leftovers(folder: Path) -> None:
 
 
 def _leftovers(folder: Path) -> list[int]:
+    """Its processes, by what they were given and by where they work: those that write their title over their
+    environment, as its executors do, show only the latter."""
     mark = f"{_MARK}={folder}".encode()
     found = []
     for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+        if not entry.name.isdigit() or (pid := int(entry.name)) == os.getpid():
             continue
         try:
             # Empty for a zombie.
-            if mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
+            given = mark in (entry / "environ").read_bytes().split(b"\0")
         except OSError:
             continue
+        if given or processes.works_in(pid, folder / "home"):
+            found.append(pid)
     return found
 
 
