@@ -1,9 +1,9 @@
 """Console lines, searched and followed: ``python -m tests.bench.bench_logs [MB]`` prints one JSON line.
 
 How fast lines (without the bus and PostgreSQL) are written, bytes on disk a byte of text, and milliseconds
-(p50, p95) of a page of what a word, a pattern and words that are nowhere match among the lines of one run, and of
-its last 100 lines. On the embedded engine; 250 MB of lines of about 110 bytes unless told: a gigabyte takes
-minutes to write.
+(p50, p95) of a page of what a word, a pattern and words that are nowhere match among the lines of one run,
+and of its last 100 lines. On the embedded engine; 250 MB of lines of about 110 bytes unless told: a gigabyte
+takes minutes to write.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SIZE = """
 SELECT sum(bytes_on_disk) FROM system.parts
 WHERE active AND database = currentDatabase() AND table = 'lines'
 """
-_WORDS = "epoch step loss grad_norm lr throughput tokens eval acc saved checkpoint rank node gpu util".split()
+_WORDS = ("epoch", "step", "loss", "grad_norm", "lr", "throughput", "tokens", "eval", "acc", "saved", "gpu")
 
 
 def texts(count: int) -> list[str]:
