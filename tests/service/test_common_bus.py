@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cairn_common import subjects
-from cairn_common.bus import Bus, Message, connect
+from cairn_common.bus import Bus, Lag, Message, Unusable, connect
 from cairn_common.db import Database, pool
 from cairn_common.errors import FailedPrecondition, Unavailable
 from cairn_common.ids import new_uid
@@ -117,6 +117,82 @@ async def test_a_batch_of_large_messages_is_smaller(bus: Bus, db: Database, stre
         await seen.until(lambda: len(seen.all) == 20)
     assert [data[0] for data in seen.all] == list(range(20))
     assert max(sum(map(len, batch)) for batch in seen.batches) <= 8 * 2**20
+
+
+async def test_while_a_handler_is_slow_what_waits_stays_in_the_stream(
+    bus: Bus, db: Database, stream: str
+) -> None:
+    await publish(bus, f"{stream}.a", *(bytes([n]) * 900_000 for n in range(30)))
+    seen, gate = Seen(), asyncio.Event()
+
+    async def slow(messages: Sequence[Message]) -> None:
+        await seen.add(messages)
+        await gate.wait()
+
+    consuming = bus.consume(stream=stream, durable="d", subjects=[f"{stream}.>"], handler=slow, db=db)
+    async with running(consuming):
+        await seen.until(lambda: bool(seen.all))
+        async with asyncio.timeout(20):
+            while (await bus._link.stream.consumer_info(stream, "d")).num_waiting:
+                pass
+        held = await bus._link.stream.consumer_info(stream, "d")
+        assert (held.num_ack_pending or 0) * 900_000 <= 8 * 2**20
+        assert held.num_pending == 30 - (held.num_ack_pending or 0)
+        gate.set()
+        await seen.until(lambda: len(seen.all) == 30)
+    assert [data[0] for data in seen.all] == list(range(30))
+
+
+async def test_how_far_a_consumer_is_behind_is_told_in_messages_and_seconds(
+    bus: Bus, db: Database, stream: str
+) -> None:
+    with pytest.raises(Unavailable):
+        await bus.lag(stream=stream, durable="d")
+    gate = asyncio.Event()
+    seen = Seen()
+
+    async def slow(messages: Sequence[Message]) -> None:
+        await seen.add(messages)
+        await gate.wait()
+
+    consuming = bus.consume(
+        stream=stream, durable="d", subjects=[f"{stream}.>"], handler=slow, db=db, batch=2
+    )
+    async with running(consuming):
+        await publish(bus, f"{stream}.a", b"1", b"2", b"3", b"4", b"5")
+        await seen.until(lambda: bool(seen.all))
+        lag = await bus.lag(stream=stream, durable="d")
+        assert lag.messages == 5
+        async with asyncio.timeout(20):
+            while (await bus.lag(stream=stream, durable="d")).seconds < lag.seconds + 0.2:
+                pass
+        gate.set()
+        async with asyncio.timeout(20):
+            while await bus.lag(stream=stream, durable="d") != Lag(0, 0.0):
+                pass
+
+
+async def test_messages_that_a_handler_calls_unusable_are_buried_and_nothing_is_handed_over_again(
+    bus: Bus, db: Database, stream: str
+) -> None:
+    await publish(bus, f"{stream}.a", *(str(number).encode() for number in range(20)))
+    seen = Seen()
+
+    async def strict(messages: Sequence[Message]) -> None:
+        await seen.add(messages)
+        bad = [(message, ValueError("odd")) for message in messages if int(message.data) % 2]
+        if bad:
+            raise Unusable(bad)
+
+    consuming = bus.consume(stream=stream, durable="d", subjects=[f"{stream}.>"], handler=strict, db=db)
+    async with running(consuming):
+        await seen.until(lambda: len(seen.all) >= 20)
+        await _until_acknowledged(bus, stream, "d")
+    assert [int(data) for data in seen.all] == list(range(20))
+    rows = await db.fetch("SELECT payload, error, tries FROM dead_letters ORDER BY sequence")
+    assert [(int(row["payload"]), row["error"], row["tries"]) for row in rows] == [
+        (number, "ValueError: odd", 1) for number in range(1, 20, 2)
+    ]
 
 
 async def _until_acknowledged(bus: Bus, stream: str, durable: str) -> None:

@@ -7,17 +7,21 @@ import gzip
 import json
 import socket
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from nats.js.api import AckPolicy, ConsumerConfig
 
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
+from cairn_common import bus
 from cairn_common.errors import Aborted, NotFound, Reason
 from cairn_gateway.http import CODE, PLATFORM, ROUTES
 from cairn_gateway.http.limits import MOST_REQUESTS_EACH
 from cairn_gateway.listen import listen
+from tests.harness import servers
 from tests.harness.gateway import Neighbours, bearer, gateway, neighbours
 
 TOKEN = "cairn_0123456789abcdef-ada"
@@ -262,6 +266,26 @@ async def test_a_service_that_is_away_is_said_to_be_without_its_address(
         platform = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
         serving = {service["name"]: service["serving"] for service in platform["services"]}
         assert serving["tracker"] is False
+
+
+async def test_what_waits_for_the_tracker_is_told_with_the_platform(
+    tmp_path: Path, behind: Neighbours
+) -> None:
+    server = servers.start_nats(tmp_path / "nats")
+    try:
+        async with gateway(server.url, behind.address) as client, bus.connect(server.url, name="t") as jobs:
+            told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
+            assert "backlog" not in told
+            await jobs.ensure_stream("JOB", ["cairn.v1.job.>"])
+            for _ in range(3):
+                await jobs.publish("cairn.v1.job.run.points-logged.main.x", b"1")
+            config = ConsumerConfig(durable_name="tracker-ingest", ack_policy=AckPolicy.EXPLICIT)
+            await jobs._link.stream.add_consumer("JOB", config)
+            told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
+            assert int(told["backlog"]["messages"]) == 3
+            assert told["backlog"]["oldest_seconds"] >= 0
+    finally:
+        server.stop()
 
 
 async def test_code_is_where_the_store_has_it(client: httpx.AsyncClient, behind: Neighbours) -> None:

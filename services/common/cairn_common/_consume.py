@@ -35,6 +35,14 @@ _DEATHS_ENOUGH = 10
 _FLOOR, _DEATHS = "cairn-floor", "cairn-deaths"
 
 
+class Unusable(ValueError):
+    """A handler applied all of its batch but these messages, which will never be of use: each with why."""
+
+    def __init__(self, found: Sequence[tuple[Message, Exception]]) -> None:
+        super().__init__(f"{len(found)} messages are unusable; the first one: {found[0][1]}")
+        self.found = found
+
+
 class Consumption:
     """One durable consumer of one stream, worked by this process."""
 
@@ -145,6 +153,11 @@ class Consumption:
         while True:
             try:
                 await self._patiently(messages)
+                break
+            except Unusable as error:
+                # However many they are, they hold up nobody else.
+                for message, why in error.found:
+                    await self._bury(message, why, 1)
                 break
             except Exception as error:
                 if len(messages) > 1:

@@ -24,8 +24,12 @@ log = structlog.get_logger(__name__)
 
 # How long a batch that the bus is filling right now is waited for between two messages. Seconds.
 _LINGER = 0.02
-# Of one batch: a handler lays all of it out in memory, ten times as large, and any job can fill a stream.
+# Of one batch, and of what the bus sends ahead: a handler lays all of a batch out in memory, ten times as
+# large, and any job can fill a stream. What is more than that stays in the stream.
 _MOST_BYTES = 8 * 1024 * 1024
+# How the bus says that a request has ended: the next message would be too much, or it has brought all.
+_NO_MORE_BYTES = "Message Size Exceeds MaxBytes"
+_COMPLETED = "Batch Completed"
 _TAIL_BATCH = 256
 _TAIL_EXPIRES = 5.0
 # The bus drops a tail's consumer when nobody pulled for so long. Seconds.
@@ -133,7 +137,9 @@ class Pull:
         return True
 
     async def _request(self) -> None:
-        body = json.dumps({"batch": self._batch, "expires": int(self._expires * 1e9)}).encode()
+        body = json.dumps(
+            {"batch": self._batch, "expires": int(self._expires * 1e9), "max_bytes": _MOST_BYTES}
+        ).encode()
         try:
             await self._link.client.publish(self._subject, body, reply=self._inbox)
         except AWAY as error:
@@ -145,11 +151,14 @@ class Pull:
         if not status:
             self._outstanding = max(self._outstanding - 1, 0)
             self._found.append(_read(message))
-        elif status in ("404", "408"):
+        elif status in ("404", "408") or _why(message) == _NO_MORE_BYTES:
             self._outstanding = 0
+        elif _why(message) == _COMPLETED:
+            # Known already by counting, and another request may stand by now.
+            pass
         elif status in ("409", "503"):
             # Consumer deleted, no such consumer, leadership change: ask anew from the beginning.
-            log.info("bus.pull_ended", status=status, why=(message.headers or {}).get("Description", ""))
+            log.info("bus.pull_ended", status=status, why=_why(message))
             self._lost = True
         self._news.set()
 
@@ -224,6 +233,10 @@ class Tail:
         except AWAY:
             # The bus drops it by itself after a while.
             pass
+
+
+def _why(message: Msg) -> str:
+    return (message.headers or {}).get("Description", "")
 
 
 def _read(message: Msg) -> Message:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import aclosing, asynccontextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import NoReturn
 
 import structlog
@@ -14,13 +15,13 @@ from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfi
 from nats.js.errors import NotFoundError
 from pydantic import SecretStr
 
-from cairn_common._consume import Consumption, Handler
+from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, Link, Login, unavailable
 from cairn_common._pull import Message, Tail
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 
-__all__ = ["Bus", "Handler", "Message", "connect"]
+__all__ = ["Bus", "Handler", "Lag", "Message", "Unusable", "connect"]
 
 log = structlog.get_logger(__name__)
 
@@ -28,8 +29,20 @@ _WAIT_AT_START = 60.0
 # Loss of the connection is noticed at once; this is for a disk that is slow.
 _PUBLISH_TIMEOUT = 5.0
 _CONNECTED_TIMEOUT = 2.0
+_LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
+
+
+@dataclass(frozen=True, slots=True)
+class Lag:
+    """What a consumer has not acknowledged yet.
+
+    How many messages, and for how many seconds the oldest has been in the stream (0 without any).
+    """
+
+    messages: int
+    seconds: float
 
 
 @asynccontextmanager
@@ -115,6 +128,28 @@ class Bus:
         """The stream's last sequence now: take it before a snapshot, and `tail` from the next one after."""
         return (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state.last_seq
 
+    async def lag(self, *, stream: str, durable: str) -> Lag:
+        """How far a consumer of all of a stream is behind.
+
+        Raises `Unavailable` where the bus does not answer within a second, or there is no such consumer.
+        """
+
+        async def ask() -> Lag:
+            info = await self._link.stream.consumer_info(stream, durable)
+            messages = (info.num_pending or 0) + (info.num_ack_pending or 0)
+            if not messages:
+                return Lag(0, 0.0)
+            first = (await self._link.stream.stream_info(stream)).state.first_seq
+            after = info.ack_floor.stream_seq if info.ack_floor else 0
+            oldest = await self._link.stream.get_msg(stream, max(after + 1, first))
+            waited = (datetime.now(UTC) - oldest.time).total_seconds() if oldest.time else 0.0
+            return Lag(messages, max(0.0, waited))
+
+        try:
+            return await self._link.answer(ask, timeout=_LAG_TIMEOUT)
+        except AWAY as error:
+            raise unavailable(error) from error
+
     async def consume(
         self,
         *,
@@ -129,8 +164,9 @@ class Bus:
         """Hands the stream's messages to `handler`, in order, in batches, for ever; each at least once.
 
         The handler returns after its commit; then the batch is acknowledged. While it raises `Unavailable`
-        (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Any other error: the batch
-        is split until the message that causes it is alone; after 5 tries that one goes to `dead_letters`.
+        (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Where it raises `Unusable`
+        the messages named there go to `dead_letters`. Any other error: the batch is split until the message
+        that causes it is alone; after 5 tries that one goes to `dead_letters`.
         """
         consumption = Consumption(self._link, stream=stream, durable=durable, handler=handler, db=db)
         await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait)

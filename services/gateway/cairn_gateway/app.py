@@ -54,7 +54,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             # Made by their publishers, who may come up later, or not at all.
             await nats.ensure_stream(stream, subjects.STREAMS[stream])
         live = Live(nats, checker)
-        platform = Platform(settings, neighbours.channels, version=release)
+        platform = Platform(settings, neighbours.channels, nats, version=release)
         behind = Behind(
             upstream=neighbours,
             live=live,

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +88,7 @@ def status(data: str | None, as_json: bool) -> None:
     from cairn_server import status as states
 
     found = states.read(_locate(data))
+    found = replace(found, backlog=states.backlog(found))
     if as_json:
         click.echo(json.dumps(found.as_json()))
     else:
@@ -267,6 +269,13 @@ def _show_status(found: Status) -> None:
             else "does not answer: start it, or correct CAIRN_SKYPILOT_URL"
         )
         console.print(f"SkyPilot at {found.skypilot} {told}")
+    if found.backlog is not None and found.backlog.messages:
+        console.print(
+            f"logged, and not stored yet: {found.backlog.messages:,} messages,"
+            f" the oldest since {found.backlog.oldest_seconds:.0f} s"
+        )
+    elif found.backlog is not None:
+        console.print("all that was logged is stored")
     console.print(f"together {sum(process.memory for process in found.processes) / 2**20:.0f} MiB")
 
 

@@ -10,13 +10,15 @@ from typing import Any
 
 import psutil
 
+from cairn._http import Api, ApiError, Unreachable
+from cairn_server import credentials, processes
 from cairn_server import home as homes
-from cairn_server import processes
 from cairn_server.backends import skypilot
 from cairn_server.backends.program import SetupError
 from cairn_server.home import Home
 
 _DOWN_WITHIN = 60.0
+_ASK_SECONDS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +34,14 @@ class ProcessStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class Backlog:
+    """What the bus has and the tracker has not taken in: messages, and the age of the oldest in seconds."""
+
+    messages: int
+    oldest_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The platform on one data folder. `state` is stopped, starting, ready or stopping."""
 
@@ -43,6 +53,8 @@ class Status:
     # SkyPilot's API server, where it is one elsewhere (CAIRN_SKYPILOT_URL), and whether it answers.
     skypilot: str = ""
     skypilot_answers: bool = False
+    # What jobs logged that is not stored yet; None where the gateway does not say.
+    backlog: Backlog | None = None
 
     @property
     def ready(self) -> bool:
@@ -67,6 +79,18 @@ def read(root: Path) -> Status:
     there = state.get("skypilot", "")
     found = Status(root, own.state, pid, state.get("url", ""), (own, *children), there)
     return replace(found, skypilot_answers=skypilot.answers(there)) if there else found
+
+
+def backlog(found: Status) -> Backlog | None:
+    """How far the tracker is behind, as the gateway of a running platform says."""
+    if not found.ready or not found.url:
+        return None
+    try:
+        api = Api(found.url, credentials.load(Home(found.data)).admin_token, timeout=_ASK_SECONDS)
+        told = api.get("/api/v1/platform", patience=0).get("backlog")
+    except (ApiError, Unreachable, SetupError):
+        return None
+    return Backlog(int(told.get("messages") or 0), float(told.get("oldest_seconds") or 0)) if told else None
 
 
 def down(root: Path) -> bool:

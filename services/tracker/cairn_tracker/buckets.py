@@ -126,33 +126,34 @@ def _shown(points: Points) -> Ints | slice:
     return shown
 
 
-def metric_rows(made: Buckets) -> list[tuple[MetricKey, int, int]]:
-    """Of each metric the rows of its buckets: from, and to before."""
+def summaries(made: Buckets) -> list[tuple[MetricKey, int, int, Summary]]:
+    """Of each metric the rows of its buckets (from, and to before), and what they come to, with the last one
+    as the tail."""
     starts = _starts(made.metric)
-    ends = np.append(starts, len(made.metric))[1:]
-    return [
-        (made.metrics[int(made.metric[start])], int(start), int(end))
-        for start, end in zip(starts, ends, strict=True)
-    ]
+    if not len(starts):
+        return []
+    ends = np.append(starts[1:], len(made))
+    last = ends - 1
+    least, least_step = _extremes(made.min, made.min_step, starts, sign=1.0)
+    most, most_step = _extremes(made.max, made.max_step, starts, sign=-1.0)
+    # Lists first: to take numbers out of arrays one by one costs ten times as much.
+    tails = zip(
+        made.first_step[last].tolist(), made.count[last].tolist(),
+        _none_for_nan(made.min[last]), made.min_step[last].tolist(),
+        _none_for_nan(made.max[last]), made.max_step[last].tolist(), strict=True,
+    )  # fmt: skip
+    found = zip(
+        made.metric[starts].tolist(), starts.tolist(), ends.tolist(),
+        made.last[last].tolist(), made.last_step[last].tolist(),
+        np.add.reduceat(made.count, starts).tolist(),
+        _none_for_nan(least), least_step.tolist(), _none_for_nan(most), most_step.tolist(),
+        (Tail(*tail) for tail in tails), strict=True,
+    )  # fmt: skip
+    return [(made.metrics[metric], start, end, Summary(*values)) for metric, start, end, *values in found]
 
 
-def summary_of(made: Buckets, start: int, end: int) -> Summary:
-    """What the buckets of one metric come to, with its last one as the tail."""
-    rows = slice(start, end)
-    least, most = made.min[rows], made.max[rows]
-    finite = not bool(np.isnan(least).all())
-    low = start + int(np.nanargmin(least)) if finite else start
-    high = start + int(np.nanargmax(most)) if finite else start
-    return Summary(
-        last=float(made.last[end - 1]),
-        last_step=int(made.last_step[end - 1]),
-        count=int(made.count[rows].sum()),
-        min=float(made.min[low]) if finite else None,
-        min_step=int(made.min_step[low]),
-        max=float(made.max[high]) if finite else None,
-        max_step=int(made.max_step[high]),
-        tail=made.tail(end - 1),
-    )
+def _none_for_nan(values: Floats) -> list[float | None]:
+    return [None if value != value else value for value in values.tolist()]
 
 
 def _starts(*columns: Ints) -> Ints:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,13 @@ from google.protobuf.message import DecodeError
 
 from cairn.job.v1 import events_pb2
 from cairn_common import subjects
-from cairn_common.bus import Message
+from cairn_common.bus import Message, Unusable
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Reason, Unavailable
 from cairn_common.ids import is_uid
 from cairn_tracker import batch, layout, logs, points, rollups, wire
-from cairn_tracker.batch import Event, Line, MetricKey, RunKey
+from cairn_tracker.batch import Event, Line, MetricKey, Points, RunKey
 from cairn_tracker.changes import RunChange, changes
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.marks import LineKey, Marks, SegmentKey
@@ -36,6 +36,8 @@ log = structlog.get_logger(__name__)
 #: Messages of one batch, of which the bus hands over 8 MiB at most. Each batch costs two inserts and a
 #: transaction, however many messages of however many runs are in it.
 BATCH = 2048
+#: A run can have so many metrics: each costs a row here, and a name that every reader gets.
+MOST_METRICS = 100_000
 #: After a small batch so many times as long as it took is rested: a tracker with little to do is quick to
 #: show a line, and one with much spends a tenth of the time on small inserts.
 _REST = 9.0
@@ -66,13 +68,13 @@ class Ingest:
         self._interval = interval
 
     async def __call__(self, messages: Sequence[Message]) -> None:
-        """Applies a batch. Raises ValueError after the rest of it was applied where a message is unusable."""
+        """Applies a batch. Raises `Unusable` after the rest of it was applied."""
         begin = time.monotonic()
         events, unusable = _read(messages)
-        if await self._apply(events) and len(messages) < BATCH:
+        if events and await self._apply(events) and len(messages) < BATCH:
             await asyncio.sleep(min(self._interval, _REST * (time.monotonic() - begin)))
-        if unusable is not None:
-            raise unusable
+        if unusable:
+            raise Unusable(unusable)
 
     async def add(self, events: Sequence[Event]) -> None:
         """Applies events that did not come as messages of a job."""
@@ -95,6 +97,7 @@ class Ingest:
         line_marks, lines = await self._new_lines(batch.lines(events))
         before = await ingested.line_counts(self._db, runs_told.keys())
         known = await ingested.summaries(self._db, found.metrics)
+        found = await self._limited(found, known)
         await points.add(self._store, found)
         counts = await logs.add(self._store, lines, before)
         summaries = await rollups.keep(self._store, found, known)
@@ -109,6 +112,22 @@ class Ingest:
             summaries=summaries,
             rejected=found.rejected,
         )
+
+    async def _limited(self, found: Points, known: Collection[MetricKey]) -> Points:
+        """Without the metrics that would give a run more than `MOST_METRICS`."""
+        new: dict[RunKey, list[MetricKey]] = {}
+        for metric in found.metrics:
+            if metric not in known:
+                new.setdefault(RunKey(metric.team, metric.run), []).append(metric)
+        if not new:
+            return found
+        counts = await ingested.metric_counts(self._db, new)
+        left_out = {
+            metric
+            for run, metrics in new.items()
+            for metric in metrics[max(0, MOST_METRICS - counts.get(run, 0)) :]
+        }
+        return layout.without(found, left_out) if left_out else found
 
     async def _new_lines(self, lines: Sequence[Line]) -> tuple[Marks[LineKey], list[Line]]:
         marks = await ingested.line_marks(self._db, {LineKey.of(line) for line in lines if line.number > 0})
@@ -144,9 +163,8 @@ class Ingest:
     async def _hold(self, conn: Any, taken: Taken, keys: Sequence[RunKey]) -> None:
         """Locks the runs, and makes sure that they are as they were when all this was worked out."""
         lines = await runs.lock_runs(conn, keys)
-        fresh = taken.marks.fresh()
-        marks = await ingested.marks(conn, {key for key, _, _ in fresh})
-        alone = all(marks.claim(*range_) for range_ in fresh)
+        marks = await ingested.marks(conn, {key for key, _, _ in taken.marks.fresh()})
+        alone = taken.marks.began_as(marks)
         if not alone or any(lines[key] != taken.before.get(key, 0) for key in taken.counts):
             raise Unavailable("another tracker took these events in; looking again", reason=Reason.CONFLICT)
 
@@ -162,15 +180,15 @@ async def announce(conn: Any, key: RunKey, *, created: bool, now: Any) -> None:
     await (wire.tell_created if created else wire.tell_updated)(conn, run, now)
 
 
-def _read(messages: Sequence[Message]) -> tuple[list[Event], ValueError | None]:
-    """The events, and the first error of a message that is none."""
+def _read(messages: Sequence[Message]) -> tuple[list[Event], list[tuple[Message, Exception]]]:
+    """The events, and the messages that are none, each with why."""
     events: list[Event] = []
-    unusable = None
+    unusable: list[tuple[Message, Exception]] = []
     for message in messages:
         try:
             events.append(_event(message))
         except ValueError as error:
-            unusable = unusable or error
+            unusable.append((message, error))
     return events, unusable
 
 

@@ -6,8 +6,8 @@ and little block by block, for a batch can be a few wide blocks or thousands of 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -38,6 +38,24 @@ def points(events: Iterable[Event]) -> Points:
             blocks.add(event, block, first_cell)
             first_cell += len(block.values)
     return blocks.points()
+
+
+def without(points: Points, metrics: Collection[MetricKey]) -> Points:
+    """The points of all metrics but these, which count as rejected."""
+    kept = np.array([metric not in metrics for metric in points.metrics], np.bool_)
+    rows = kept[points.metric]
+    rejected = dict(points.rejected)
+    for number, count in zip(*np.unique(points.metric[~rows], return_counts=True), strict=True):
+        run = RunKey(*points.metrics[int(number)][:2])
+        rejected[run] = rejected.get(run, 0) + int(count)
+    columns = ("writer", "step", "attempt", "segment", "position", "cell", "time", "value")
+    return replace(
+        points,
+        metrics=[metric for metric, good in zip(points.metrics, kept, strict=True) if good],
+        metric=(np.cumsum(kept) - 1)[points.metric[rows]],
+        rejected=rejected,
+        **{name: getattr(points, name)[rows] for name in columns},
+    )
 
 
 @dataclass(slots=True)
@@ -167,7 +185,8 @@ def _integers(packed: bytes) -> Ints:
 
 
 def _micros(packed: bytes, stored: Floats) -> Ints:
-    """Whole microseconds; a time that is none becomes the one at which the bus stored the event."""
+    """Microseconds, to the millisecond: what is finer is noise that costs a byte a point. A time that is none
+    becomes the one at which the bus stored the event."""
     seconds = np.frombuffer(packed, "<f8")
     sane = (seconds >= 0) & (seconds < LAST_TIME)
-    return np.rint(np.where(sane, seconds, stored) * 1e6).astype(np.int64)
+    return np.rint(np.where(sane, seconds, stored) * 1e3).astype(np.int64) * 1000

@@ -44,12 +44,14 @@ class Marks(Generic[Key]):
 
     def __init__(self) -> None:
         self._known: dict[Key, list[tuple[int, int]]] = {}
-        self._fresh: list[tuple[Key, int, int]] = []
+        self._before: dict[Key, list[tuple[int, int]]] = {}
+        self._fresh: dict[Key, list[tuple[int, int]]] = {}
 
     def know(self, key: Key, ranges: Iterable[tuple[int, int]]) -> None:
         """Takes what was applied before."""
         for start, end in ranges:
             self._add(key, start, end)
+        self._before[key] = list(self._known.get(key, []))
 
     def claim(self, key: Key, start: int, end: int) -> bool:
         """Whether there is anything new in a range; if so, it is applied from here on.
@@ -61,22 +63,39 @@ class Marks(Generic[Key]):
         if self._covers(key, start, end):
             return False
         self._add(key, start, end)
-        self._fresh.append((key, start, end))
+        fresh = self._fresh.setdefault(key, [])
+        if fresh and fresh[-1][1] == start:
+            fresh[-1] = (fresh[-1][0], end)
+        else:
+            fresh.append((start, end))
         return True
 
     def fresh(self) -> list[tuple[Key, int, int]]:
-        """What was claimed, in that order."""
-        return self._fresh
+        """What was claimed: of a key in that order, what follows without a gap as one."""
+        return [(key, start, end) for key, ranges in self._fresh.items() for start, end in ranges]
+
+    def began_as(self, other: Marks[Key]) -> bool:
+        """Whether of all keys that something was claimed of the same was known before as in `other`."""
+        return all(self._before.get(key) == other._before.get(key) for key in self._fresh)
 
     def _covers(self, key: Key, start: int, end: int) -> bool:
-        ranges = self._known.get(key, [])
+        ranges = self._known.get(key)
+        if not ranges or ranges[-1][1] <= start:
+            return False
         place = bisect_right(ranges, (start, end)) - 1
         # A range that begins at the same place and ends later sorts behind.
         return any(low <= start and end <= high for low, high in ranges[max(0, place) : place + 2])
 
     def _add(self, key: Key, start: int, end: int) -> None:
+        ranges = self._known.setdefault(key, [])
+        if not ranges or ranges[-1][1] < start:
+            ranges.append((start, end))
+            return
+        if ranges[-1][1] == start:
+            ranges[-1] = (ranges[-1][0], end)
+            return
         merged: list[tuple[int, int]] = []
-        for low, high in self._known.get(key, []):
+        for low, high in ranges:
             if high < start or end < low:
                 merged.append((low, high))
             else:

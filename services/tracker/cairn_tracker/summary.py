@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from cairn_tracker.batch import MetricKey, Points
-from cairn_tracker.buckets import WIDTH, Buckets, buckets, metric_rows, summary_of
+from cairn_tracker.buckets import WIDTH, Buckets, buckets, summaries
 from cairn_tracker.model import Summary
 
 
@@ -34,17 +34,19 @@ def change(points: Points, known: Mapping[MetricKey, Summary]) -> Change:
     added: dict[MetricKey, Summary] = {}
     revisited: dict[MetricKey, Summary] = {}
     stale: dict[MetricKey, tuple[int, ...]] = {}
-    for metric, start, end in metric_rows(made):
-        before, fresh = known.get(metric), summary_of(made, start, end)
+    for metric, start, end, fresh in summaries(made):
+        before = known.get(metric)
         if before is None:
             added[metric] = fresh
             continue
         first_step, seen = int(made.first_step[start]), before.last_step // WIDTH
         beyond = first_step > before.last_step
         if beyond and (numbers[start] > seen or before.tail is not None):
+            tail = fresh.tail
             if numbers[start] == seen and before.tail is not None:
                 made.extend(start, before.tail)
-            added[metric] = replace(follow(before, fresh), tail=made.tail(end - 1))
+                tail = made.tail(end - 1)
+            added[metric] = replace(follow(before, fresh), tail=tail)
             continue
         old = start + int(np.searchsorted(numbers[start:end], seen, side="right"))
         settled[start:old] = False

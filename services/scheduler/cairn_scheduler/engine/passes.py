@@ -16,6 +16,7 @@ from cairn_scheduler.engine.choose import Choice, Ground
 from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
+from cairn_scheduler.engine.ousting import could_oust
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import LATE, Search, Victims, comes_back
@@ -146,6 +147,9 @@ class Pass:
         plan evicts others."""
         request = line.head()
         if request is None or request.uid in self.barred:
+            return
+        kept = [self.fresh[uid] for uid in self._kept]
+        if not could_oust(self.state, line.seat, request, kept):
             return
         for now in (self.now, LATE) if self.state.tree.rests else (self.now,):
             self.unstable |= self._ousted(line, request, now)

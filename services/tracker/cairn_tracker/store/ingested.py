@@ -99,6 +99,17 @@ async def summaries(db: Reads, keys: Collection[MetricKey]) -> dict[MetricKey, S
     return found
 
 
+async def metric_counts(db: Reads, keys: Collection[RunKey]) -> dict[RunKey, int]:
+    """How many metrics these runs have; runs without any are left out."""
+    rows = await db.fetch(
+        "SELECT s.team, s.run_uid, count(*) AS metrics FROM summaries s"
+        " JOIN unnest($1::text[], $2::text[]) AS k (team, uid) ON s.team = k.team AND s.run_uid = k.uid"
+        " GROUP BY s.team, s.run_uid",
+        *_columns(keys, 2),
+    )
+    return {RunKey(row["team"], row["run_uid"]): row["metrics"] for row in rows}
+
+
 async def line_counts(db: Reads, keys: Collection[RunKey]) -> dict[RunKey, int]:
     """How many lines these runs have; runs that are not known yet are left out."""
     rows = await db.fetch(

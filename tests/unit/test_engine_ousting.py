@@ -1,0 +1,97 @@
+"""Who could take from a job that a plan evicts others for; what is said to be impossible no search finds."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+
+import pytest
+
+from cairn_scheduler.engine import passes
+from cairn_scheduler.engine.decide import Engine
+from cairn_scheduler.engine.order import Line
+from cairn_scheduler.engine.ousting import could_oust
+from cairn_scheduler.engine.passes import Pass
+from cairn_scheduler.engine.world import (
+    Admitted,
+    Flavor,
+    JobRequest,
+    Node,
+    Quota,
+    Reclaim,
+    Snapshot,
+    Within,
+    option,
+)
+from tests.scenarios.worlds import Kind, history
+
+GPU = ("f", "gpu")
+
+
+def job(uid: str, node: str, **more: object) -> JobRequest:
+    return JobRequest(uid, node, (option("f", {"gpu": 1000}),), **more)  # type: ignore[arg-type]
+
+
+NODES = (
+    Node("org", quotas={GPU: Quota(0)}),
+    Node("a", "org", quotas={GPU: Quota(1000)}),
+    Node("b", "org", quotas={GPU: Quota(3000)}),
+)
+RUNNING = (Admitted(job("x", "a", priority=5, create_time=5)), Admitted(job("y", "a", priority=1)))
+
+
+def possible(request: JobRequest, *kept: Admitted, nodes: tuple[Node, ...] = NODES) -> bool:
+    engine = Engine(Snapshot(1000, nodes, (Flavor("f"),), admitted=RUNNING))
+    return could_oust(engine.state, engine.state.tree.seats[request.node], request, kept)
+
+
+def test_in_its_own_node_it_takes_from_lower_priority_alone() -> None:
+    nodes = tuple(replace(node, within=Within.LOWER) for node in NODES)
+    assert possible(job("new", "a", priority=6), *RUNNING, nodes=nodes)
+    assert possible(job("new", "a", priority=5), RUNNING[1], nodes=nodes)
+    assert not possible(job("new", "a", priority=5), RUNNING[0], nodes=nodes)
+    never = tuple(replace(node, within=Within.NEVER) for node in NODES)
+    assert not possible(job("new", "a", priority=9), *RUNNING, nodes=never)
+
+
+def test_where_newer_ones_yield_it_takes_from_one_that_came_later() -> None:
+    nodes = tuple(replace(node, within=Within.LOWER_OR_NEWER) for node in NODES)
+    assert possible(job("old", "a", priority=5, create_time=4), RUNNING[0], nodes=nodes)
+    assert not possible(job("new", "a", priority=5, create_time=6), RUNNING[0], nodes=nodes)
+
+
+def test_from_another_node_it_takes_what_that_borrows() -> None:
+    nodes = tuple(replace(node, reclaim=Reclaim.ANY) for node in NODES)
+    assert possible(job("new", "b"), RUNNING[0], nodes=nodes)
+    enough = tuple(replace(node, quotas={GPU: Quota(2000)}) if node.id == "a" else node for node in nodes)
+    assert not possible(job("new", "b"), RUNNING[0], nodes=enough)
+    lower = tuple(replace(node, reclaim=Reclaim.LOWER) for node in NODES)
+    assert not possible(job("new", "b", priority=5), RUNNING[0], nodes=lower)
+    assert possible(job("new", "b", priority=6), RUNNING[0], nodes=lower)
+
+
+def test_it_takes_from_nobody_who_has_nothing_of_what_it_wants() -> None:
+    nodes = tuple(replace(node, within=Within.LOWER) for node in NODES)
+    other = JobRequest("new", "a", (option("f", {"cpu": 1000}),), priority=9)
+    assert not possible(other, *RUNNING, nodes=nodes)
+
+
+def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = [0, 0]
+    see = Pass._see_who_ousts
+
+    def checked(self: Pass, line: Line) -> None:
+        request = line.head()
+        if request is not None and request.uid not in self.barred:
+            kept = [self.fresh[uid] for uid in self._kept]
+            maybe = could_oust(self.state, line.seat, request, kept)
+            looked[maybe] += 1
+            for now in () if maybe else (self.now, passes.LATE):
+                assert self._ousted(line, request, now) == {}
+        see(self, line)
+
+    monkeypatch.setattr(Pass, "_see_who_ousts", checked)
+    for seed in range(150):
+        for _ in history(Random(seed), Kind(pools=seed % 2 == 0, steps=6)):
+            pass
+    assert min(looked) > 0
