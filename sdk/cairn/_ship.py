@@ -143,6 +143,8 @@ class Shipper:
         stop.cancel()
         work.cancel()
         outcome = (await asyncio.gather(work, return_exceptions=True))[0]
+        for tail in self._tails.values():
+            tail.save()
         if self._link is not None:
             await self._link.close()
         if isinstance(outcome, Exception):
@@ -181,15 +183,12 @@ class Shipper:
     async def _ship(self, tail: Tail) -> int:
         """Sends what one writer has, at most one read of it. Returns how many bytes of the spool that was."""
         pending = tail.next()
-        try:
-            for message in pending:
-                subject = message.subject(self._identity)
-                data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
-                await self._publish(subject, data)
-                tail.taken(message)
-        finally:
-            if pending:
-                tail.save()
+        for message in pending:
+            subject = message.subject(self._identity)
+            data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
+            await self._publish(subject, data)
+            # Saved with what comes next: a crash before that sends these once more, and they count once.
+            tail.taken(message)
         return sum(message.end - message.start for message in pending)
 
     async def _publish(self, subject: str, data: bytes) -> None:
