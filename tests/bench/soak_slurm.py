@@ -73,7 +73,8 @@ class Soak:
     def faults(self, jobs: list[dict[str, Any]]) -> list[str]:
         """Everything that is not as it must be, in words."""
         client = self._platform.client(patience=300)
-        found = [f"{job['uid']} ended {job['state']}" for job in jobs if job["state"] != "CANCELLED"]
+        others = [job for job in jobs if job["state"] != "CANCELLED"]
+        found = [f"{job['uid']} is {job['state']}: {client.timeline(job['uid'])}" for job in others]
         lines = said(self._told)
         found += [line for line in lines if line.endswith(("at once", "done"))]
         begun = Counter(line.split()[0] for line in lines if line.endswith("began"))
@@ -88,11 +89,15 @@ class Soak:
     def _stop_one(self, number: int) -> dict[str, Any]:
         chance = random.Random(self._seed * 1000 + number)
         client = self._platform.client(patience=300)
-        uid = submit(client, self._told, steps=10_000)
+        # As often as its allocation is taken away, and oftener.
+        uid = submit(client, self._told, steps=10_000, retries=50)
         if chance.random() < 0.5:
             time.sleep(chance.uniform(0, LONGEST))
         else:
-            until(lambda: client.job(uid)["state"] == "RUNNING", PATIENCE)
+            try:
+                until(lambda: client.job(uid)["state"] == "RUNNING", PATIENCE)
+            except AssertionError:
+                return client.job(uid) | {"stopped_in": "never"}
             time.sleep(chance.uniform(0, RUNS))
         stopped_in = client.job(uid)["state"]
         client.cancel(uid)

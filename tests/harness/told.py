@@ -29,11 +29,12 @@ def new_folder(slurm: Slurm) -> Path:
     return folder
 
 
-def submit(client: Client, told: Path, *, steps: int = 20, code: int = 0) -> str:
+def submit(client: Client, told: Path, *, steps: int = 20, code: int = 0, retries: int = 3) -> str:
     """Queues a job of so many half seconds that ends with this code; returns its uid."""
     body = BODY.format(folder=told, steps=steps, code=code)
     run = "".join(f"  {line}\n" for line in body.strip().splitlines())
-    task = f"resources: {{infra: slurm/{CLUSTER}, cpus: 1, memory: 1}}\nrun: |\n{run}"
+    resources = f"resources: {{infra: slurm/{CLUSTER}, cpus: 1, memory: 1}}\n"
+    task = f"{resources}cairn: {{max_retries: {retries}}}\nrun: |\n{run}"
     return str(client.submit(task, request_id=new_uid())["uid"])
 
 
