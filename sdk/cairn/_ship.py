@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cairn")
 
 POLL_SECONDS = 0.2
-IDLE_POLL_SECONDS = 1.0
+# Who follows a log sees a line within a second also after a silence.
+IDLE_POLL_SECONDS = 0.5
 BACK_OFF_SECONDS = (0.1, 10.0)
 # Whoever had so much to send has more at once; what a training loop logs meanwhile waits for the next poll.
 MUCH_BYTES = 128 * 1024
