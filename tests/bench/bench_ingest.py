@@ -226,6 +226,8 @@ async def drive(
     highest = memory
     async with asyncio.timeout(600):
         while await count_points(postgres, uids) < points:
+            # A process that failed raises here.
+            _ = [task.result() for task in sent if task.done()]
             highest = max(highest, _memory(on.tracker.pid))
             await asyncio.sleep(0.05)
     end = time.time()

@@ -154,8 +154,10 @@ class Pull:
         elif status in ("404", "408") or _why(message) == _NO_MORE_BYTES:
             self._outstanding = 0
         elif _why(message) == _COMPLETED:
-            # Known already by counting, and another request may stand by now.
-            pass
+            # Mostly known already by counting, and another request may stand by now, all of it to come. Where
+            # the bytes were used up exactly there is still something to count.
+            if self._outstanding < self._batch:
+                self._outstanding = 0
         elif status in ("409", "503"):
             # Consumer deleted, no such consumer, leadership change: ask anew from the beginning.
             log.info("bus.pull_ended", status=status, why=_why(message))
