@@ -16,6 +16,6 @@ class TrackerSettings(ServiceSettings):
     clickhouse_readers: int = 2
     # Seconds between two inserts at most while events arrive. Each insert costs a few milliseconds of CPU
     # however small it is; what waits meanwhile goes with the next one.
-    ingest_interval: float = 1.0
+    ingest_interval: float = 0.5
     # The store's URL as jobs and people reach it, for presigned URLs; empty: the same.
     s3_public_endpoint: str = ""
