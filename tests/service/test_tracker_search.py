@@ -75,6 +75,7 @@ async def names(client: Client, size: int = 7, **fields: str) -> list[str]:
         answer = await client.runs.ListRuns(
             tracker_pb2.ListRunsRequest(
                 parent=f"teams/{TEAM}",
+                experiment=EXPERIMENT,
                 page_size=size,
                 page_token=token,
                 **fields,  # type: ignore[arg-type]
