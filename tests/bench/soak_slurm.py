@@ -26,7 +26,8 @@ from typing import Any
 from tests.harness import slurm
 from tests.harness.platform import Platform
 from tests.harness.slurm import Slurm
-from tests.harness.told import ended, new_folder, said, submit, until
+from tests.harness.told import new_folder, said, submit
+from tests.harness.waiting import ended, until
 
 LANES = 3
 LONGEST = 45.0  # seconds that a job is left alone before it is stopped on its way

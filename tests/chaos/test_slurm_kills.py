@@ -15,7 +15,8 @@ from cairn.client import Client
 from cairn_common.ids import new_uid
 from tests.harness.platform import Platform
 from tests.harness.slurm import CLUSTER, Slurm
-from tests.harness.told import ended, new_folder, said, submit, until
+from tests.harness.told import new_folder, said, submit
+from tests.harness.waiting import ended, until
 
 # Slurm's own start, the first time, is the longest part.
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]

@@ -6,8 +6,7 @@ from __future__ import annotations
 import json
 import os
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from cairn.client import Client
 from cairn_scheduler import processes
 from tests.harness.platform import Platform
 from tests.harness.slurm import CLUSTER, Slurm
+from tests.harness.waiting import ended, until
 
 # Slurm's own start, the first time, is the longest part.
 pytestmark = pytest.mark.timeout(1500)
@@ -141,22 +141,6 @@ def ends(place: Place, client: Client) -> dict[str, dict[str, Any]]:
 
 def texts(client: Client, uid: str, *, rank: int | None = None) -> list[str]:
     return [line["text"] for line in client.logs(uid, rank=rank)["lines"]]
-
-
-def until(fact: Callable[[], Any], seconds: float) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (found := fact()):
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
-    return found
-
-
-def ended(client: Client, uid: str, seconds: float) -> dict[str, Any]:
-    def final() -> dict[str, Any] | None:
-        job = client.job(uid)
-        return job if job.get("end_time") else None
-
-    return dict(until(final, seconds))
 
 
 def complete(client: Client, job: dict[str, Any]) -> None:
