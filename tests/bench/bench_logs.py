@@ -21,6 +21,7 @@ from importlib.resources import files
 from cairn_tracker import logs
 from cairn_tracker.batch import Line, RunKey
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
+from tests.bench.timing import timed
 
 RUN = RunKey("main", "01" + "l" * 24)
 BATCH = 50_000
@@ -61,16 +62,6 @@ async def write(store: ClickHouse, megabytes: int) -> tuple[int, int, float]:
     return lines, size, taken
 
 
-async def timed(ask: Callable[[], Awaitable[object]]) -> dict[str, float]:
-    taken = []
-    for _ in range(TIMES):
-        begin = time.perf_counter()
-        await ask()
-        taken.append((time.perf_counter() - begin) * 1000)
-    taken.sort()
-    return {"p50_ms": round(taken[TIMES // 2], 1), "p95_ms": round(taken[TIMES * 95 // 100], 1)}
-
-
 async def main(megabytes: int) -> None:
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
         async with clickhouse(f"chdb://{folder}/store", readers=1) as store:
@@ -88,10 +79,10 @@ async def main(megabytes: int) -> None:
                 "lines": lines,
                 "mb_per_s": round(size / 1e6 / seconds),
                 "bytes_per_byte": round(on_disk / size, 3),
-                "word": await timed(page(NEEDLE)),
-                "pattern": await timed(page("(?i)out of +memory")),
-                "absent": await timed(page("no such words")),
-                "tail": await timed(lambda: logs.tail(store, everything, 100)),
+                "word": await timed(page(NEEDLE), TIMES),
+                "pattern": await timed(page("(?i)out of +memory"), TIMES),
+                "absent": await timed(page("no such words"), TIMES),
+                "tail": await timed(lambda: logs.tail(store, everything, 100), TIMES),
                 "load": round(os.getloadavg()[0], 1),
             }
     json.dump(result, sys.stdout)

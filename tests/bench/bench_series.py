@@ -22,6 +22,7 @@ from cairn_tracker import points, rollups, series
 from cairn_tracker.batch import MetricKey, Points
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.model import Summary
+from tests.bench.timing import timed
 
 RUN = "01" + "b" * 24
 TIMES = 20
@@ -53,16 +54,6 @@ async def write(store: ClickHouse, count: int, steps: int) -> float:
     return count * steps / (time.perf_counter() - begin)
 
 
-async def timed(ask: Callable[[], Awaitable[object]]) -> dict[str, float]:
-    taken = []
-    for _ in range(TIMES):
-        begin = time.perf_counter()
-        await ask()
-        taken.append((time.perf_counter() - begin) * 1000)
-    taken.sort()
-    return {"p50_ms": round(taken[TIMES // 2], 1), "p95_ms": round(taken[TIMES * 95 // 100], 1)}
-
-
 async def charts(store: ClickHouse, count: int, steps: int) -> dict[str, object]:
     def ask(number: int, first: int = 0, end: int = 2**53) -> Callable[[], Awaitable[object]]:
         keys = [f"key{place}" for place in range(number)]
@@ -71,13 +62,13 @@ async def charts(store: ClickHouse, count: int, steps: int) -> dict[str, object]
         )
 
     made: dict[str, object] = {
-        "one": await timed(ask(1)),
-        "all": await timed(ask(count)),
-        "zoom": await timed(ask(1, steps // 2, steps // 2 + 1000)),
+        "one": await timed(ask(1), TIMES),
+        "all": await timed(ask(count), TIMES),
+        "zoom": await timed(ask(1, steps // 2, steps // 2 + 1000), TIMES),
     }
     whole = [series.Extent(RUN, "key0", steps, 0, steps - 1)]
     made["one from points"] = await timed(
-        lambda: series._from_points(store, "main", whole, 1000, first=0, end=2**53)
+        lambda: series._from_points(store, "main", whole, 1000, first=0, end=2**53), TIMES
     )
     return made
 
