@@ -20,6 +20,8 @@ STREAMS: Final = MappingProxyType(
         "JOB": ("cairn.v1.job.>",),
     }
 )
+# The tracker's durable consumer of JOB, by which others see how far it is behind.
+INGEST: Final = "tracker-ingest"
 
 
 @dataclass(frozen=True, slots=True)

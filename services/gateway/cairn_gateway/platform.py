@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cairn.gateway.v1 import gateway_pb2
 from cairn_common.bus import Bus
 from cairn_common.errors import Unavailable
+from cairn_common.subjects import INGEST
 from cairn_gateway.settings import GatewaySettings
 
 _HEALTH_TIMEOUT = 1.0
@@ -52,7 +53,7 @@ class Platform:
     async def _backlog(self) -> gateway_pb2.Platform.Backlog | None:
         """Of the tracker: the bus says it also while that one is down."""
         try:
-            lag = await self._bus.lag(stream="JOB", durable="tracker-ingest")
+            lag = await self._bus.lag(stream="JOB", durable=INGEST)
         except Unavailable:
             return None
         return gateway_pb2.Platform.Backlog(messages=lag.messages, oldest_seconds=round(lag.seconds, 1))

@@ -22,7 +22,7 @@ from cairn_common.errors import Unavailable
 from cairn_common.migrate import migrate
 from cairn_common.objects import ObjectStore
 from cairn_common.settings import required
-from cairn_common.subjects import STREAMS
+from cairn_common.subjects import INGEST, STREAMS
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.runs import TrackerApi
@@ -139,7 +139,7 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
         tasks.create_task(
             bus.consume(
                 stream="JOB",
-                durable="tracker-ingest",
+                durable=INGEST,
                 subjects=list(STREAMS["JOB"]),
                 handler=ingest,
                 db=parts.db,
