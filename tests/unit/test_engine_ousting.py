@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from random import Random
 
@@ -80,15 +81,14 @@ def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> 
     looked = [0, 0]
     see = Pass._see_who_ousts
 
-    def checked(self: Pass, line: Line) -> None:
+    def checked(self: Pass, line: Line, kept: Sequence[Admitted]) -> None:
         request = line.head()
         if request is not None and request.uid not in self.barred:
-            kept = [self.fresh[uid] for uid in self._kept]
             maybe = could_oust(self.state, line.seat, request, kept)
             looked[maybe] += 1
             for now in () if maybe else (self.now, passes.LATE):
                 assert self._ousted(line, request, now) == {}
-        see(self, line)
+        see(self, line, kept)
 
     monkeypatch.setattr(Pass, "_see_who_ousts", checked)
     for seed in range(150):

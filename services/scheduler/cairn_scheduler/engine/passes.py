@@ -6,7 +6,7 @@ are undone in the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -139,16 +139,16 @@ class Pass:
         self._work_off()
         while self._try_again():
             self._work_off()
-        for line in self._tried if self._kept else ():
-            self._see_who_ousts(line)
+        kept = [self.fresh[uid] for uid in self._kept]
+        for line in self._tried if kept else ():
+            self._see_who_ousts(line, kept)
 
-    def _see_who_ousts(self, line: Line) -> None:
+    def _see_who_ousts(self, line: Line, kept: Sequence[Admitted]) -> None:
         """Whether in the next pass, or once others have run long enough, it would evict a job for which this
         plan evicts others."""
         request = line.head()
         if request is None or request.uid in self.barred:
             return
-        kept = [self.fresh[uid] for uid in self._kept]
         if not could_oust(self.state, line.seat, request, kept):
             return
         for now in (self.now, LATE) if self.state.tree.rests else (self.now,):
