@@ -8,6 +8,8 @@ from typing import Any
 import structlog
 from grpc import aio
 
+from cairn_common._ended import replies_of
+
 
 class ClientCalls:
     """Makes the interceptors of a channel, one for each kind of call."""
@@ -82,4 +84,5 @@ class _StreamStream(aio.StreamStreamClientInterceptor):
         client_call_details: aio.ClientCallDetails,
         request_iterator: Any,
     ) -> Any:
-        return await continuation(self._calls.details(client_call_details, deadline=False), request_iterator)
+        details = self._calls.details(client_call_details, deadline=False)
+        return replies_of(await continuation(details, request_iterator))

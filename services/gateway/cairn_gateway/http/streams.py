@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing, suppress
+from http import HTTPStatus
 
 import structlog
 from starlette.datastructures import Headers
@@ -17,7 +18,6 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
 from cairn_common.auth import Principal
-from cairn_common.errors import DomainError
 from cairn_common.ids import new_uid
 from cairn_gateway import problems
 from cairn_gateway.http.door import bearer
@@ -122,9 +122,9 @@ class _Said:
 
 
 async def _refuse(error: Exception, send: Send, *, request_id: str, accepted: bool) -> None:
-    if not isinstance(error, DomainError | problems.HttpError):
-        log.error("stream.failed", exc_info=error)
     response = problems.of_exception(error, request_id=request_id)
+    if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR:
+        log.error("stream.failed", exc_info=error)
     if accepted:
         await send({"type": "websocket.send", "text": bytes(response.body).decode()})
         await send({"type": "websocket.close", "code": _PRIVATE + response.status_code})
