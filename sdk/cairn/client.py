@@ -335,6 +335,30 @@ class Client:
         """Moves an alias to a version."""
         return self.api.post(self._version(artifact, ref) + ":alias", {"alias": alias})
 
+    def remove_alias(self, artifact: str, ref: str | int, alias: str) -> Json:
+        """Takes an alias from the version that it names."""
+        return self.api.post(self._version(artifact, ref) + ":unalias", {"alias": alias})
+
+    def alias_moves(self, artifact: str, *, limit: int | None = None) -> Iterator[Json]:
+        """What each alias of an artifact named, newest first; version 0: it was removed."""
+        return self.api.pages(self._team("artifacts", artifact, "moves"), "moves", limit=limit)
+
+    def delete_version(self, artifact: str, ref: str | int) -> Json:
+        """Takes a version out of sight. `ApiError` VERSION_HELD says who holds it."""
+        return self.api.post(self._version(artifact, ref) + ":delete")
+
+    def pin_version(self, artifact: str, ref: str | int, *, pinned: bool = True) -> Json:
+        """Keeps a version from deletion and retention, or lets it go again."""
+        return self.api.post(self._version(artifact, ref) + (":pin" if pinned else ":unpin"))
+
+    def keeping(self) -> Json:
+        """How the team keeps its artifacts."""
+        return self.api.get(self._team("keeping"))
+
+    def set_keeping(self, keeping: Json) -> Json:
+        """Replaces how the team keeps its artifacts; for admins."""
+        return self.api.post(self._team("keeping"), {"keeping": keeping})
+
     def checkpoints(self, run: str) -> list[Json]:
         """Checkpoints that a run committed, newest first."""
         return list(self.api.pages(self._team("runs", run, "checkpoints"), "versions"))

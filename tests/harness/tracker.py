@@ -23,7 +23,7 @@ from nats.js.errors import NoStreamResponseError
 from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import events_pb2 as scheduler_events_pb2
 from cairn.scheduler.v1 import job_pb2
-from cairn.tracker.v1 import tracker_pb2, tracker_pb2_grpc
+from cairn.tracker.v1 import keeping_pb2_grpc, tracker_pb2, tracker_pb2_grpc
 from cairn_common.auth import Principal, Role, Scope
 from cairn_common.errors import Unauthenticated
 from cairn_common.ids import new_uid
@@ -35,12 +35,14 @@ from tests.harness import servers
 
 TEAM = "main"
 MEMBER = "cairn_test_member_of_main_team"
+ADMIN = "cairn_test_admin_of_main_team"
 VIEWER = "cairn_test_viewer_of_main_team"
 STRANGER = "cairn_test_member_of_other_team"
 # Followed by a run's uid: that run's own token.
 RUN = "cairn_test_run_"
 _ROLES = {
     MEMBER: ("users/ada", Scope.ADMIN, {TEAM: Role.MEMBER}),
+    ADMIN: ("users/ruth", Scope.ADMIN, {TEAM: Role.ADMIN}),
     VIEWER: ("users/bob", Scope.ADMIN, {TEAM: Role.VIEWER}),
     STRANGER: ("users/eve", Scope.ADMIN, {"other": Role.MEMBER}),
 }
@@ -134,6 +136,12 @@ class Client:
         made = channel(self._tracker.address, token)
         self._channels.append(made)
         return tracker_pb2_grpc.TrackerServiceStub(made), tracker_pb2_grpc.ArtifactServiceStub(made)
+
+    def keeping(self, token: str = MEMBER) -> keeping_pb2_grpc.KeepingServiceAsyncStub:
+        """What of the artifacts stays, as a caller sees it."""
+        made = channel(self._tracker.address, token)
+        self._channels.append(made)
+        return keeping_pb2_grpc.KeepingServiceStub(made)
 
     async def publish(self, *events: events_pb2.JobEvent) -> None:
         """Job events, in this order."""

@@ -341,6 +341,32 @@ def test_a_job_in_an_environment_of_its_own(platform: Platform, client: Client, 
     assert "cairn.env.requirements: there is no file gone.txt" in gone.stderr
 
 
+def test_a_version_is_put_held_and_deleted(platform: Platform, tmp_path: Path) -> None:
+    source = tmp_path / "weights.bin"
+    source.write_bytes(new_uid().encode())
+    made = read(platform, "artifacts", "put", str(source), "kept", "-k", "model", "--alias", "best")
+    assert (made["version"], made["kind"], made["aliases"]) == (1, "ARTIFACT_KIND_MODEL", ["best", "latest"])
+    source.write_bytes(new_uid().encode())
+    assert "kept:v2" in platform.cairn("artifacts", "put", str(source), "kept").stdout
+    refused = platform.cairn("artifacts", "rm", "kept:v1")
+    assert refused.returncode == 1
+    assert "held by alias best" in refused.stderr
+    assert platform.cairn("artifacts", "alias", "kept:v2", "best").returncode == 0
+    assert platform.cairn("artifacts", "pin", "kept:v1").returncode == 0
+    assert "held by a pin" in platform.cairn("artifacts", "rm", "kept:v1").stderr
+    assert platform.cairn("artifacts", "unpin", "kept:v1").returncode == 0
+    assert platform.cairn("artifacts", "rm", "kept:v1").returncode == 0
+    assert platform.cairn("artifacts", "rm", "kept:v1").returncode == 3
+    assert platform.cairn("artifacts", "rm", "kept").returncode == 2
+    assert platform.cairn("artifacts", "alias", "kept:v2", "best", "--remove").returncode == 0
+    moves = read(platform, "artifacts", "alias", "kept")
+    assert [(each["alias"], each.get("version", 0)) for each in moves] == [
+        ("best", 0),
+        ("best", 2),
+        ("best", 1),
+    ]
+
+
 def test_bytes_that_rotted_in_the_store_are_refused(
     platform: Platform, client: Client, tmp_path: Path
 ) -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections.abc import Callable, Iterator
 
 import httpx
 import pytest
-from grpc import aio
 
 from cairn.tracker.v1 import artifact_pb2, tracker_pb2
 from cairn_common.ids import new_uid
 from tests.harness import servers
+from tests.harness.parts import TEAM, commit, digest, entry, refused, upload
 from tests.harness.tracker import RUN, STRANGER, VIEWER, Client, Tracker, run_name, start_tracker
-
-TEAM = "teams/main"
 
 
 @pytest.fixture(scope="module")
@@ -28,45 +25,6 @@ def tracker(
     yield server
     server.stop()
     bus.stop()
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
-
-
-def entry(path: str, *parts: bytes) -> artifact_pb2.ArtifactEntry:
-    whole = b"".join(parts)
-    return artifact_pb2.ArtifactEntry(
-        path=path,
-        size=len(whole),
-        digest=digest(whole),
-        parts=[artifact_pb2.ArtifactPart(digest=digest(part), size=len(part)) for part in parts],
-    )
-
-
-async def upload(client: Client, *parts: bytes) -> int:
-    """Uploads what the store lacks; how many that were."""
-    request = tracker_pb2.CreateUploadsRequest(
-        parent=TEAM, parts=[artifact_pb2.ArtifactPart(digest=digest(part), size=len(part)) for part in parts]
-    )
-    answer = await client.artifacts.CreateUploads(request)
-    by_digest = {digest(part): part for part in parts}
-    async with httpx.AsyncClient(trust_env=False) as http:
-        for item in answer.uploads:
-            (await http.put(item.url, content=by_digest[item.digest])).raise_for_status()
-    return len(answer.uploads)
-
-
-def commit(
-    artifact: str, *entries: artifact_pb2.ArtifactEntry, **fields: object
-) -> tracker_pb2.CommitVersionRequest:
-    made = tracker_pb2.CommitVersionRequest(parent=TEAM, artifact_id=artifact, entries=entries)
-    made.MergeFrom(tracker_pb2.CommitVersionRequest(**fields))  # type: ignore[arg-type]
-    return made
-
-
-async def refused(call: aio.UnaryUnaryCall[object, object]) -> str:
-    return (await call.code()).name
 
 
 async def version(client: Client, name: str) -> artifact_pb2.ArtifactVersion:

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 from rich.text import Text
 
+from cairn._cli.errors import USAGE, CliError
 from cairn._cli.looks import plain_table
 from cairn._cli.session import Session, common
 from cairn._cli.text import age, clean, moment, size
@@ -16,7 +17,7 @@ from cairn._publish import KINDS
 
 @click.group()
 def artifacts() -> None:
-    """Files that runs made, in versions: list and fetch them."""
+    """Files that runs made, in versions: list, fetch and keep them."""
 
 
 @artifacts.command("ls")
@@ -60,6 +61,66 @@ def artifacts_get(session: Session, ref: str, out: Path | None) -> None:
     )
     text = Text("✓ ", "green").append(f"{clean(name)}:v{version.get('version')}", "cyan")
     session.out.print(text.append(f"  {done} in {folder}", "default"))
+
+
+@artifacts.command("put")
+@click.argument("path", type=click.Path(exists=True, path_type=Path))
+@click.argument("name")
+@click.option("-k", "--kind", type=click.Choice(KINDS), default="file", show_default=True)
+@click.option("--alias", "aliases", multiple=True, help="Let this alias name it; can be given again.")
+@common
+def artifacts_put(session: Session, path: Path, name: str, kind: str, aliases: tuple[str, ...]) -> None:
+    """Save a file or folder as the next version; only what the store lacks is sent."""
+    with session.transfer(f"sending {clean(str(path))}") as bar:
+        version = session.client.publish(path, name, kind=kind, aliases=aliases, progress=bar)
+    _done(session, name, version, size(float(version.get("size") or 0)))
+
+
+@artifacts.command("rm")
+@click.argument("ref", metavar="NAME:VERSION")
+@common
+def artifacts_rm(session: Session, ref: str) -> None:
+    """Delete a version; refused while an alias, a pin, a promoted model or a run holds it."""
+    name, which = _exactly(ref)
+    _done(session, name, session.client.delete_version(name, which), "is deleted; its bytes go by cairn gc")
+
+
+@artifacts.command("alias")
+@click.argument("ref", metavar="NAME[:VERSION]")
+@click.argument("alias", required=False)
+@click.option("--remove", is_flag=True, help="Take the alias away instead.")
+@common
+def artifacts_alias(session: Session, ref: str, alias: str | None, remove: bool) -> None:
+    """Let an alias name a version. Without an alias: show what the aliases named, and who moved them."""
+    if alias is None and not remove:
+        _moves(session, ref.partition(":")[0])
+        return
+    name, which = _exactly(ref)
+    if alias is None:
+        raise CliError(
+            "--remove needs the alias: cairn artifacts alias NAME:VERSION ALIAS --remove", code=USAGE
+        )
+    change = session.client.remove_alias if remove else session.client.set_alias
+    said = f"is not {clean(alias)} any more" if remove else f"is {clean(alias)}"
+    _done(session, name, change(name, which, alias), said)
+
+
+@artifacts.command("pin")
+@click.argument("ref", metavar="NAME:VERSION")
+@common
+def artifacts_pin(session: Session, ref: str) -> None:
+    """Keep a version until it is unpinned."""
+    name, which = _exactly(ref)
+    _done(session, name, session.client.pin_version(name, which), "is pinned")
+
+
+@artifacts.command("unpin")
+@click.argument("ref", metavar="NAME:VERSION")
+@common
+def artifacts_unpin(session: Session, ref: str) -> None:
+    """Take the pin away."""
+    name, which = _exactly(ref)
+    _done(session, name, session.client.pin_version(name, which, pinned=False), "is not pinned any more")
 
 
 @click.command()
@@ -117,6 +178,41 @@ def _versions(session: Session, name: str) -> None:
     session.out.print(table)
     if session.interactive and found:
         session.out.print(Text(f"cairn artifacts get {clean(name)}:v{found[0].get('version')}", style="dim"))
+
+
+def _moves(session: Session, name: str) -> None:
+    found = list(session.client.alias_moves(name, limit=200))
+    if session.as_json:
+        session.emit(found)
+        return
+    table = plain_table()
+    for title in ("ALIAS", "VERSION", "BY", "AGE"):
+        table.add_column(title, no_wrap=True, justify="right" if title == "AGE" else "left")
+    for each in found:
+        number = int(each.get("version") or 0)
+        table.add_row(
+            Text(clean(str(each.get("alias"))), "green"),
+            Text(f"v{number}" if number else "removed", "cyan" if number else "dim"),
+            Text(_last(each.get("actor"))),
+            Text(age(moment(each.get("time")))),
+        )
+    session.out.print(table)
+
+
+def _exactly(ref: str) -> tuple[str, str]:
+    """Name and version of what is to be changed: `latest` is not meant by silence."""
+    name, _, which = ref.partition(":")
+    if not name or not which:
+        raise CliError(f"{clean(ref)!r} names no version: write {clean(name) or 'NAME'}:v3", code=USAGE)
+    return name, which
+
+
+def _done(session: Session, name: str, version: Json, said: str) -> None:
+    if session.as_json:
+        session.emit(version)
+        return
+    text = Text("✓ ", "green").append(f"{clean(name)}:v{version.get('version')}", "cyan")
+    session.out.print(text.append(f"  {said}", "default"))
 
 
 def _last(name: object) -> str:

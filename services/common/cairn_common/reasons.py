@@ -113,6 +113,8 @@ class Reason(StrEnum):
     RESERVATION_ENDED = "RESERVATION_ENDED"
     # `the store lacks 2 of 7 parts; upload them and commit again` with metadata digests=9f86d0...,60303a...
     PARTS_MISSING = "PARTS_MISSING"
+    # `weights:v3 is held by alias best; remove that first`
+    VERSION_HELD = "VERSION_HELD"
     # `nothing listens on port 8888 of the job's node`
     TARGET_REFUSED = "TARGET_REFUSED"
     # `part 9f86d0... has 10 bytes in the store, 12 were declared`

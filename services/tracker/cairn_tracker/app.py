@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.tracker.v1 import tracker_pb2_grpc
+from cairn.tracker.v1 import keeping_pb2_grpc, tracker_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import Authenticate, TokenChecker
 from cairn_common.bus import Bus, connect
@@ -25,11 +25,13 @@ from cairn_common.settings import required
 from cairn_common.subjects import INGEST, STREAMS
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
+from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.handlers import JobEvents, Steps, forget_revoked, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
+from cairn_tracker.keeping import Keeping
 from cairn_tracker.settings import TrackerSettings
 
 log = structlog.get_logger(__name__)
@@ -191,6 +193,8 @@ def _server(
     artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock)
     tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
+    keeping = Keeping(db=parts.db, clock=parts.clock)
+    keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping)
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -198,6 +202,7 @@ def _server(
         services=[
             lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
             lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
+            lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
         ],
         names=list(NAMES),
     )

@@ -21,6 +21,7 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store import artifacts as rows
+from cairn_tracker.store import keeping
 from cairn_tracker.store.artifacts import Version
 
 URL_SECONDS: Final = 900
@@ -132,10 +133,7 @@ class Artifacts:
             which = parts["version"] if number is None else number
             found = await rows.find(self._db, team, parts["artifact"], which, entries=entries)
         if found is None:
-            raise NotFound(
-                f"there is no artifact {parts['artifact']}:{parts['version']} in team {parts['team']}",
-                reason=Reason.ARTIFACT_NOT_FOUND,
-            )
+            raise unknown_version(parts["team"], parts["artifact"], parts["version"])
         return found
 
     async def set_alias(self, version: Version, alias: str, *, actor: str) -> Version:
@@ -147,17 +145,32 @@ class Artifacts:
                 reason=Reason.ALIAS_INVALID,
             )
         async with self._db.transaction() as conn:
-            await rows.move_aliases(conn, version.team, version.artifact, [alias], version.number)
+            await keeping.enter(conn, version.team)
+            await rows.lock_artifact(conn, version.team, version.artifact)
+            now = self._clock.now()
+            if await rows.find(conn, version.team, version.artifact, version.number, entries=False) is None:
+                raise unknown_version(version.team, version.artifact, version.number)
+            await rows.move_aliases(
+                conn, version.team, version.artifact, [alias], version.number, actor=actor, now=now
+            )
             moved = await rows.find(conn, version.team, version.artifact, version.number)
-            assert moved is not None, "versions are never deleted"
+            assert moved is not None, "it was there under the same lock"
             fact = events_pb2.TrackerEvent(
                 artifact_aliased=events_pb2.ArtifactAliased(
                     version=wire_artifacts.version(moved, entries=False), alias=alias
                 )
             )
             key = RunKey(moved.team, moved.uid)
-            await wire.tell(conn, fact, key, "artifact", self._clock.now(), actor=actor)
+            await wire.tell(conn, fact, key, "artifact", now, actor=actor)
         return moved
+
+    async def use(self, version: Version, run_uid: str) -> None:
+        """Notes that a run reads a version. Raises NotFound where it was deleted in between."""
+        async with self._db.transaction() as conn:
+            await keeping.enter(conn, version.team)
+            if await keeping.gone(conn, [version.uid]):
+                raise unknown_version(version.team, version.artifact, version.number)
+            await rows.add_use(conn, version.team, run_uid, version.uid, self._clock.now())
 
     async def lineage(self, version: Version) -> tuple[list[str], list[str]]:
         """Names of the versions that this one comes from, and uids of the runs that used it."""
@@ -212,6 +225,11 @@ class Artifacts:
     async def _commit(
         self, conn: Any, draft: Draft, sizes: Mapping[str, int], sources: Sequence[str]
     ) -> Version:
+        await keeping.enter(conn, draft.team)
+        if await keeping.gone(conn, sources):
+            raise NotFound(
+                "a source was deleted in this moment; name another", reason=Reason.ARTIFACT_NOT_FOUND
+            )
         # The artifact's row is held from here on: the time is read inside, so that it grows with the number.
         number = await rows.next_number(conn, draft.team, draft.artifact, draft.kind, self._clock.now())
         now = self._clock.now()
@@ -220,7 +238,9 @@ class Artifacts:
         await rows.add_version(conn, made)
         await rows.add_sources(conn, made.uid, sources)
         aliases = {*draft.aliases, manifest.LATEST}
-        await rows.move_aliases(conn, draft.team, draft.artifact, aliases, number)
+        await rows.move_aliases(
+            conn, draft.team, draft.artifact, aliases, number, actor=draft.creator, now=now
+        )
         made = replace(made, aliases=sorted(aliases))
         fact = events_pb2.TrackerEvent(
             artifact_committed=events_pb2.ArtifactCommitted(
@@ -229,6 +249,13 @@ class Artifacts:
         )
         await wire.tell(conn, fact, RunKey(made.team, made.uid), "artifact", now, actor=draft.creator)
         return made
+
+
+def unknown_version(team: str, artifact: str, which: object) -> NotFound:
+    """The error for a version that is not there, or not any more."""
+    return NotFound(
+        f"there is no artifact {artifact}:{which} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
+    )
 
 
 def _version(draft: Draft, number: int, now: datetime) -> Version:

@@ -37,6 +37,7 @@ def version(value: Version, *, entries: bool = True) -> artifact_pb2.ArtifactVer
         digest=value.digest,
         aliases=value.aliases,
         sources=value.sources,
+        pinned_by=value.pinner,
     )
 
 

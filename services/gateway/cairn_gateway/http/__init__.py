@@ -17,7 +17,7 @@ from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_gateway import problems, wire
-from cairn_gateway.http import artifacts, identity, jobs, quota, runs
+from cairn_gateway.http import artifacts, identity, jobs, keeping, quota, runs
 from cairn_gateway.http.door import Door, caller_of
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.events import Events
@@ -46,7 +46,7 @@ CODE = Route(
     bind={"parent": "teams/{team}", "digests": "{digest}"},
     operation="GetCode",
 )
-ROUTES = (*identity.ROUTES, *quota.ROUTES, *jobs.ROUTES, *runs.ROUTES, *artifacts.ROUTES)
+ROUTES = (*identity.ROUTES, *quota.ROUTES, *jobs.ROUTES, *runs.ROUTES, *artifacts.ROUTES, *keeping.ROUTES)
 
 
 @dataclass(frozen=True, slots=True)

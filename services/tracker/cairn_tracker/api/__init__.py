@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cairn_common.auth import Access
-from cairn_tracker.api import artifacts, runs
+from cairn_tracker.api import artifacts, keeping, runs
 
 #: What each RPC asks of its caller. One that is not here is refused.
-ACCESS: Mapping[str, Access] = {**runs.ACCESS, **artifacts.ACCESS}
+ACCESS: Mapping[str, Access] = {**runs.ACCESS, **artifacts.ACCESS, **keeping.ACCESS}
 #: The services' full names, for health and reflection.
-NAMES = (runs.NAME, artifacts.NAME)
+NAMES = (runs.NAME, artifacts.NAME, keeping.NAME)

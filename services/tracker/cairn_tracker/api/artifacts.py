@@ -19,8 +19,9 @@ from cairn_common.ids import check_id, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker import wire, wire_artifacts
+from cairn_tracker.api.keeping import require_for_aliases, version_of
 from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
-from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, VERSION_NAME, Artifacts, Draft
+from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, Artifacts, Draft
 from cairn_tracker.batch import LAST_STEP, RunKey
 from cairn_tracker.changes import plain
 from cairn_tracker.store import artifacts as rows
@@ -80,6 +81,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         team = team_of(who, request.parent, Role.MEMBER)
         run_uid = own_run(who, team, request.run)
         await self._known_run(who, team, run_uid)
+        await require_for_aliases(self._db, who, team, request.aliases)
         made = await self._artifacts.commit(_draft(request, team, run_uid, who))
         return wire_artifacts.version(made)
 
@@ -93,7 +95,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
             require(who, found.team, Role.MEMBER)
             run_uid = own_run(who, found.team, request.used_by)
             await self._known_run(who, found.team, run_uid)
-            await rows.add_use(self._db, found.team, run_uid, found.uid, self._clock.now())
+            await self._artifacts.use(found, run_uid)
         return wire_artifacts.version(found)
 
     async def ListArtifacts(
@@ -169,6 +171,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         """Moves an alias."""
         who = caller()
         found = await self._version(who, request.name, Role.MEMBER)
+        await require_for_aliases(self._db, who, found.team, [request.alias])
         return wire_artifacts.version(
             await self._artifacts.set_alias(found, request.alias, actor=who.subject)
         )
@@ -192,9 +195,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         )
 
     async def _version(self, who: Principal, name: str, role: Role) -> Version:
-        team = parse_name(VERSION_NAME, name)["team"]
-        require(who, team, role)
-        return await self._artifacts.version(name, team=team)
+        return await version_of(self._artifacts, who, name, role)
 
     async def _known_run(self, who: Principal, team: str, uid: str) -> None:
         """Raises NotFound for a run that the team does not have. A run's token vouches for its own, of which

@@ -10,7 +10,7 @@ from typing import Any
 
 from cairn_common.db import Row
 from cairn_common.ids import new_uid
-from cairn_tracker.manifest import Entry, Part
+from cairn_tracker.manifest import LATEST, Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store.runs import Reads
 
@@ -45,6 +45,8 @@ class Version:
     size: int
     digest: str
     request_id: str = ""
+    # Who pinned it; empty: nobody.
+    pinner: str = ""
     # The order of commits in the whole database.
     seq: int = 0
     entries: Sequence[Entry] = ()
@@ -70,7 +72,7 @@ class Filter:
 
 _COLUMNS = """
 v.team, v.artifact, v.number, v.uid, v.kind, v.create_time, v.creator, v.run_uid, v.step, v.metadata, v.size,
-v.digest, v.request_id, v.seq,
+v.digest, v.request_id, v.pinner, v.seq,
 ARRAY(SELECT a.alias FROM aliases a
       WHERE (a.team, a.artifact, a.number) = (v.team, v.artifact, v.number) ORDER BY a.alias) AS aliases,
 ARRAY(SELECT format('teams/%s/artifacts/%s/versions/%s', o.team, o.artifact, o.number)
@@ -78,12 +80,16 @@ ARRAY(SELECT format('teams/%s/artifacts/%s/versions/%s', o.team, o.artifact, o.n
       WHERE s.version_uid = v.uid ORDER BY s.position) AS sources
 """
 
-_BY_NUMBER = f"SELECT {_COLUMNS} FROM versions v WHERE v.team = $1 AND v.artifact = $2 AND v.number = $3"  # noqa: S608
+# What was deleted is nowhere found but by the request that made it.
+_BY_NUMBER = f"""
+SELECT {_COLUMNS} FROM versions v
+WHERE v.team = $1 AND v.artifact = $2 AND v.number = $3 AND v.delete_time IS NULL
+"""  # noqa: S608
 
 _BY_ALIAS = f"""
 SELECT {_COLUMNS} FROM versions v
 JOIN aliases n ON (n.team, n.artifact, n.number) = (v.team, v.artifact, v.number)
-WHERE n.team = $1 AND n.artifact = $2 AND n.alias = $3
+WHERE n.team = $1 AND n.artifact = $2 AND n.alias = $3 AND v.delete_time IS NULL
 """  # noqa: S608
 
 _BY_REQUEST = f"SELECT {_COLUMNS} FROM versions v WHERE v.team = $1 AND v.request_id = $2"  # noqa: S608
@@ -91,13 +97,14 @@ _BY_REQUEST = f"SELECT {_COLUMNS} FROM versions v WHERE v.team = $1 AND v.reques
 _LIST = f"""
 SELECT {_COLUMNS} FROM versions v
 WHERE v.team = $1 AND ($2 = '' OR v.artifact = $2) AND ($3 = '' OR v.run_uid = $3) AND ($4 = 0 OR v.kind = $4)
-  AND ($5::bigint IS NULL OR v.seq < $5)
+  AND ($5::bigint IS NULL OR v.seq < $5) AND v.delete_time IS NULL
 ORDER BY v.seq DESC LIMIT $6
 """  # noqa: S608
 
 # The last one committed, whatever its step: after a resume an earlier step can be the newer checkpoint.
 _CHECKPOINT = f"""
-SELECT {_COLUMNS} FROM versions v WHERE v.team = $1 AND v.run_uid = $2 AND v.kind = $3
+SELECT {_COLUMNS} FROM versions v
+WHERE v.team = $1 AND v.run_uid = $2 AND v.kind = $3 AND v.delete_time IS NULL
 ORDER BY v.seq DESC LIMIT 1
 """  # noqa: S608
 
@@ -105,7 +112,10 @@ _ARTIFACTS = """
 SELECT a.team, a.id, a.uid, a.kind, a.create_time, a.latest_version,
     coalesce((SELECT jsonb_object_agg(n.alias, n.number) FROM aliases n
               WHERE n.team = a.team AND n.artifact = a.id), '{}') AS aliases
-FROM artifacts a WHERE a.team = $1 AND a.id > $2 AND ($3 = 0 OR a.kind = $3) ORDER BY a.id LIMIT $4
+FROM artifacts a WHERE a.team = $1 AND a.id > $2 AND ($3 = 0 OR a.kind = $3)
+  AND EXISTS (SELECT FROM versions v
+              WHERE (v.team, v.artifact) = (a.team, a.id) AND v.delete_time IS NULL)
+ORDER BY a.id LIMIT $4
 """
 
 
@@ -191,13 +201,48 @@ async def add_sources(conn: Any, version_uid: str, sources: Sequence[str]) -> No
     )
 
 
-async def move_aliases(conn: Any, team: str, artifact: str, aliases: Collection[str], number: int) -> None:
-    """Lets aliases name this version from here on."""
+async def move_aliases(
+    conn: Any,
+    team: str,
+    artifact: str,
+    aliases: Collection[str],
+    number: int,
+    *,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Lets aliases name this version from here on, under the artifact's lock; all but `latest` are noted."""
     await conn.execute(
         "INSERT INTO aliases (team, artifact, alias, number)"
         " SELECT $1, $2, alias, $4 FROM unnest($3::text[]) AS t (alias)"
         " ON CONFLICT (team, artifact, alias) DO UPDATE SET number = EXCLUDED.number",
         *(team, artifact, sorted(aliases), number),
+    )
+    await note_moves(conn, team, artifact, aliases, number, actor=actor, now=now)
+
+
+async def note_moves(
+    conn: Any,
+    team: str,
+    artifact: str,
+    aliases: Collection[str],
+    number: int | None,
+    *,
+    actor: str,
+    now: datetime,
+) -> None:
+    """Writes into the history that these aliases name this version, or None, from now on."""
+    await conn.execute(
+        "INSERT INTO alias_moves (team, artifact, alias, number, actor, time)"
+        " SELECT $1, $2, alias, $4, $5, $6 FROM unnest($3::text[]) AS t (alias)",
+        *(team, artifact, sorted(set(aliases) - {LATEST}), number, actor, now),
+    )
+
+
+async def lock_artifact(conn: Any, team: str, artifact: str) -> None:
+    """Holds an artifact to the end of the transaction, as a commit does: aliases and versions stand still."""
+    await conn.execute(
+        "SELECT 1 FROM artifacts WHERE team = $1 AND id = $2 FOR NO KEY UPDATE", team, artifact
     )
 
 

@@ -1,0 +1,63 @@
+"""Routes of what stays of the artifacts: deletion, pins, aliases taken away, the team's rules."""
+
+from __future__ import annotations
+
+from cairn_gateway.http.artifacts import ARTIFACT, TEAM, VERSION
+from cairn_gateway.http.route import Route
+
+_VERSION = "/teams/{team}/artifacts/{artifact}/versions/{version}"
+
+ROUTES = (
+    Route(
+        method="POST",
+        path=f"{_VERSION}:delete",
+        rpc="KeepingService/DeleteVersion",
+        summary="Take a version out of sight; refused with who holds it.",
+        bind={"name": VERSION},
+    ),
+    Route(
+        method="POST",
+        path=f"{_VERSION}:pin",
+        rpc="KeepingService/PinVersion",
+        summary="Keep a version until it is unpinned.",
+        bind={"name": VERSION},
+        fixed={"pinned": True},
+    ),
+    Route(
+        method="POST",
+        path=f"{_VERSION}:unpin",
+        rpc="KeepingService/PinVersion",
+        summary="Let a version go again.",
+        bind={"name": VERSION},
+        fixed={"pinned": False},
+        operation="UnpinVersion",
+    ),
+    Route(
+        method="POST",
+        path=f"{_VERSION}:unalias",
+        rpc="KeepingService/RemoveAlias",
+        summary="Take an alias away from this version.",
+        bind={"name": VERSION},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/artifacts/{artifact}/moves",
+        rpc="KeepingService/ListAliasMoves",
+        summary="What each alias named, newest first.",
+        bind={"artifact": ARTIFACT},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/keeping",
+        rpc="KeepingService/GetKeeping",
+        summary="How the team keeps its artifacts.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/keeping",
+        rpc="KeepingService/SetKeeping",
+        summary="Replace how the team keeps its artifacts.",
+        bind={"parent": TEAM},
+    ),
+)

@@ -1,0 +1,128 @@
+"""KeepingService."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from grpc import aio
+
+from cairn.tracker.v1 import artifact_pb2, keeping_pb2, keeping_pb2_grpc
+from cairn_common.auth import Access, Principal, Role, access, require
+from cairn_common.db import Database
+from cairn_common.errors import NotFound, Reason
+from cairn_common.ids import parse_name
+from cairn_common.paging import decode_token, encode_token, page_size
+from cairn_common.rpc import caller
+from cairn_tracker import wire, wire_artifacts
+from cairn_tracker.api.names import team_of
+from cairn_tracker.artifacts import VERSION_NAME, Artifacts
+from cairn_tracker.keeping import Keeping
+from cairn_tracker.store import artifacts as rows
+from cairn_tracker.store import keeping as store
+from cairn_tracker.store.artifacts import Version
+
+NAME: Final = "cairn.tracker.v1.KeepingService"
+ACCESS: Mapping[str, Access] = {
+    f"/{NAME}/DeleteVersion": access(Role.MEMBER),
+    f"/{NAME}/PinVersion": access(Role.MEMBER),
+    f"/{NAME}/RemoveAlias": access(Role.MEMBER),
+    f"/{NAME}/ListAliasMoves": access(Role.VIEWER),
+    f"/{NAME}/GetKeeping": access(Role.VIEWER),
+    f"/{NAME}/SetKeeping": access(Role.ADMIN),
+}
+
+Context = aio.ServicerContext[Any, Any]
+
+
+class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
+    """What of the artifacts stays."""
+
+    def __init__(self, *, db: Database, artifacts: Artifacts, keeping: Keeping) -> None:
+        self._db = db
+        self._artifacts = artifacts
+        self._keeping = keeping
+
+    async def DeleteVersion(
+        self, request: keeping_pb2.DeleteVersionRequest, context: Context
+    ) -> artifact_pb2.ArtifactVersion:
+        """Takes a version out of sight."""
+        who = caller()
+        found = await version_of(self._artifacts, who, request.name, Role.MEMBER)
+        return wire_artifacts.version(await self._keeping.delete(found, actor=who.subject), entries=False)
+
+    async def PinVersion(
+        self, request: keeping_pb2.PinVersionRequest, context: Context
+    ) -> artifact_pb2.ArtifactVersion:
+        """Keeps a version, or lets it go."""
+        who = caller()
+        found = await version_of(self._artifacts, who, request.name, Role.MEMBER)
+        pinner = who.subject if request.pinned else ""
+        return wire_artifacts.version(await self._keeping.pin(found, pinner=pinner), entries=False)
+
+    async def RemoveAlias(
+        self, request: keeping_pb2.RemoveAliasRequest, context: Context
+    ) -> artifact_pb2.ArtifactVersion:
+        """Takes an alias from a version."""
+        who = caller()
+        found = await version_of(self._artifacts, who, request.name, Role.MEMBER)
+        await require_for_aliases(self._db, who, found.team, [request.alias])
+        left = await self._keeping.remove_alias(found, request.alias, actor=who.subject)
+        return wire_artifacts.version(left, entries=False)
+
+    async def ListAliasMoves(
+        self, request: keeping_pb2.ListAliasMovesRequest, context: Context
+    ) -> keeping_pb2.ListAliasMovesResponse:
+        """What each alias named, newest first."""
+        parts = parse_name("teams/{team}/artifacts/{artifact}", request.artifact)
+        team, artifact = parts["team"], parts["artifact"]
+        require(caller(), team, Role.VIEWER)
+        if not await rows.exists(self._db, team, artifact):
+            raise NotFound(
+                f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
+            )
+        scope = f"moves/{team}/{artifact}"
+        size = page_size(request.page_size)
+        token = request.page_token
+        before = decode_token(token, scope=scope, read=lambda at: int(at["seq"])) if token else None
+        found = await store.moves(self._db, team, artifact, before=before, limit=size + 1)
+        more = encode_token({"seq": found[size - 1].seq}, scope=scope) if len(found) > size else ""
+        return keeping_pb2.ListAliasMovesResponse(
+            moves=[
+                keeping_pb2.AliasMove(
+                    alias=move.alias, version=move.number or 0, actor=move.actor, time=wire.stamp(move.time)
+                )
+                for move in found[:size]
+            ],
+            next_page_token=more,
+        )
+
+    async def GetKeeping(
+        self, request: keeping_pb2.GetKeepingRequest, context: Context
+    ) -> keeping_pb2.Keeping:
+        """The team's rules."""
+        return await self._rules(team_of(caller(), request.parent, Role.VIEWER))
+
+    async def SetKeeping(
+        self, request: keeping_pb2.SetKeepingRequest, context: Context
+    ) -> keeping_pb2.Keeping:
+        """Replaces the team's rules."""
+        team = team_of(caller(), request.parent, Role.ADMIN)
+        await self._keeping.protect(team, request.keeping.protected_aliases)
+        return await self._rules(team)
+
+    async def _rules(self, team: str) -> keeping_pb2.Keeping:
+        return keeping_pb2.Keeping(protected_aliases=await store.protected_aliases(self._db, team))
+
+
+async def version_of(artifacts: Artifacts, who: Principal, name: str, role: Role) -> Version:
+    """The version of a name, in whose team the caller has this role."""
+    team = parse_name(VERSION_NAME, name)["team"]
+    require(who, team, role)
+    return await artifacts.version(name, team=team)
+
+
+async def require_for_aliases(db: Database, who: Principal, team: str, aliases: Collection[str]) -> None:
+    """Raises PermissionDenied (ROLE_TOO_LOW) for a protected alias, of whoever is no admin."""
+    if aliases and set(aliases) & set(await store.protected_aliases(db, team)):
+        require(who, team, Role.ADMIN)

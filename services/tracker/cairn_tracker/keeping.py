@@ -1,0 +1,122 @@
+"""What of the artifacts stays: who holds a version, deletion, pins, aliases that are taken away."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from cairn.tracker.v1 import artifact_pb2, events_pb2
+from cairn_common.clock import Clock
+from cairn_common.db import Database
+from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
+from cairn_tracker import manifest, wire, wire_artifacts
+from cairn_tracker.artifacts import CHECKPOINT, unknown_version
+from cairn_tracker.batch import RunKey
+from cairn_tracker.store import artifacts as rows
+from cairn_tracker.store import keeping as store
+from cairn_tracker.store.artifacts import Version
+
+_NAMED: Final = 5
+_MOST_PROTECTED: Final = 50
+MODEL: Final = int(artifact_pb2.ARTIFACT_KIND_MODEL)
+
+
+class Keeping:
+    """What can be done about keeping, for callers whose rights were checked."""
+
+    def __init__(self, *, db: Database, clock: Clock) -> None:
+        self._db = db
+        self._clock = clock
+
+    async def delete(self, version: Version, *, actor: str) -> Version:
+        """Takes a version out of sight. Raises FailedPrecondition (VERSION_HELD) with who holds it."""
+        async with self._held_still(version, alone=True) as (conn, found):
+            held = await holders(conn, found)
+            if held:
+                raise FailedPrecondition(
+                    f"{found.artifact}:v{found.number} is held by {'; '.join(held)}; let that go first",
+                    reason=Reason.VERSION_HELD,
+                    holders=",".join(held),
+                )
+            now = self._clock.now()
+            await store.bury(conn, found, actor=actor, now=now)
+            fact = events_pb2.TrackerEvent(
+                artifact_deleted=events_pb2.ArtifactDeleted(
+                    version=wire_artifacts.version(found, entries=False)
+                )
+            )
+            await wire.tell(conn, fact, RunKey(found.team, found.uid), "artifact", now, actor=actor)
+        return found
+
+    async def pin(self, version: Version, *, pinner: str) -> Version:
+        """Keeps a version, or with an empty `pinner` lets it go."""
+        async with self._held_still(version) as (conn, found):
+            await store.pin(conn, found, pinner)
+            return await _again(conn, found)
+
+    async def remove_alias(self, version: Version, alias: str, *, actor: str) -> Version:
+        """Takes an alias from a version. Raises InvalidArgument (ALIAS_INVALID) for `latest`, and
+        FailedPrecondition where the version does not have it (any more)."""
+        manifest.check_alias(alias)
+        if alias == manifest.LATEST:
+            raise InvalidArgument(
+                f"alias: {manifest.LATEST!r} always is the version committed last",
+                reason=Reason.ALIAS_INVALID,
+            )
+        async with self._held_still(version) as (conn, found):
+            if not await store.remove_alias(conn, found, alias):
+                raise FailedPrecondition(f"alias {alias} does not name {found.artifact}:v{found.number}")
+            now = self._clock.now()
+            await rows.note_moves(conn, found.team, found.artifact, [alias], None, actor=actor, now=now)
+            left = await _again(conn, found)
+            fact = events_pb2.TrackerEvent(
+                artifact_aliased=events_pb2.ArtifactAliased(
+                    version=wire_artifacts.version(left, entries=False), alias=alias, removed=True
+                )
+            )
+            await wire.tell(conn, fact, RunKey(left.team, left.uid), "artifact", now, actor=actor)
+        return left
+
+    async def protect(self, team: str, aliases: Sequence[str]) -> None:
+        """Sets which aliases only admins move. Raises InvalidArgument."""
+        if len(aliases) > _MOST_PROTECTED:
+            raise InvalidArgument(f"protected_aliases: at most {_MOST_PROTECTED} can be given")
+        for alias in aliases:
+            manifest.check_alias(alias)
+        async with self._db.transaction() as conn:
+            # What a promoted model was made from depends on it.
+            await store.enter_alone(conn, team)
+            await store.set_protected_aliases(conn, team, aliases)
+
+    @asynccontextmanager
+    async def _held_still(
+        self, version: Version, *, alone: bool = False
+    ) -> AsyncIterator[tuple[Any, Version]]:
+        """A transaction in which the artifact stands still, and the version as it is in it."""
+        async with self._db.transaction() as conn:
+            await (store.enter_alone if alone else store.enter)(conn, version.team)
+            await rows.lock_artifact(conn, version.team, version.artifact)
+            found = await rows.find(conn, version.team, version.artifact, version.number)
+            if found is None:
+                raise unknown_version(version.team, version.artifact, version.number)
+            yield conn, found
+
+
+async def holders(conn: Any, version: Version) -> list[str]:
+    """Who keeps a version from being deleted, in words; under the team's lock that stays so."""
+    held = [f"alias {alias}" for alias in version.aliases if alias != manifest.LATEST]
+    if version.pinner:
+        held.append(f"a pin of {version.pinner}")
+    protected = await store.protected_aliases(conn, version.team)
+    own = f"{version.artifact}:v{version.number}"
+    models = await store.models_from(conn, version, protected=protected, kind=MODEL, limit=_NAMED)
+    held += [f"model {model} that was made from it" for model in models if model != own]
+    running = await store.runs_on(conn, version, kind=CHECKPOINT, limit=_NAMED)
+    return held + [f"run {uid} that is not over" for uid in running]
+
+
+async def _again(conn: Any, version: Version) -> Version:
+    found = await rows.find(conn, version.team, version.artifact, version.number)
+    assert found is not None, "it was there under the same lock"
+    return found
