@@ -22,6 +22,14 @@ def _folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """With several workers: a file's tests stay together, and so do all that use the one Slurm."""
+    for item in items:
+        on_slurm = "slurm_cluster" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.path.name))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _nobodys_login(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Whoever runs the tests may be logged in somewhere; the tests are not."""
