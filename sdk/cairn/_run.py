@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cairn import _config, _env, _local, _values
 from cairn._frames import LineRecord
-from cairn._ids import new_uid
+from cairn._ids import is_uid, new_uid
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ class Run:
 
     def history(self, key: str) -> list[_local.Point]:
         """A metric by step, as far as it lies on this machine (what a server has taken is there)."""
-        return _local.history(self.spool, key)
+        return _local.history(self.spool, key=key)
 
     def api(self) -> Api | None:
         """The server's HTTP API with this run's rights; None without a server."""
@@ -322,6 +322,7 @@ def init(
     experiment: str | None = None,
     name: str | None = None,
     *,
+    run: str | None = None,
     params: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
@@ -334,25 +335,37 @@ def init(
     `experiment` and `name` are for runs without a job. Needs no server and no network. Never raises, unless
     `strict`: then it, and the run's `log`, raise ValueError for what they cannot take. Without a job, git,
     installed packages and use of the machine (`system/...`) are recorded, too, unless `capture` is false.
+
+    With `run`, the uid of a run (of any process or machine, running or ended), this process goes on in that
+    one, beside others that do; a uid that nobody knows begins a run, so a launcher makes one for all its
+    ranks. Steps that `log` counts itself go on behind the highest that is known here or at the server (asked
+    once, 2 s at most); processes that log one metric together give steps of their own. Each end of one of
+    them is an end of the run until the next; it has failed if one of them has since it was begun last.
     """
     global _current
     with _beginning:
-        if _current is not None and _current.job is None and not _current.finished:
-            _current.finish()
         given = {str(key): value for key, value in {**(config or {}), **(params or {})}.items()}
-        run = _make_run(name or "", given | _env.given_params(), strict)
-        _current = run
+        labels = [str(tag) for tag in tags or ()]
+        if _current is not None and _current.job is None and not _current.finished:
+            if run is not None and run == _current.uid:
+                _current.update(params=given, tags=labels)
+                return _current
+            _current.finish()
+        made = _make_run(run, name or "", given | _env.given_params(), strict)
+        _current = made
         try:
-            plain = {key: _values.plain(value) for key, value in run.config.items()}
-            run._started(params=plain, tags=[str(tag) for tag in tags or ()], experiment=experiment or "")
+            plain = {key: _values.plain(value) for key, value in made.config.items()}
+            made._started(params=plain, tags=labels, experiment=experiment or "")
         except Exception as error:
-            run._problem("init", f"the run's beginning could not be recorded: {error}", error)
-        if run.job is None:
-            _begin_shipping(run)
+            made._problem("init", f"the run's beginning could not be recorded: {error}", error)
+        if made.job is None:
+            _begin_shipping(made)
             _watch_exit()
             if capture:
-                _begin_capture(run)
-        return run
+                _begin_capture(made)
+        if run is not None:
+            _go_on(made, run)
+        return made
 
 
 def current_run() -> Run:
@@ -379,19 +392,39 @@ def finish(*, failed: bool = False, message: str = "", timeout: float = 10.0) ->
         _current.finish(failed=failed, message=message, timeout=timeout)
 
 
-def _make_run(name: str, params: Mapping[str, Any], strict: bool) -> Run:
+def _make_run(asked: str | None, name: str, params: Mapping[str, Any], strict: bool) -> Run:
     job = _env.job_environment()
     if job is not None:
         return Run(
             uid=job.run_uid, team=job.team, name=name, spool=job.spool, job=job, params=params, strict=strict,
             directory=job.spool.parent / "staging",
         )  # fmt: skip
-    uid = new_uid()
-    folder = _local.make_run_folder(uid)
+    known = isinstance(asked, str) and is_uid(asked)
+    if asked is not None and not known and strict:
+        raise ValueError(_no_uid(asked))
+    uid = str(asked) if known else new_uid()
+    folder = _local.make_run_folder(_local.part_of(uid) if known else uid)
     return Run(
         uid=uid, team=_configured().team, name=name, spool=folder / "spool", params=params, strict=strict,
         directory=folder,
     )  # fmt: skip
+
+
+def _go_on(run: Run, asked: str) -> None:
+    """Puts the next step behind what was logged before, or says why this is another run."""
+    if run.uid != asked:
+        text = f"in a job the run is the job's own, not {asked!r}" if run.job else _no_uid(asked)
+        run._problem("run", text, ValueError(text))
+        return
+    if run.job is not None:
+        return
+    from cairn import _past
+
+    run._next_step = max(run._next_step, _past.next_step(run))
+
+
+def _no_uid(asked: Any) -> str:
+    return f"run={asked!r} is no run's uid, as `cairn ls --json` and run.uid give it: another run is begun"
 
 
 def _configured() -> _config.Config:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from google.protobuf import struct_pb2, timestamp_pb2
@@ -107,8 +107,10 @@ def _apply(change: RunChange, event: Event) -> None:
         case "run_started":
             told = message.run_started
             change.started = _time(told.time) or change.seen
-            # Started again: an end before this is not the end.
-            change.finished = None
+            # Started again: an end before this is not the end. Several processes may be in a run, so what
+            # comes later need not be later.
+            if change.finished and (change.started is None or change.started >= change.finished.time):
+                change.finished = None
             change.params |= plain(told.params)
             change.tags += [clean(tag) for tag in told.tags]
             change.command = clean(told.command)
@@ -124,10 +126,19 @@ def _apply(change: RunChange, event: Event) -> None:
         case "run_finished":
             end = message.run_finished
             stored = datetime.fromtimestamp(event.stored, UTC)
-            change.finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
+            finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
+            change.finished = _last_end(change.finished, finished)
         case "attempt_drained":
             word = message.attempt_drained
             change.drained.append(Drained(message.attempt, word.rank, max(word.runners, 1)))
+
+
+def _last_end(before: Finished | None, now: Finished) -> Finished:
+    """The end of a run of which several processes end: if one of them failed, it has."""
+    if before is None:
+        return now
+    told = before if now.succeeded and not before.succeeded else now
+    return replace(told, time=max(before.time, now.time))
 
 
 def clean_texts(texts: Mapping[str, str]) -> dict[str, str]:
