@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cairn import _local
 from cairn._config import ConfigError, load_config
@@ -15,6 +15,20 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cairn")
 
 _SECONDS = 2.0
+
+
+def go_on(run: Run, asked: Any) -> None:
+    """Puts the next step behind what was logged before, or says why this is another run."""
+    if run.uid != asked:
+        text = f"in a job the run is the job's own, not {asked!r}" if run.job else no_uid(asked)
+        run._problem("run", text, ValueError(text))
+    elif run.job is None:
+        run._next_step = max(run._next_step, next_step(run))
+
+
+def no_uid(asked: Any) -> str:
+    """Why a run cannot be gone on in."""
+    return f"run={asked!r} is no run's uid, as `cairn ls --json` and run.uid give it: another run is begun"
 
 
 def next_step(run: Run) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cairn._http import ApiError
 from cairn._ids import new_uid
 from cairn.client import Client
 from tests.harness.platform import Platform
@@ -121,3 +123,49 @@ def test_a_process_elsewhere_goes_on_behind_what_the_server_knows(
     )
     assert (run["display_name"], run["experiment"]) == ("long", "teams/main/experiments/shared")
     assert client.history(uid, ["x"]).value == [1.0] * 5 + [2.0] * 5
+
+
+def test_notes_groups_and_axes_are_kept_found_and_drawn(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    code = (
+        "import cairn\n"
+        "run = cairn.init('shared', name='noted', group='night \\'x\\'', notes='first')\n"
+        "cairn.define_metric('val/*', step_metric='epoch')\n"
+        "run.notes = 'diverges at 3'\n"
+        "for n in range(4): cairn.log({'epoch': n / 2, 'val/loss': 1.0 - n, 'loss': n}, step=n * 100)\n"
+        "cairn.finish(timeout=60); print(run.uid)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=platform.env, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    uid = done.stdout.strip()
+    run = wait_for(client, uid, lambda run: bool(run["complete"]))
+    assert (run["group"], run["notes"], run["axes"]) == ("night 'x'", "diverges at 3", {"val/*": "epoch"})
+
+    drawn = platform.cairn("metrics", uid, "val/loss").stdout
+    assert "val/loss over epoch" in drawn
+    assert "300" not in drawn.splitlines()[-2], "the axis has epochs"
+    assert "over epoch" not in platform.cairn("metrics", uid, "loss").stdout
+    assert "val/loss over epoch" in platform.cairn("compare", uid, "-m", "val/loss").stdout
+
+    def found(expression: str) -> list[str]:
+        said = platform.cairn("ls", expression, "--json")
+        assert said.returncode == 0, said.stderr
+        return [record["id"] for record in json.loads(said.stdout)]
+
+    assert found("group = \"night 'x'\" and notes =~ 'diverge'") == [uid]
+    assert found("group = 'night'") == []
+    assert platform.cairn("ls", "nonsense = 1").returncode != 0
+    changed = ("--notes", "fixed", "--group", "day", "-t", "good", "--name", "better")
+    edited = platform.cairn("edit", uid, *changed)
+    assert edited.returncode == 0, edited.stderr
+    assert "fixed" in edited.stdout
+    assert found("group = 'day' and notes = 'fixed' and \"good\" in tags and name = 'better'") == [uid]
+    assert "fixed" in platform.cairn("show", uid).stdout
+    assert platform.cairn("edit", uid, "--untag", "good", "--notes", "").returncode == 0
+    assert (client.run(uid)["tags"], client.run(uid)["notes"]) == ([], "")
+    assert platform.cairn("edit", uid).returncode == 2
+    with pytest.raises(ApiError, match="16,000"):
+        client.update_run(uid, notes="x" * 16_001)
