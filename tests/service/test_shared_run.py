@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import subprocess
 import sys
 import time
@@ -37,6 +38,20 @@ several = [threading.Thread(target=work, args=(first,)) for first in range(threa
 for each in several: each.start()
 for each in several: each.join()
 cairn.finish(failed=rank == 3, message="of rank 3" if rank == 3 else "", timeout=60)
+"""
+
+# As an interpreter is that never had it installed.
+WITHOUT_MATPLOTLIB = """
+import sys
+from importlib.machinery import PathFinder
+
+class Less(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "matplotlib" else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Less if finder is PathFinder else finder for finder in sys.meta_path]
+sys.exit(__import__("cairn._cli.main", fromlist=["main"]).main())
 """
 
 
@@ -149,6 +164,23 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert "300" not in drawn.splitlines()[-2], "the axis has epochs"
     assert "over epoch" not in platform.cairn("metrics", uid, "loss").stdout
     assert "val/loss over epoch" in platform.cairn("compare", uid, "-m", "val/loss").stdout
+    picture = tmp_path / "out.png"
+    both = platform.cairn("compare", uid, "-m", "val/loss", "-m", "loss", "--png", str(picture))
+    assert both.returncode == 0, both.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert (width, height) == (1350, 1200), "a panel for each metric"
+    nothing = platform.cairn("compare", uid, "-m", "nosuch", "--png", str(tmp_path / "no.png"))
+    assert (nothing.returncode, (tmp_path / "no.png").exists()) == (3, False)
+    nowhere = platform.cairn("compare", uid, "--png", str(tmp_path / "none" / "out.png"))
+    assert nowhere.returncode == 1
+    assert "cannot be written" in nowhere.stderr
+    without = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MATPLOTLIB, "compare", uid, "--png", "x.png"],
+        env=platform.env, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert without.returncode == 1
+    assert "cairn-sdk[plot]" in without.stderr
 
     def found(expression: str) -> list[str]:
         said = platform.cairn("ls", expression, "--json")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from rich.table import Table
@@ -13,6 +14,7 @@ from cairn._axes import axis_of, places, with_axes
 from cairn._cli.errors import NOT_FOUND, CliError
 from cairn._cli.find import ID, SEARCHED, find_all
 from cairn._cli.looks import GAP, main_metrics, plain_table, state_sign
+from cairn._cli.picture import check_library, draw
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import listing
 from cairn._cli.session import Session, common
@@ -28,6 +30,13 @@ PLOTTED = 8
 @click.option("-e", "--experiment", default="", metavar="ID", help="All runs of this experiment.")
 @click.option("-m", "--metric", "metrics", multiple=True, metavar="KEY", help="Only this metric; draws it.")
 @click.option("--minimize", multiple=True, metavar="KEY", help="Of this metric the least is the best.")
+@click.option(
+    "--png",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Writes the curves of each --metric into a picture.",
+)
 @click.option("--all-params", is_flag=True, help="Also the params that do not differ.")
 @common
 def compare(
@@ -36,25 +45,34 @@ def compare(
     experiment: str,
     metrics: tuple[str, ...],
     minimize: tuple[str, ...],
+    picture: Path | None,
     all_params: bool,
 ) -> None:
     """Put runs side by side: the params that differ, last and best values, attempts, duration.
 
     Without RUNS or --experiment: the newest run's experiment.
     """
+    if picture is not None:
+        check_library()
     uids = _which(session, runs, experiment)
     client = session.client
     comparison = client.compare(uids, metrics, minimize=minimize, all_params=all_params)
+    rows = comparison.get("rows", [])
+    axes = {str(row["run"]): row.get("axes", {}) for row in rows}
+    found = {key: 0.0 for row in rows for key in row.get("metrics", {})}
+    if picture is not None:
+        drawn = [key for key in metrics if key in found] or ([] if metrics else main_metrics(found, 3))
+        if not drawn:
+            raise CliError("there is nothing to draw: no run here has such a metric", code=NOT_FOUND)
+        draw(client, picture, uids, drawn, names=_labels(rows), axes=axes)
+        session.say(Text(f"{len(drawn)} x {len(rows)} curves are in {picture}", style="dim"))
     if session.as_json:
         session.emit(comparison)
         return
-    rows = comparison.get("rows", [])
-    found = {key: 0.0 for row in rows for key in row.get("metrics", {})}
     for key in metrics:
         if key not in found:
             session.say(Text(f"no run here has the metric {key}", style="yellow"))
     keys = [key for key in metrics if key in found] or main_metrics(found, 3)
-    axes = {str(row["run"]): row.get("axes", {}) for row in rows}
     asked = with_axes(axes.values(), keys[:1])[:100]
     found_series = client.series(uids, asked, max_buckets=120) if keys else []
     series = [each for each in found_series if each["key"] == keys[0]]
