@@ -18,9 +18,9 @@ import pytest
 
 from cairn_server import ports
 from tests.harness.platform import Platform
-from tests.harness.slurm import Slurm
+from tests.harness.slurm import TOGETHER, Slurm
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = [pytest.mark.timeout(1200), TOGETHER]
 
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"}
 # SkyPilot would ask for more memory than a node has.
