@@ -16,6 +16,7 @@ import pytest
 from cairn._http import ApiError
 from cairn._ids import new_uid
 from cairn.client import Client
+from tests.harness.browser import browse
 from tests.harness.platform import Platform
 
 RANKS, UPDATES, THREADS = 8, 1_000, 4
@@ -196,6 +197,11 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert "fixed" in edited.stdout
     assert found("group = 'day' and notes = 'fixed' and \"good\" in tags and name = 'better'") == [uid]
     assert "fixed" in platform.cairn("show", uid).stdout
+    address = platform.cairn("open", "--print", uid).stdout.strip()
+    page = browse(address, tmp_path)
+    for words in ('title="over epoch"', ">fixed<", ">day<"):
+        assert words in page
+    assert 'title="over epoch"' in browse(address.replace("/runs/", "/compare?runs="), tmp_path)
     assert platform.cairn("edit", uid, "--untag", "good", "--notes", "").returncode == 0
     assert (client.run(uid)["tags"], client.run(uid)["notes"]) == ([], "")
     assert platform.cairn("edit", uid).returncode == 2
