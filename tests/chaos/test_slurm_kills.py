@@ -14,12 +14,12 @@ import pytest
 from cairn.client import Client
 from cairn_common.ids import new_uid
 from tests.harness.platform import Platform
-from tests.harness.slurm import CLUSTER, TOGETHER, Slurm
+from tests.harness.slurm import CLUSTER, Slurm
 from tests.harness.told import new_folder, said, submit
 from tests.harness.waiting import ended, until
 
 # Slurm's own start, the first time, is the longest part.
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800), TOGETHER]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
 SEED = int(os.environ.get("CAIRN_TEST_SEED", "3"))
 # In a random order, and one of them again.

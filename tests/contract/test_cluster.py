@@ -22,9 +22,8 @@ from cairn_scheduler.local import open_local
 from cairn_scheduler.model import Code, Resources, Spec
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
-from tests.harness.slurm import CLUSTER, TOGETHER, Slurm
+from tests.harness.slurm import CLUSTER, Slurm
 
-pytestmark = TOGETHER
 # Slurm's own start, the first time, is the longest part.
 SLOW = pytest.mark.timeout(1200)
 

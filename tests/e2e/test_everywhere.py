@@ -18,11 +18,11 @@ import pytest
 from cairn.client import Client
 from cairn_scheduler import processes
 from tests.harness.platform import Platform
-from tests.harness.slurm import CLUSTER, TOGETHER, Slurm
+from tests.harness.slurm import CLUSTER, Slurm
 from tests.harness.waiting import ended, until
 
 # Slurm's own start, the first time, is the longest part.
-pytestmark = [pytest.mark.timeout(1500), TOGETHER]
+pytestmark = pytest.mark.timeout(1500)
 
 # The ranks meet as those of a training do: at the address that all are told.
 MEET = """

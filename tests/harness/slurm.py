@@ -15,15 +15,12 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-import pytest
 import yaml
 
 from cairn_server import home as homes
 from cairn_server.backends import skypilot
 
 SETTING = "CAIRN_TEST_SLURM"
-TOGETHER = pytest.mark.xdist_group("slurm")
-"""For all tests on it: there is one on a machine, so one worker takes them all."""
 CLUSTER = "lab"
 _BESIDE = Path(__file__).parents[3] / "shared" / "slurm"
 _UP_SECONDS = 1200

@@ -18,9 +18,9 @@ import pytest
 
 from cairn_server import ports
 from tests.harness.platform import Platform
-from tests.harness.slurm import TOGETHER, Slurm
+from tests.harness.slurm import Slurm
 
-pytestmark = [pytest.mark.timeout(1200), TOGETHER]
+pytestmark = pytest.mark.timeout(1200)
 
 FINAL = {"SUCCEEDED", "FAILED", "CANCELLED", "TIMED_OUT"}
 # SkyPilot would ask for more memory than a node has.

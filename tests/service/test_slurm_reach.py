@@ -13,11 +13,11 @@ import pytest
 
 from cairn.client import Client
 from tests.harness.platform import Platform
-from tests.harness.slurm import CLUSTER, TOGETHER, Slurm
+from tests.harness.slurm import CLUSTER, Slurm
 from tests.service.test_attach import forwarded
 
 # Slurm's own start, the first time, is the longest part.
-pytestmark = [pytest.mark.timeout(1800), TOGETHER]
+pytestmark = pytest.mark.timeout(1800)
 
 SECRET = "sesame-open-42"
 TASK = f"""
