@@ -7,12 +7,14 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.harness import servers, slurm
 from tests.harness.platform import Platform
 from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
+from tests.harness.workers import Together
 
 
 def _folder() -> Iterator[Path]:
@@ -22,12 +24,10 @@ def _folder() -> Iterator[Path]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With several workers: a file's tests stay together, and so do all that use the one Slurm."""
-    for item in items:
-        on_slurm = "slurm_cluster" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("slurm" if on_slurm else item.path.name))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Together:
+    """How tests are given to workers, where there are several."""
+    return Together(config, log)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from cairn._run import Config, Run, current_run, finish, init, log
+from cairn._params import Config
+from cairn._run import Run, current_run, define_metric, finish, init, log
 from cairn._stopping import checkpoint_due, on_stop, stop_reason, stopping
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ __all__ = [
     "checkpoint_due",
     "config",
     "current_run",
+    "define_metric",
     "finish",
     "init",
     "latest_checkpoint",

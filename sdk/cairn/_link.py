@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 5.0
 ACK_SECONDS = 5.0
 _TOO_LARGE_FOR_STREAM = 10054
+# No room in the stream, or none on the bus's disk.
+_NO_ROOM = (10077, 10023, 10047)
 
 
 class Trouble(Exception):
@@ -24,6 +26,10 @@ class Trouble(Exception):
     def __init__(self, reason: str, *, fatal: bool) -> None:
         super().__init__(reason)
         self.fatal = fatal
+
+
+class Full(Trouble):
+    """The bus has no room for it now."""
 
 
 class Refused(Exception):
@@ -101,6 +107,8 @@ class Link:
         except APIError as error:
             if error.err_code == _TOO_LARGE_FOR_STREAM:
                 raise Refused(str(error)) from error
+            if error.err_code in _NO_ROOM:
+                raise Full(f"the bus is full: {error.description}", fatal=False) from error
             raise Trouble(str(error), fatal=False) from error
         except (Error, TimeoutError, OSError) as error:
             raise Trouble(f"{type(error).__name__} {error}", fatal=True) from error

@@ -1,22 +1,24 @@
 """Runs without a server: ``.cairn/runs/<uid>/`` in the working directory holds all there is to know.
 
-``run.json`` says what the run is and how it ended, ``spool/`` holds what it logged.
+``run.json`` says what the run is and how it ended, ``spool/`` holds what it logged. Each process that
+goes on in a run has a folder of its own beside it, ``<uid>.<another uid>``: nobody sends what is another's.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cairn import _frames
+from cairn._ids import new_uid
 from cairn._segments import read_all, writers
 
 FOLDER = Path(".cairn") / "runs"
-_SYSTEM = "system/"
+SYSTEM = "system/"
 
 
 class Point(NamedTuple):
@@ -28,7 +30,10 @@ class Point(NamedTuple):
 
 
 def make_run_folder(uid: str, base: Path | None = None) -> Path:
-    """A folder for a new run in the working directory, or in the temporary folder if that is not writable."""
+    """A folder for a new run in the working directory, or in the temporary folder if that is not writable.
+
+    `uid` is its name: that of the run, or of one process's part of it (see `part_of`).
+    """
     try:
         return _make_folder(base or Path(), uid)
     except OSError:
@@ -50,6 +55,11 @@ def _make_folder(place: Path, uid: str) -> Path:
     return folder
 
 
+def part_of(uid: str) -> str:
+    """A new folder's name for one more process of a run."""
+    return f"{uid}.{new_uid()}"
+
+
 def write_record(folder: Path, record: Mapping[str, Any]) -> None:
     """Replaces run.json, whole or not at all. Raises OSError."""
     temporary = folder / f"run.json.{os.getpid()}"
@@ -63,7 +73,10 @@ def write_record(folder: Path, record: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class LocalRun:
-    """A run in the local store, as its run.json describes it."""
+    """A run in the local store, as its run.json describes it.
+
+    `folder` is where it began, `folders` are those of all processes that went on in it.
+    """
 
     folder: Path
     uid: str
@@ -75,26 +88,49 @@ class LocalRun:
     params: Mapping[str, Any]
     tags: tuple[str, ...]
     message: str
+    folders: tuple[Path, ...]
 
     def history(self, key: str) -> list[Point]:
         """A metric by step; of two values for one step the one that was logged last."""
-        return history(self.folder / "spool", key)
+        return history(*(folder / "spool" for folder in self.folders), key=key)
 
     def summary(self) -> dict[str, float]:
         """The last value of each metric."""
-        return summary(self.folder / "spool")
+        return summary(*(folder / "spool" for folder in self.folders))
 
 
 def local_runs(directory: str | os.PathLike[str] = ".") -> list[LocalRun]:
-    """The runs in a directory's local store, oldest first."""
-    folders = sorted((Path(directory) / FOLDER).glob("*/run.json"))
-    return [run for path in folders if (run := _load(path)) is not None]
+    """The runs in a directory's local store, oldest first; what several processes did in one run is one."""
+    runs: dict[str, LocalRun] = {}
+    for run in local_parts(directory):
+        runs[run.uid] = _joined(runs[run.uid], run) if run.uid in runs else run
+    return list(runs.values())
 
 
-def history(spool: Path, key: str) -> list[Point]:
-    """A metric's points that still lie in a spool, by step."""
+def local_parts(directory: str | os.PathLike[str] = ".") -> list[LocalRun]:
+    """Of each process and run in a directory's local store what it did, by run, oldest first."""
+    records = sorted((Path(directory) / FOLDER).glob("*/run.json"), key=lambda path: path.parent.name)
+    return [run for path in records if (run := _load(path)) is not None]
+
+
+def _joined(run: LocalRun, more: LocalRun) -> LocalRun:
+    """It goes on while one of them does. If one of them failed it has, unless the other began after that."""
+    last = max((more, run), key=lambda part: (part.state == "running", part.state == "failed"))
+    if run.end_time is not None and run.end_time <= more.start_time:
+        last = more
+    ends = [part.end_time for part in (run, more) if part.end_time is not None]
+    return replace(
+        run, state=last.state, message=last.message, start_time=min(run.start_time, more.start_time),
+        end_time=None if last.end_time is None else max(ends), name=run.name or more.name,
+        params={**run.params, **more.params}, tags=tuple(dict.fromkeys((*run.tags, *more.tags))),
+        folders=(*run.folders, *more.folders),
+    )  # fmt: skip
+
+
+def history(*spools: Path, key: str) -> list[Point]:
+    """A metric's points that still lie in spools, by step."""
     points: dict[int, Point] = {}
-    for step, time, keys, payload in _rows(spool):
+    for step, time, keys, payload in _rows(spools):
         if key in keys:
             value = _value(payload, keys.index(key))
             if step not in points or points[step].time <= time:
@@ -102,18 +138,24 @@ def history(spool: Path, key: str) -> list[Point]:
     return [points[step] for step in sorted(points)]
 
 
-def summary(spool: Path) -> dict[str, float]:
+def next_step(*spools: Path) -> int:
+    """The step behind the highest that still lies in spools, but of `system/...`."""
+    own = (step for step, _, keys, _ in _rows(spools) if not all(key.startswith(SYSTEM) for key in keys))
+    return max(own, default=-1) + 1
+
+
+def summary(*spools: Path) -> dict[str, float]:
     """The last value of each metric, but of what the run used of its machine (`system/...`)."""
     last: dict[str, tuple[int, float, float]] = {}
-    for step, time, keys, payload in _rows(spool):
+    for step, time, keys, payload in _rows(spools):
         for place, key in enumerate(keys):
             if key not in last or last[key][:2] <= (step, time):
                 last[key] = (step, time, _value(payload, place))
-    return {key: value for key, (_, _, value) in last.items() if not key.startswith(_SYSTEM)}
+    return {key: value for key, (_, _, value) in last.items() if not key.startswith(SYSTEM)}
 
 
-def _rows(spool: Path) -> Any:
-    for folder in writers(spool):
+def _rows(spools: Sequence[Path]) -> Any:
+    for folder in (folder for spool in spools for folder in writers(spool)):
         for reader, frame in read_all(folder):
             if frame.payload[0] == _frames.POINT:
                 _, shape, time, step = _frames.POINT_HEAD.unpack_from(frame.payload)
@@ -138,6 +180,7 @@ def _load(path: Path) -> LocalRun | None:
             params=dict(record.get("params") or {}),
             tags=tuple(record.get("tags") or ()),
             message=str(record.get("message") or ""),
+            folders=(path.parent,),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -12,7 +12,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Self
 
 from cairn import _config, _env, _local, _values
 from cairn._frames import LineRecord
-from cairn._ids import new_uid
+from cairn._ids import is_uid, new_uid
+from cairn._params import Config
 from cairn._spool import Writer
 
 if TYPE_CHECKING:
@@ -32,50 +33,8 @@ _log = logging.getLogger("cairn")
 
 _STDOUT = 1
 _MAX_TEXT = 64 * 1024
-
-
-class Config(dict[str, Any]):
-    """The run's params, by item or by attribute. What is set is recorded, at any time."""
-
-    __slots__ = ("_tell",)
-
-    def __init__(
-        self, params: Mapping[str, Any] | None = None, tell: Callable[[Mapping[str, Any]], None] | None = None
-    ) -> None:
-        super().__init__(params or {})
-        object.__setattr__(self, "_tell", tell)
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        self.update({name: value})
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self.update({name: value})
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """As of a dict; all that is set is recorded together."""
-        added = dict(*args, **kwargs)
-        super().update(added)
-        if self._tell is not None and added:
-            self._tell(added)
-
-    def setdefault(self, name: str, value: Any = None) -> Any:
-        if name not in self:
-            self[name] = value
-        return self[name]
-
-    def __ior__(self, other: Any) -> Self:  # type: ignore[override,misc]
-        self.update(other)
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        """Copies are values, and belong to no run."""
-        return Config, (dict(self),)
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
+_LONGEST_GROUP = 500
+_LONGEST_NOTES = 16_000
 
 
 class Run:
@@ -96,6 +55,7 @@ class Run:
         self.job = job
         self.attempt = job.attempt if job else 0
         self.config = Config(params, lambda added: self.update(params=added))
+        self._group = self._notes = ""
         self.strict = strict
         self.finished = False
         self._writer = Writer(spool)
@@ -148,19 +108,66 @@ class Run:
         except (TypeError, ValueError) as error:
             self._problem("event", f"an event cannot be recorded: {error}", error)
 
-    def update(self, *, params: Mapping[str, Any] | None = None, tags: Sequence[str] = ()) -> None:
-        """Adds params or tags. Never raises, unless the run is `strict`."""
+    def update(
+        self, *, params: Mapping[str, Any] | None = None, tags: Sequence[str] = (), group: str | None = None,
+        notes: str | None = None,
+    ) -> None:  # fmt: skip
+        """Adds params or tags; sets the group (500 characters) or the notes (16,000), of which longer ones
+        are cut. Never raises, unless the run is `strict`.
+        """
         try:
             added = {str(key): _values.plain(value) for key, value in (params or {}).items()}
             dict.update(self.config, params or {})  # not the config's own update, which comes here
             with self._lock:
-                self._writer.json("run_updated", {"params": added, "tags": list(map(str, tags))})
+                texts = self._describe(group, notes)
+                self._writer.json("run_updated", {"params": added, "tags": list(map(str, tags)), **texts})
                 if self._record:
+                    self._record |= texts
                     self._record["params"] |= added
                     self._record["tags"] = [*dict.fromkeys([*self._record["tags"], *map(str, tags)])]
                     self._save_record()
         except Exception as error:
             self._problem("update", str(error), error)
+
+    @property
+    def group(self) -> str:
+        """The name that runs which belong together share, as this process gave it. May be set at any time."""
+        return self._group
+
+    @group.setter
+    def group(self, group: str) -> None:
+        self.update(group=group)
+
+    @property
+    def notes(self) -> str:
+        """What people should know of the run, as this process gave it. May be set at any time."""
+        return self._notes
+
+    @notes.setter
+    def notes(self, notes: str) -> None:
+        self.update(notes=notes)
+
+    def define_metric(self, key: str, *, step_metric: str) -> None:
+        """Says over which metric another one is drawn, in place of the step: both are logged at one step.
+
+        Each `*` in `key` stands for any characters; of several that fit a metric's own key counts, then the
+        longest. At most 100 of them; an empty `step_metric` takes one back. Never raises, unless the run is
+        `strict`.
+        """
+        try:
+            axes = {_values.name(key, "a metric"): _values.name(step_metric, "step_metric", empty=True)}
+            self._writer.json("run_updated", {"axes": axes})
+        except Exception as error:
+            self._problem("define_metric", str(error), error)
+
+    def _describe(self, group: str | None, notes: str | None) -> dict[str, str]:
+        """Keeps what was given of both, and returns it as an event has it."""
+        if group is not None:
+            self._group = str(group)[:_LONGEST_GROUP]
+        if notes is not None:
+            self._notes = str(notes)[:_LONGEST_NOTES]
+        given = {"group": (group, self._group), "notes": (notes, self._notes)}
+        return {name: kept for name, (asked, kept) in given.items() if asked is not None}
 
     def resumed_from(self, step: int) -> None:
         """Goes on from a checkpoint: the next automatic step is the one behind it."""
@@ -179,7 +186,7 @@ class Run:
 
     def history(self, key: str) -> list[_local.Point]:
         """A metric by step, as far as it lies on this machine (what a server has taken is there)."""
-        return _local.history(self.spool, key)
+        return _local.history(self.spool, key=key)
 
     def api(self) -> Api | None:
         """The server's HTTP API with this run's rights; None without a server."""
@@ -260,8 +267,12 @@ class Run:
             self._warned.add(kind)
             _log.warning("cairn: %s", text)
 
-    def _started(self, *, params: Mapping[str, Any], tags: Sequence[str], experiment: str) -> None:
+    def _started(
+        self, *, params: Mapping[str, Any], tags: Sequence[str], experiment: str, group: str | None,
+        notes: str | None,
+    ) -> None:  # fmt: skip
         start = datetime.now(UTC)
+        texts = self._describe(group, notes)
         self._writer.json(
             "run_started",
             {
@@ -272,13 +283,14 @@ class Run:
                 "environment": _env.describe_process(),
                 "experiment": experiment,
                 "display_name": self.name,
+                **texts,
             },
         )
         if self.job is None:
             self._record = {
                 "uid": self.uid, "team": self.team, "name": self.name, "experiment": experiment or "default",
                 "state": "running", "start_time": start.timestamp(), "pid": self._owner,
-                "params": dict(params), "tags": list(tags),
+                "params": dict(params), "tags": list(tags), **texts,
             }  # fmt: skip
             self._save_record()
 
@@ -322,37 +334,55 @@ def init(
     experiment: str | None = None,
     name: str | None = None,
     *,
+    run: str | None = None,
     params: Mapping[str, Any] | None = None,
     config: Mapping[str, Any] | None = None,
     tags: Sequence[str] | None = None,
+    group: str | None = None,
+    notes: str | None = None,
     strict: bool = False,
     capture: bool = True,
 ) -> Run:
     """Begins this process's run and returns it; in a job that is the job's run.
 
     `params` (or `config`, its other name) are merged with what the platform chose for this job, which wins.
-    `experiment` and `name` are for runs without a job. Needs no server and no network. Never raises, unless
-    `strict`: then it, and the run's `log`, raise ValueError for what they cannot take. Without a job, git,
-    installed packages and use of the machine (`system/...`) are recorded, too, unless `capture` is false.
+    `group` names runs that belong together, `notes` are for people. `experiment` and `name` are for runs
+    without a job. Needs no server and no network. Never raises, unless `strict`: then it, and
+    the run's `log`, raise ValueError for what they cannot take. Without a job, git, installed packages and
+    use of the machine (`system/...`) are recorded, too, unless `capture` is false.
+
+    With `run`, the uid of a run (of any process or machine, running or ended), this process goes on in that
+    one, beside others that do; a uid that nobody knows begins a run, so a launcher makes one for all its
+    ranks. Steps that `log` counts itself go on behind the highest that is known here or at the server (asked
+    once, 2 s at most); processes that log one metric together give steps of their own. Each end of one of
+    them is an end of the run until the next; it has failed if one of them has since it was begun last.
     """
     global _current
     with _beginning:
-        if _current is not None and _current.job is None and not _current.finished:
-            _current.finish()
         given = {str(key): value for key, value in {**(config or {}), **(params or {})}.items()}
-        run = _make_run(name or "", given | _env.given_params(), strict)
-        _current = run
+        labels = [str(tag) for tag in tags or ()]
+        if _current is not None and _current.job is None and not _current.finished:
+            if run is not None and run == _current.uid:
+                _current.update(params=given, tags=labels, group=group, notes=notes)
+                return _current
+            _current.finish()
+        made = _make_run(run, name or "", given | _env.given_params(), strict)
+        _current = made
         try:
-            plain = {key: _values.plain(value) for key, value in run.config.items()}
-            run._started(params=plain, tags=[str(tag) for tag in tags or ()], experiment=experiment or "")
+            plain = {key: _values.plain(value) for key, value in made.config.items()}
+            made._started(params=plain, tags=labels, experiment=experiment or "", group=group, notes=notes)
         except Exception as error:
-            run._problem("init", f"the run's beginning could not be recorded: {error}", error)
-        if run.job is None:
-            _begin_shipping(run)
+            made._problem("init", f"the run's beginning could not be recorded: {error}", error)
+        if made.job is None:
+            _begin_shipping(made)
             _watch_exit()
             if capture:
-                _begin_capture(run)
-        return run
+                _begin_capture(made)
+        if run is not None:
+            from cairn import _past
+
+            _past.go_on(made, run)
+        return made
 
 
 def current_run() -> Run:
@@ -373,21 +403,32 @@ def log(values: Mapping[str, Any] | str, step: int | None = None) -> None:
     (_current or current_run()).log(values, step)
 
 
+def define_metric(key: str, *, step_metric: str) -> None:
+    """Says over which metric another one is drawn: `define_metric("val/*", step_metric="epoch")`. See
+    `Run.define_metric`."""
+    (_current or current_run()).define_metric(key, step_metric=step_metric)
+
+
 def finish(*, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:
     """Ends this process's run, if it has one. See `Run.finish`."""
     if _current is not None:
         _current.finish(failed=failed, message=message, timeout=timeout)
 
 
-def _make_run(name: str, params: Mapping[str, Any], strict: bool) -> Run:
+def _make_run(asked: str | None, name: str, params: Mapping[str, Any], strict: bool) -> Run:
     job = _env.job_environment()
     if job is not None:
         return Run(
             uid=job.run_uid, team=job.team, name=name, spool=job.spool, job=job, params=params, strict=strict,
             directory=job.spool.parent / "staging",
         )  # fmt: skip
-    uid = new_uid()
-    folder = _local.make_run_folder(uid)
+    known = isinstance(asked, str) and is_uid(asked)
+    if asked is not None and not known and strict:
+        from cairn import _past
+
+        raise ValueError(_past.no_uid(asked))
+    uid = str(asked) if known else new_uid()
+    folder = _local.make_run_folder(_local.part_of(uid) if known else uid)
     return Run(
         uid=uid, team=_configured().team, name=name, spool=folder / "spool", params=params, strict=strict,
         directory=folder,

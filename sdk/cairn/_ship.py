@@ -1,7 +1,8 @@
 """Ships a spool to the bus: at least once, in order per writer, never dropping, whatever the bus does.
 
 Each writer has one message under way at a time: the tracker keeps a mark per writer, so a later message must
-never arrive before an earlier one. Messages are large enough for that to be fast.
+never arrive before an earlier one. Messages are large enough for that to be fast. A bus that is full is asked
+again, seldom, writer by writer.
 """
 
 from __future__ import annotations
@@ -14,16 +15,17 @@ import shutil
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn._link import Link, Listen, Refused, Trouble
+from cairn._link import Full, Link, Listen, Refused, Trouble
 from cairn._segments import writers
 from cairn._tail import Tail
 
 if TYPE_CHECKING:
-    from cairn._batch import Identity
+    from cairn._batch import Identity, Message
 
 _log = logging.getLogger("cairn")
 
@@ -53,6 +55,7 @@ class Shipper:
         self._token = token
         self._listens = listens
         self._tails: dict[str, Tail] = {}
+        self._held: dict[str, _Held] = {}
         self._link: Link | None = None
         self._changed = threading.Condition()
         self._answered: bool | None = None
@@ -80,8 +83,8 @@ class Shipper:
 
     @property
     def away(self) -> bool:
-        """Whether the bus gave no answer when it was last asked."""
-        return self._answered is False
+        """Whether the bus gave no answer when it was last asked, or has no room for some of it."""
+        return self._answered is False or bool(self._held)
 
     def wait_empty(self, timeout: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
         """Waits until all that lies in the spool now has been taken by the bus. False: it has not."""
@@ -165,7 +168,7 @@ class Shipper:
                 continue
             if moved:
                 delay = POLL_SECONDS
-            else:
+            elif not self._held:
                 with self._changed:
                     self._found_empty = number
                     self._changed.notify_all()
@@ -182,18 +185,34 @@ class Shipper:
         return sum(await asyncio.gather(*map(self._ship, self._tails.values())))
 
     async def _ship(self, tail: Tail) -> int:
-        """Sends what one writer has, at most one read of it. Returns how many bytes of the spool that was."""
-        pending = tail.next()
-        for message in pending:
+        """Sends what one writer has, at most one read of it. Returns how many bytes of the spool that was.
+
+        Where the bus has no room, the rest of it is held back, and no other writer waits for it.
+        """
+        held = self._held.get(tail.folder.name)
+        if held is not None and not held.due:
+            return 0
+        pending = deque(tail.next() if held is None else held.messages)
+        moved = 0
+        while pending:
+            message = pending[0]
             subject = message.subject(self._identity)
             data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
-            await self._publish(subject, data)
+            try:
+                await self._publish(subject, data)
+            except Full as error:
+                self._complain(error)
+                self._held[tail.folder.name] = _Held(pending, held if not moved else None)
+                return moved
             # Saved with what comes next: a crash before that sends these once more, and they count once.
             tail.taken(message)
-        return sum(message.end - message.start for message in pending)
+            pending.popleft()
+            moved += message.end - message.start
+        self._held.pop(tail.folder.name, None)
+        return moved
 
     async def _publish(self, subject: str, data: bytes) -> None:
-        """Returns when the bus has stored it."""
+        """Returns when the bus has stored it. Raises `Full`."""
         pause = _Pause(self._hurry)
         while True:
             link = await self._connected()
@@ -204,6 +223,8 @@ class Shipper:
             except Refused as error:
                 _log.error("cairn: left out %d bytes that the bus never takes: %s", len(data), error)
                 return
+            except Full:
+                raise
             except Trouble as trouble:
                 self._complain(trouble)
                 if trouble.fatal:
@@ -242,6 +263,21 @@ class Shipper:
         with self._changed:
             self._answered = answered
             self._changed.notify_all()
+
+
+class _Held:
+    """What the bus had no room for; each time again it rests longer."""
+
+    def __init__(self, messages: deque[Message], before: _Held | None) -> None:
+        self.messages = messages
+        least, most = BACK_OFF_SECONDS
+        self._seconds: float = least if before is None else min(before._seconds * 2, most)
+        self._until = time.monotonic() + self._seconds * random.uniform(0.5, 1.0)  # noqa: S311 - jitter
+
+    @property
+    def due(self) -> bool:
+        """Whether to try again."""
+        return time.monotonic() >= self._until
 
 
 class _Loop(asyncio.SelectorEventLoop):

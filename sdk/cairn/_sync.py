@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn._config import load_config
-from cairn._local import local_runs, write_record
+from cairn._local import local_parts, write_record
 from cairn._ship import Shipper
 
 if TYPE_CHECKING:
@@ -43,12 +43,13 @@ def sync(directory: str | os.PathLike[str] = ".", *, timeout: float = 60.0) -> d
     """
     if not load_config().url:
         raise ValueError("no server is configured: `cairn login`, or set CAIRN_URL and CAIRN_TOKEN")
-    records = {run.folder: _record(run.folder) for run in local_runs(directory)}
-    return {
-        str(record["uid"]): _send(folder, record, timeout)
-        for folder, record in records.items()
-        if not record.get("sent") and not _still_logging(record)
-    }
+    records = {run.folder: _record(run.folder) for run in local_parts(directory)}
+    sent: dict[str, bool] = {}
+    for folder, record in records.items():
+        if not record.get("sent") and not _still_logging(record):
+            uid = str(record["uid"])
+            sent[uid] = _send(folder, record, timeout) and sent.get(uid, True)
+    return sent
 
 
 def _send(folder: Path, record: dict[str, Any], timeout: float) -> bool:

@@ -70,3 +70,10 @@ def _scalar(key: str, value: object) -> float:
         if hasattr(value, "__float__"):
             return float(cast(SupportsFloat, value))
     raise ValueError(f"the value of {key!r} is no number: {type(value).__name__}")
+
+
+def name(given: Any, what: str, *, empty: bool = False) -> str:
+    """A metric's name as it was given. Raises ValueError for what cannot be one."""
+    if not isinstance(given, str) or len(given.encode(errors="replace")) > 250 or not (given or empty):
+        raise ValueError(f"{what}: {given!r:.80} is no name of 1 to 250 bytes")
+    return given

@@ -196,11 +196,14 @@ class Client:
         return list(self.api.post(f"{BASE}/orphans:remove", {}).get("orphans", []))
 
     def runs(
-        self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", limit: int | None = None
-    ) -> Runs:
-        """Runs, newest first; `.to_pandas()` makes a data frame of them."""
+        self, *, states: Sequence[str] = (), experiment: str = "", sweep: str = "", filter: str = "",
+        limit: int | None = None,
+    ) -> Runs:  # fmt: skip
+        """Runs, newest first; `.to_pandas()` makes a data frame of them. `filter` is an expression, such as
+        `group = "night" and metrics.acc > 0.9`."""
         query: Query = {
             "states": list(states),
+            "filter": filter or None,
             "experiment": experiment,
             "sweep": sweep,
             "page_size": _page(limit),
@@ -210,6 +213,10 @@ class Client:
     def run(self, run: str) -> Json:
         """A run with params, attempts and the summary of each metric."""
         return self.api.get(self._team("runs", run))
+
+    def update_run(self, run: str, **fields: Any) -> Json:
+        """Changes `display_name`, `tags`, `group` or `notes`, whichever are given; returns the run."""
+        return self.api.patch(self._team("runs", run), fields)
 
     def experiments(self) -> Iterator[Json]:
         """The team's experiments."""

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cairn.client import Client
+from cairn_server import ports
 
 
 class Platform:
@@ -19,6 +20,7 @@ class Platform:
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.data = folder / "data"
+        self._http = ports.free(["http"])["http"]
         self.env = {
             **{key: value for key, value in os.environ.items() if not key.startswith("CAIRN_")},
             "CAIRN_CONFIG": str(folder / "config.json"),
@@ -41,7 +43,9 @@ class Platform:
 
     def up(self, *options: str) -> None:
         """Starts it in the background and returns when it answers."""
-        done = self.cairn("up", "--detach", *options)
+        # The usual port is anybody's: two that start at the same moment would both find it free.
+        port = () if "--port" in options else ("--port", str(self._http))
+        done = self.cairn("up", "--detach", *port, *options)
         assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self) -> None:

@@ -74,7 +74,13 @@ class Tracker(servers.Server):
 
 
 def start_tracker(
-    folder: Path, *, nats_url: str, postgres_url: str, s3: servers.S3, interval: float = 0.02
+    folder: Path,
+    *,
+    nats_url: str,
+    postgres_url: str,
+    s3: servers.S3,
+    interval: float = 0.02,
+    job_stream_bytes: int = 2**30,
 ) -> Tracker:
     """A tracker that keeps its points in `folder` and rests `interval` seconds after a small batch."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +96,7 @@ def start_tracker(
         "CAIRN_S3_SECRET_KEY": s3.secret_key,
         "CAIRN_S3_DATA_DIR": str(s3.folder),
         "CAIRN_INGEST_INTERVAL": str(interval),
+        "CAIRN_JOB_STREAM_BYTES": str(job_stream_bytes),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "HOME": os.environ.get("HOME", "/"),
     }

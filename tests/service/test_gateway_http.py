@@ -284,6 +284,7 @@ async def test_what_waits_for_the_tracker_is_told_with_the_platform(
             told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
             assert int(told["backlog"]["messages"]) == 3
             assert told["backlog"]["oldest_seconds"] >= 0
+            assert 0 < int(told["backlog"]["bytes"]) < int(told["backlog"]["limit_bytes"])
     finally:
         server.stop()
 

@@ -97,7 +97,9 @@ def rubbish(chance: random.Random, like: events_pb2.JobEvent) -> tuple[str, byte
     return own, other.SerializeToString()
 
 
-@pytest.mark.parametrize("seed", [1, int(os.environ.get("SEED") or int.from_bytes(os.urandom(3)))])
+@pytest.mark.parametrize(
+    "seed", [1, int(os.environ.get("SEED") or int.from_bytes(os.urandom(3)))], ids=["1", "random"]
+)
 async def test_every_point_is_there_once_after_kills_doubles_overtaking_and_rubbish(
     place: Place, seed: int
 ) -> None:

@@ -63,7 +63,7 @@ def test_the_readme_stays_short_and_ci_runs_its_command() -> None:
     commands = [line for line in readme if line.startswith("python3 -m venv")]
     assert len(commands) == 2, "one command runs the demo, one runs the tests"
     assert commands[0].endswith("cairn demo")
-    assert commands[1].endswith("pytest")
+    assert commands[1].endswith("pytest -n 2")
     assert "README.md" in (ROOT / ".ci/run").read_text()
 
 

@@ -245,3 +245,36 @@ def test_a_working_directory_that_is_gone_does_not_stop_a_training(tmp_path: Pat
         """
     ended = script(code, tmp_path, TMPDIR=str(tmp_path))
     assert (ended.returncode, ended.stdout) == (0, "trained\n"), ended.stderr
+
+
+def test_another_process_goes_on_in_a_run_after_its_end(tmp_path: Path) -> None:
+    with cairn.init("digits", params={"lr": 0.1}) as run:
+        for _ in range(3):
+            cairn.log({"loss": 1.0})
+    text = f"import cairn; cairn.init(run={run.uid!r}, tags=['more']); cairn.log({{'loss': 2.0}})"
+    ended = script(text, tmp_path)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert script(text + "; 1 / 0", tmp_path).returncode == 1
+    (read,) = cairn.local_runs(tmp_path)
+    assert [(point.step, point.value) for point in read.history("loss")] == [
+        (0, 1.0), (1, 1.0), (2, 1.0), (3, 2.0), (4, 2.0),
+    ]  # fmt: skip
+    assert (read.uid, read.state, read.params, read.tags) == (run.uid, "failed", {"lr": 0.1}, ("more",))
+    assert script(text, tmp_path).returncode == 0
+    assert [run.state for run in cairn.local_runs(tmp_path)] == ["succeeded"]
+
+
+def test_what_goes_on_in_its_own_run_is_that_run() -> None:
+    run = cairn.init()
+    assert cairn.init(run=run.uid, params={"lr": 1}, tags=["t"]) is run
+    assert run.config == {"lr": 1}
+
+
+@pytest.mark.parametrize("uid", ["../../etc", "", 5, "01K" * 9])
+def test_what_is_no_uid_is_told_and_another_run_begins(uid: Any, caplog: pytest.LogCaptureFixture) -> None:
+    run = cairn.init(run=uid)
+    cairn.log({"a": 1.0})
+    assert values_of(run, "a") == [(0, 1.0)]
+    assert "is no run's uid" in caplog.text
+    with pytest.raises(ValueError, match="no run's uid"):
+        cairn.init(run=uid, strict=True)

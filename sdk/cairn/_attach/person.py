@@ -7,6 +7,7 @@ import contextlib
 import os
 import shutil
 import signal
+import sys
 import termios
 import threading
 import tty
@@ -33,8 +34,11 @@ class Left(Exception):
 
 
 def window_size() -> pb.WindowSize:
-    """That of the terminal here."""
-    columns, rows = shutil.get_terminal_size()
+    """That of the terminal here; COLUMNS and LINES, where they are exported, say what it once was."""
+    try:
+        columns, rows = os.get_terminal_size(sys.stdin.fileno())
+    except (OSError, ValueError):
+        columns, rows = shutil.get_terminal_size()
     return pb.WindowSize(rows=rows, columns=columns)
 
 

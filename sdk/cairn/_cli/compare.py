@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import click
 from rich.table import Table
 from rich.text import Text
 
+from cairn._axes import axis_of, places, with_axes
 from cairn._cli.errors import NOT_FOUND, CliError
 from cairn._cli.find import ID, SEARCHED, find_all
 from cairn._cli.looks import GAP, main_metrics, plain_table, state_sign
+from cairn._cli.picture import check_library, draw
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import listing
 from cairn._cli.session import Session, common
@@ -27,6 +30,13 @@ PLOTTED = 8
 @click.option("-e", "--experiment", default="", metavar="ID", help="All runs of this experiment.")
 @click.option("-m", "--metric", "metrics", multiple=True, metavar="KEY", help="Only this metric; draws it.")
 @click.option("--minimize", multiple=True, metavar="KEY", help="Of this metric the least is the best.")
+@click.option(
+    "--png",
+    "picture",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Writes the curves of each --metric into a picture.",
+)
 @click.option("--all-params", is_flag=True, help="Also the params that do not differ.")
 @common
 def compare(
@@ -35,30 +45,44 @@ def compare(
     experiment: str,
     metrics: tuple[str, ...],
     minimize: tuple[str, ...],
+    picture: Path | None,
     all_params: bool,
 ) -> None:
     """Put runs side by side: the params that differ, last and best values, attempts, duration.
 
     Without RUNS or --experiment: the newest run's experiment.
     """
+    if picture is not None:
+        check_library()
     uids = _which(session, runs, experiment)
     client = session.client
     comparison = client.compare(uids, metrics, minimize=minimize, all_params=all_params)
+    rows = comparison.get("rows", [])
+    axes = {str(row["run"]): row.get("axes", {}) for row in rows}
+    found = {key: 0.0 for row in rows for key in row.get("metrics", {})}
+    if picture is not None:
+        drawn = [key for key in metrics if key in found] or ([] if metrics else main_metrics(found, 3))
+        if not drawn:
+            raise CliError("there is nothing to draw: no run here has such a metric", code=NOT_FOUND)
+        draw(client, picture, uids, drawn, names=_labels(rows), axes=axes)
+        session.say(Text(f"{len(drawn)} x {len(rows)} curves are in {picture}", style="dim"))
     if session.as_json:
         session.emit(comparison)
         return
-    rows = comparison.get("rows", [])
-    found = {key: 0.0 for row in rows for key in row.get("metrics", {})}
     for key in metrics:
         if key not in found:
             session.say(Text(f"no run here has the metric {key}", style="yellow"))
     keys = [key for key in metrics if key in found] or main_metrics(found, 3)
-    series = client.series(uids, keys[:1], max_buckets=120) if keys else []
+    asked = with_axes(axes.values(), keys[:1])[:100]
+    found_series = client.series(uids, asked, max_buckets=120) if keys else []
+    series = [each for each in found_series if each["key"] == keys[0]]
     others = [record.uid for record in listing(client, limit=SEARCHED)[0]]
     columns = _columns(comparison, keys, set(minimize), _courses(series), others)
     session.out.print(_table(columns, session.out.width))
     if metrics and keys:
-        _draw(session, rows, series, keys[0])
+        over = {str(each["run"]): each for each in found_series
+                if each["key"] == axis_of(axes.get(str(each["run"]), {}), keys[0])}  # fmt: skip
+        _draw(session, rows, series, keys[0], over)
 
 
 def _which(session: Session, runs: Sequence[str], experiment: str) -> list[str]:
@@ -175,16 +199,22 @@ def _labels(rows: Sequence[Json]) -> dict[str, str]:
     return labels
 
 
-def _draw(session: Session, rows: Sequence[Json], series: Sequence[Json], key: str) -> None:
+def _draw(
+    session: Session, rows: Sequence[Json], series: Sequence[Json], key: str, over: dict[str, Json]
+) -> None:
+    """`over`: by run the series that its curve is drawn over, where that is not the step."""
     names = _labels(rows)
     curves = []
     for each in series[:PLOTTED]:
         run = str(each["run"])
         values = [number(value) for value in each.get("last", [])]
-        points = [(float(x), y) for x, y in zip(each.get("steps", []), values, strict=True) if y is not None]
+        across = places(each.get("steps", []), over.get(run))
+        points = [(x, y) for x, y in zip(across, values, strict=True) if y is not None]
         curves.append(Curve(names[run], points))
     session.out.print()
-    session.out.print(Text(clean(key), style="bold"))
+    names_of_axes = sorted({clean(str(each["key"])) for each in over.values()})
+    title = clean(key) + (f" over {', '.join(names_of_axes)}" if names_of_axes else "")
+    session.out.print(Text(title, style="bold"))
     for line in plot(curves, width=min(100, max(20, min(session.out.width, 110) - 12))):
         session.out.print(line)
     if len(series) > PLOTTED:

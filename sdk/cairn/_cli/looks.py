@@ -113,6 +113,8 @@ def _row(record: Record, uids: Sequence[str], wide: bool) -> list[Text]:
     name, experiment = Text(record.name or "-"), Text(record.experiment)
     for key, value in record.point.items():
         name.append(f" {key}={plain(value)}", style="dim")
+    if record.group:
+        name.append(f" in {record.group}", style="dim")
     name.truncate(36 if wide else 20, overflow="ellipsis")
     experiment.truncate(24, overflow="ellipsis")
     return [

@@ -13,6 +13,7 @@ ALIVE = ("PENDING", "ADMITTED", "LAUNCHING", "RUNNING", "RECOVERING", "PREEMPTIN
 
 
 @click.command()
+@click.argument("expression", default="", metavar="[FILTER]")
 @click.option("-e", "--experiment", default="", metavar="ID", help="Only this experiment.")
 @click.option(
     "-s", "--state", "states", multiple=True, type=click.Choice(STATES, case_sensitive=False),
@@ -23,17 +24,23 @@ ALIVE = ("PENDING", "ADMITTED", "LAUNCHING", "RUNNING", "RECOVERING", "PREEMPTIN
     "-n", "--limit", type=click.IntRange(1, 100_000), default=30, show_default=True, help="The newest N."
 )
 @common
-def ls(session: Session, experiment: str, states: tuple[str, ...], alive: bool, limit: int) -> None:
-    """List jobs and runs, newest first."""
+def ls(
+    session: Session, expression: str, experiment: str, states: tuple[str, ...], alive: bool, limit: int
+) -> None:
+    """List jobs and runs, newest first; with FILTER those runs that it holds for, such as
+    `config.lr < 0.01 and metrics.acc > 0.9`, `group = "night"`, `"best" in tags`, `notes =~ "diverge"`."""
     wanted = (*states, *(ALIVE if alive else ()))
-    records, missing = listing(session.client, states=wanted, experiment=experiment, limit=limit)
+    records, missing = listing(
+        session.client, states=wanted, experiment=experiment, expression=expression, limit=limit
+    )
     for line in missing:
         session.say(Text(f"warning: {line}", style="yellow"))
     if session.as_json:
         session.emit([record.json() for record in records])
         return
     if not records:
-        what = "nothing runs or waits" if alive else "no such runs" if wanted or experiment else "no runs yet"
+        narrowed = wanted or experiment or expression
+        what = "nothing runs or waits" if alive else "no such runs" if narrowed else "no runs yet"
         session.say(f"{what}; `cairn run -- python train.py` begins one")
         return
     session.out.print(records_table(records, width=session.out.width))

@@ -24,6 +24,7 @@ BUILT_IN = (
     ("Jobs", "run", "run", "run"),
     ("Jobs", "ls", "ls", "ls"),
     ("Jobs", "show", "show", "show"),
+    ("Jobs", "edit", "edit", "edit"),
     ("Jobs", "logs", "logs", "logs"),
     ("Jobs", "watch", "watch", "watch"),
     ("Jobs", "why", "why", "why"),

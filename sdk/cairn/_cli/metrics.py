@@ -7,6 +7,7 @@ import sys
 import click
 from rich.text import Text
 
+from cairn._axes import axis_of, places, with_axes
 from cairn._cli.errors import NOT_FOUND, USAGE, CliError
 from cairn._cli.find import ID, find
 from cairn._cli.looks import plain_table
@@ -41,20 +42,25 @@ def metrics(session: Session, run: str, keys: tuple[str, ...], as_csv: bool, sys
         else:
             history.write_csv(sys.stdout)
         return
-    summary = {key: found for key, found in client.run(uid).get("summary", {}).items()
+    told = client.run(uid)
+    axes = told.get("axes", {})
+    summary = {key: found for key, found in told.get("summary", {}).items()
                if (key in keys if keys else system or not key.startswith(SYSTEM))}  # fmt: skip
     if session.as_json:
         session.emit(summary)
         return
     series = {
-        str(each["key"]): each for each in client.series([uid], _asked(summary, keys), max_buckets=DRAWN)
+        str(each["key"]): each
+        for each in client.series([uid], with_axes([axes], _asked(summary, keys))[:100], max_buckets=DRAWN)
     }
+    over = {key: series.get(axis_of(axes, key)) for key in keys}
+    series = {key: each for key, each in series.items() if key in (keys or summary)}
     if not series:
         raise CliError(_nothing(keys), code=NOT_FOUND, hint=f"`cairn metrics {run}` lists what there is")
     session.out.print(_table(summary, series))
     for key in keys:
         if key in series:
-            _draw(session, series[key])
+            _draw(session, series[key], over[key])
         else:
             session.say(Text(f"the run has no metric {clean(key)}", style="yellow"))
 
@@ -93,14 +99,14 @@ def _worked_out(series: Json) -> Json:
     }  # fmt: skip
 
 
-def _draw(session: Session, series: Json) -> None:
-    """A bucket's extremes are drawn, so a spike of one step is seen."""
+def _draw(session: Session, series: Json, axis: Json | None) -> None:
+    """A bucket's extremes are drawn, so a spike of one step is seen. `axis` is what it is drawn over."""
     points: list[tuple[float, float]] = []
-    for step, *values in zip(
-        *(series.get(name, []) for name in ("steps", "min", "max", "last")), strict=True
-    ):
-        points += [(float(step), found) for each in values if (found := number(each)) is not None]
+    across = places(series.get("steps", []), axis)
+    for x, *values in zip(across, *(series.get(name, []) for name in ("min", "max", "last")), strict=True):
+        points += [(x, found) for each in values if (found := number(each)) is not None]
     session.out.print()
     width = min(100, max(20, min(session.out.width, 110) - 12))
-    for line in plot([Curve(clean(str(series["key"])), points)], width=width):
+    title = clean(str(series["key"])) + (f" over {clean(str(axis['key']))}" if axis else "")
+    for line in plot([Curve(title, points)], width=width):
         session.out.print(line)

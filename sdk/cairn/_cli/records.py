@@ -55,6 +55,10 @@ class Record:
     sweep: str = ""
     # What a sweep chose for it.
     point: dict[str, Any] = field(default_factory=dict)
+    group: str = ""
+    # What people said of it.
+    notes: str = ""
+    tags: tuple[str, ...] = ()
 
     @property
     def final(self) -> bool:
@@ -91,6 +95,9 @@ class Record:
             "params": self.params,
             "note": self.note,
             "sweep": self.sweep,
+            "group": self.group,
+            "notes": self.notes,
+            "tags": list(self.tags),
         }
 
 
@@ -118,6 +125,9 @@ def merge(job: Json | None, run: Json | None) -> Record:
         note=headline(first.get("reason") or first.get("message")),
         point={clean(key): value for key, value in _spec(job).get("params", {}).items()},
         sweep=str(first.get("sweep", "")).rsplit("/", 1)[-1],
+        group=clean(str(run.get("group") or "")),
+        notes=clean(str(run.get("notes") or "")),
+        tags=tuple(clean(str(tag)) for tag in run.get("tags", [])),
     )
 
 
@@ -127,17 +137,23 @@ def headline(message: Any) -> str:
 
 
 def listing(
-    client: Client, *, states: Sequence[str] = (), experiment: str = "", limit: int | None = 50
-) -> tuple[list[Record], list[str]]:
-    """The newest records, and what of the platform could not be asked."""
+    client: Client, *, states: Sequence[str] = (), experiment: str = "", expression: str = "",
+    limit: int | None = 50,
+) -> tuple[list[Record], list[str]]:  # fmt: skip
+    """The newest records, and what of the platform could not be asked. With an
+    expression the runs that it holds for, as the tracker knows them: their jobs are not asked for."""
+    if expression:
+        runs = list(client.runs(states=[state for state in states if state in RUN_STATES],
+                                experiment=experiment, filter=expression, limit=limit))  # fmt: skip
+        return join([], runs), []
     run_states = [state for state in states if state in RUN_STATES]
     with ThreadPoolExecutor(2) as pool:
         jobs = pool.submit(lambda: list(client.jobs(states=states, experiment=experiment, limit=limit)))
-        runs = pool.submit(lambda: [] if states and not run_states else list(
+        told = pool.submit(lambda: [] if states and not run_states else list(
             client.runs(states=run_states, experiment=experiment, limit=limit)))  # fmt: skip
     found: list[list[Json]] = []
     missing: list[str] = []
-    for name, future in (("jobs", jobs), ("runs", runs)):
+    for name, future in (("jobs", jobs), ("runs", told)):
         try:
             found.append(future.result())
         except ApiError as error:

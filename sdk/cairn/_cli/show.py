@@ -57,6 +57,9 @@ def _print_page(
     record = merge(job, run)
     out = session.out
     out.print(heading(record))
+    if record.notes:
+        _section(session, "Notes")
+        out.print(Text("\n".join(f"  {line}" for line in record.notes.splitlines())))
     _section(session, "Timeline")
     out.print(timeline(run, moments))
     if lines := last_lines(job, run):

@@ -18,10 +18,12 @@ from pydantic import SecretStr
 from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, Link, Login, unavailable
 from cairn_common._pull import Message, Tail
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
+from cairn_common.subjects import KEPT
 
-__all__ = ["Bus", "Handler", "Lag", "Message", "Unusable", "connect"]
+__all__ = ["Bus", "Handler", "Lag", "Message", "Room", "Unusable", "connect"]
 
 log = structlog.get_logger(__name__)
 
@@ -32,6 +34,10 @@ _CONNECTED_TIMEOUT = 2.0
 _LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
+# A stream that throws nothing away is freed of what was taken in once it holds this share of its limit.
+_FULL_ENOUGH = 0.25
+_ROOM_SECONDS = 0.5
+_PURGE_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +49,22 @@ class Lag:
 
     messages: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a stream holds, and what it may hold (0: no limit). Bytes."""
+
+    used: int
+    limit: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """A stream as it is to be; `limit`: also where an existing one has another limit of bytes."""
+
+    config: StreamConfig
+    limit: bool
 
 
 @asynccontextmanager
@@ -74,7 +96,7 @@ class Bus:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._streams: dict[str, StreamConfig] = {}
+        self._streams: dict[str, _Wanted] = {}
 
     @property
     def connected(self) -> bool:
@@ -82,23 +104,29 @@ class Bus:
         return self._link.connected.is_set()
 
     async def ensure_stream(
-        self, name: str, subjects: Iterable[str], *, max_bytes: int = _MAX_BYTES, max_age: float = _MAX_AGE
+        self, name: str, subjects: Iterable[str], *, max_bytes: int | None = None, max_age: float = _MAX_AGE
     ) -> None:
         """Makes the stream, on disk and bounded (bytes, seconds), or gives an existing one these subjects.
 
-        Remembered: after a restart in which the bus lost its store, the stream is made again. Limits of an
-        existing stream are its operator's and stay. Waits while the bus is away.
+        A stream of `KEPT` throws nothing away, of any age: when it is full it refuses what comes, and
+        `make_room` makes room. An existing one is made to be so. Remembered: after a restart in which the bus
+        lost its store, the stream is made again. Limits of an existing stream are its operator's and stay,
+        unless `max_bytes` is given for one of `KEPT`. Waits while the bus is away.
         """
-        self._streams[name] = StreamConfig(
-            name=name,
-            subjects=list(subjects),
-            retention=RetentionPolicy.LIMITS,
-            storage=StorageType.FILE,
-            discard=DiscardPolicy.OLD,
-            max_age=max_age,
-            max_bytes=max_bytes,
-            duplicate_window=120,
-            allow_direct=True,
+        kept = name in KEPT
+        self._streams[name] = _Wanted(
+            StreamConfig(
+                name=name,
+                subjects=list(subjects),
+                retention=RetentionPolicy.LIMITS,
+                storage=StorageType.FILE,
+                discard=DiscardPolicy.NEW if kept else DiscardPolicy.OLD,
+                max_age=0 if kept else max_age,
+                max_bytes=_MAX_BYTES if max_bytes is None else max_bytes,
+                duplicate_window=120,
+                allow_direct=True,
+            ),
+            limit=kept and max_bytes is not None,
         )
         await self._link.patiently(lambda: self._ensure(self._streams[name]))
 
@@ -150,6 +178,40 @@ class Bus:
         except AWAY as error:
             raise unavailable(error) from error
 
+    async def room(self, stream: str) -> Room:
+        """How full a stream is. Raises `Unavailable` where the bus does not say so within a second."""
+        try:
+            info = await self._link.answer(
+                lambda: self._link.stream.stream_info(stream), timeout=_LAG_TIMEOUT
+            )
+        except AWAY as error:
+            raise unavailable(error) from error
+        return Room(info.state.bytes, max(info.config.max_bytes or 0, 0))
+
+    async def make_room(self, *, stream: str, durable: str) -> NoReturn:
+        """For ever: takes out of a stream of `KEPT` what its consumer has acknowledged, once much has come.
+
+        Until then it stays, for whoever else reads the stream.
+        """
+        while True:
+            heed_cancellation()
+            await self._link.connected.wait()
+            try:
+                await self._link.answer(lambda: self._make_room(stream, durable), timeout=_PURGE_TIMEOUT)
+            except AWAY as error:
+                log.info("bus.no_room_made", stream=stream, error=type(error).__name__)
+            await asyncio.sleep(_ROOM_SECONDS)
+
+    async def _make_room(self, stream: str, durable: str) -> None:
+        info = await self._link.stream.stream_info(stream)
+        if info.state.bytes <= (info.config.max_bytes or 0) * _FULL_ENOUGH:
+            return
+        consumer = await self._link.stream.consumer_info(stream, durable)
+        floor = (consumer.ack_floor.stream_seq if consumer.ack_floor else None) or 0
+        if floor >= info.state.first_seq:
+            # Up to, and without, this one.
+            await self._link.stream.purge_stream(stream, seq=floor + 1)
+
     async def consume(
         self,
         *,
@@ -186,17 +248,25 @@ class Bus:
 
     async def ensure_again(self) -> None:
         """Makes the streams again that a restarted bus no longer has."""
-        for config in self._streams.values():
-            await self._link.patiently(lambda config=config: self._ensure(config))  # type: ignore[misc]
+        for wanted in self._streams.values():
+            await self._link.patiently(lambda wanted=wanted: self._ensure(wanted))  # type: ignore[misc]
 
-    async def _ensure(self, config: StreamConfig) -> None:
+    async def _ensure(self, wanted: _Wanted) -> None:
+        config = wanted.config
         assert config.name is not None
         try:
-            info = await self._link.stream.stream_info(config.name)
+            found = (await self._link.stream.stream_info(config.name)).config
         except NotFoundError:
             await self._link.stream.add_stream(config)
             log.info("bus.stream_made", stream=config.name)
             return
-        if set(info.config.subjects or ()) != set(config.subjects or ()):
-            await self._link.stream.update_stream(replace(info.config, subjects=config.subjects))
+        new = found
+        if set(found.subjects or ()) != set(config.subjects or ()):
+            new = replace(new, subjects=config.subjects)
+        if config.name in KEPT and (found.discard, found.max_age or 0) != (config.discard, config.max_age):
+            new = replace(new, discard=config.discard, max_age=config.max_age)
+        if wanted.limit and found.max_bytes != config.max_bytes:
+            new = replace(new, max_bytes=config.max_bytes)
+        if new is not found:
+            await self._link.stream.update_stream(new)
             log.info("bus.stream_updated", stream=config.name)

@@ -20,6 +20,8 @@ STREAMS: Final = MappingProxyType(
         "JOB": ("cairn.v1.job.>",),
     }
 )
+#: Streams of which nothing is thrown away: whoever publishes has no other copy once the bus has taken it.
+KEPT: Final = frozenset({"JOB"})
 # The tracker's durable consumer of JOB, by which others see how far it is behind.
 INGEST: Final = "tracker-ingest"
 

@@ -53,10 +53,17 @@ class Platform:
     async def _backlog(self) -> gateway_pb2.Platform.Backlog | None:
         """Of the tracker: the bus says it also while that one is down."""
         try:
-            lag = await self._bus.lag(stream="JOB", durable=INGEST)
+            lag, room = await asyncio.gather(
+                self._bus.lag(stream="JOB", durable=INGEST), self._bus.room("JOB")
+            )
         except Unavailable:
             return None
-        return gateway_pb2.Platform.Backlog(messages=lag.messages, oldest_seconds=round(lag.seconds, 1))
+        return gateway_pb2.Platform.Backlog(
+            messages=lag.messages,
+            oldest_seconds=round(lag.seconds, 1),
+            bytes=room.used,
+            limit_bytes=room.limit,
+        )
 
 
 async def _serves(channel: grpc.aio.Channel) -> bool:

@@ -62,10 +62,10 @@ def program(name: str, *, wiring: Wiring, credentials: Credentials, operator: Ma
     port = wiring.ports[name]
 
     async def probe() -> None:
+        # Of its own port, also for the gateway: at the public one another platform may answer.
+        await _ask_health(f"127.0.0.1:{port}")
         if name == "gateway":
             await asyncio.to_thread(_ask_http, wiring.http_bind)
-        else:
-            await _ask_health(f"127.0.0.1:{port}")
 
     return Program(
         name=name,

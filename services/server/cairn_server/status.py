@@ -39,6 +39,14 @@ class Backlog:
 
     messages: int
     oldest_seconds: float
+    # What the bus holds, and what it may hold (0: not known).
+    bytes: int = 0
+    limit_bytes: int = 0
+
+    @property
+    def full(self) -> bool:
+        """Whether the bus takes no more, or soon will not."""
+        return 0 < self.limit_bytes * 0.9 <= self.bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +98,10 @@ def backlog(found: Status) -> Backlog | None:
         told = api.get("/api/v1/platform", patience=0).get("backlog")
     except (ApiError, Unreachable, SetupError):
         return None
-    return Backlog(int(told.get("messages") or 0), float(told.get("oldest_seconds") or 0)) if told else None
+    if not told:
+        return None
+    messages, size, limit = (int(told.get(name) or 0) for name in ("messages", "bytes", "limit_bytes"))
+    return Backlog(messages, float(told.get("oldest_seconds") or 0), size, limit)
 
 
 def down(root: Path) -> bool:

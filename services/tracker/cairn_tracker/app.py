@@ -132,12 +132,13 @@ async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChec
 
 
 async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None, bus: Bus) -> None:
-    for stream in ("TRACKER", "JOB"):
-        await bus.ensure_stream(stream, STREAMS[stream])
+    await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
+    await bus.ensure_stream("JOB", STREAMS["JOB"], max_bytes=settings.job_stream_bytes)
     ingest = Ingest(db=parts.db, store=parts.store, clock=parts.clock, interval=settings.ingest_interval)
     jobs = JobEvents(db=parts.db, clock=parts.clock)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(parts.db, bus))
+        tasks.create_task(bus.make_room(stream="JOB", durable=INGEST))
         tasks.create_task(
             bus.consume(
                 stream="JOB",

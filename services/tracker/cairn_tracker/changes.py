@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 from google.protobuf import struct_pb2, timestamp_pb2
 
 from cairn_tracker.batch import Event, RunKey
 from cairn_tracker.model import DEFAULT_EXPERIMENT, Json
+
+LONGEST_TEXT = 500
+LONGEST_NOTES = 16_000
+MOST_AXES = 100
 
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -59,6 +63,10 @@ class RunChange:
     environment: dict[str, str] = field(default_factory=dict)
     experiment: str = ""
     display_name: str = ""
+    # None: nothing was said.
+    group: str | None = None
+    notes: str | None = None
+    axes: dict[str, str] = field(default_factory=dict)
     resumed: list[Resumed] = field(default_factory=list)
     finished: Finished | None = None
     # Last words of runners.
@@ -67,7 +75,8 @@ class RunChange:
     @property
     def told(self) -> bool:
         """Whether anything was said of the run itself."""
-        return bool(self.started or self.params or self.tags or self.resumed or self.finished or self.drained)
+        described = self.params or self.tags or self.axes or self.group is not None or self.notes is not None
+        return bool(self.started or described or self.resumed or self.finished or self.drained)
 
 
 def changes(events: Iterable[Event]) -> dict[RunKey, RunChange]:
@@ -107,27 +116,54 @@ def _apply(change: RunChange, event: Event) -> None:
         case "run_started":
             told = message.run_started
             change.started = _time(told.time) or change.seen
-            # Started again: an end before this is not the end.
-            change.finished = None
+            # Started again: an end before this is not the end. Several processes may be in a run, so what
+            # comes later need not be later.
+            if change.finished and (change.started is None or change.started >= change.finished.time):
+                change.finished = None
             change.params |= plain(told.params)
             change.tags += [clean(tag) for tag in told.tags]
             change.command = clean(told.command)
             change.environment |= clean_texts(told.environment)
             change.experiment = told.experiment
             change.display_name = clean(told.display_name)
+            _describe(change, told.group or None, told.notes or None)
         case "run_updated":
             change.params |= plain(message.run_updated.params)
             change.tags += [clean(tag) for tag in message.run_updated.tags]
             change.environment |= clean_texts(message.run_updated.environment)
+            more = message.run_updated
+            _describe(
+                change,
+                more.group if more.HasField("group") else None,
+                more.notes if more.HasField("notes") else None,
+            )
+            change.axes |= dict(sorted(clean_texts(more.axes).items())[:MOST_AXES])
         case "run_resumed":
             change.resumed.append(Resumed(message.attempt, message.attempt_uid, message.run_resumed.step))
         case "run_finished":
             end = message.run_finished
             stored = datetime.fromtimestamp(event.stored, UTC)
-            change.finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
+            finished = Finished(_time(end.time) or stored, end.succeeded, clean(end.message))
+            change.finished = _last_end(change.finished, finished)
         case "attempt_drained":
             word = message.attempt_drained
             change.drained.append(Drained(message.attempt, word.rank, max(word.runners, 1)))
+
+
+def _describe(change: RunChange, group: str | None, notes: str | None) -> None:
+    """Texts that are too long are cut: whoever sent them does not wait for an answer."""
+    if group is not None:
+        change.group = clean(group)[:LONGEST_TEXT]
+    if notes is not None:
+        change.notes = clean(notes)[:LONGEST_NOTES]
+
+
+def _last_end(before: Finished | None, now: Finished) -> Finished:
+    """The end of a run of which several processes end: if one of them failed, it has."""
+    if before is None:
+        return now
+    told = before if now.succeeded and not before.succeeded else now
+    return replace(told, time=max(before.time, now.time))
 
 
 def clean_texts(texts: Mapping[str, str]) -> dict[str, str]:

@@ -25,6 +25,7 @@ Literal: TypeAlias = "str | float | bool | None"
 FIELDS: Final = (
     "name", "state", "experiment", "sweep", "creator", "id", "command", "git_commit", "git_branch",
     "cause", "message", "created", "updated", "started", "ended", "tags",
+    "group", "notes",
 )  # fmt: skip
 AGGREGATES: Final = ("last", "min", "max", "count")
 _OPPOSITE: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<=", "==": "==", "!=": "!="}

@@ -144,6 +144,10 @@ class Run:
     last_seen: datetime | None = None
     attempts: Sequence[Attempt] = ()
     summary: Mapping[str, Summary] = field(default_factory=dict)
+    group: str = ""
+    notes: str = ""
+    # The metric that others are drawn over, by their keys with `*`.
+    axes: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def etag(self) -> str:

@@ -16,7 +16,7 @@ Place: TypeAlias = "Sequence[str | float | datetime | None]"
 _TEXTS: Final = {
     "name": "display_name", "experiment": "experiment", "sweep": "sweep", "creator": "creator", "id": "uid",
     "command": "command", "git_commit": "git_commit", "git_branch": "git_branch", "cause": "cause",
-    "message": "message",
+    "message": "message", "group": "run_group", "notes": "notes",
 }  # fmt: skip
 _TIMES: Final = {
     "created": "create_time", "updated": "update_time", "started": "start_time", "ended": "end_time",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from cairn_common.settings import ServiceSettings
 
@@ -19,3 +19,6 @@ class TrackerSettings(ServiceSettings):
     ingest_interval: float = 0.5
     # The store's URL as jobs and people reach it, for presigned URLs; empty: the same.
     s3_public_endpoint: str = ""
+    # What the stream of job events may hold, in bytes. Once it is full, because no tracker takes anything in,
+    # it refuses more, and all that is logged waits on the jobs' own disks.
+    job_stream_bytes: int = Field(default=1024**3, gt=0)

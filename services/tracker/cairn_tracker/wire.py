@@ -67,6 +67,9 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         message=value.message,
         complete=value.complete,
         last_seen_time=stamp(value.last_seen),
+        group=value.group,
+        notes=value.notes,
+        axes=value.axes,
     )
     if value.code != Code():
         made.code.CopyFrom(_code(value.code, diff=whole))
@@ -114,6 +117,7 @@ def comparison(value: compare.Table) -> metric_pb2.Comparison:
             metric_pb2.Comparison.Row(
                 run=run_name(row.run.team, row.run.uid),
                 display_name=row.run.display_name,
+                axes=row.run.axes,
                 state=row.run.state.name,
                 params={key: struct_value(item) for key, item in row.params.items()},
                 metrics={

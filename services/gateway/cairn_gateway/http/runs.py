@@ -50,7 +50,7 @@ ROUTES = (
         method="PATCH",
         path="/teams/{team}/runs/{run}",
         rpc="TrackerService/UpdateRun",
-        summary="Change a run's display_name or tags; what the body has is what changes.",
+        summary="Change a run's display_name, tags, group or notes; what the body has is what changes.",
         bind={"run.name": RUN},
         resource="run",
     ),

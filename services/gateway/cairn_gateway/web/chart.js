@@ -1,5 +1,6 @@
 // A small line chart: nice ticks, a crosshair with values, bands where buckets hold more than one step.
 
+import { axisOf, over } from "./axes.js";
 import { color, h, number, svg } from "./dom.js";
 
 const WIDTH = 480;
@@ -36,7 +37,9 @@ export class Chart {
     this.draw();
   }
 
-  update(lines, marks = []) {
+  update(lines, marks = [], axis = "step") {
+    this.axis = axis;
+    this.node.title = axis === "step" ? "" : `over ${axis}`;
     this.lines = lines.map(({ series, ...line }) => ({
       ...line,
       steps: series.steps,
@@ -102,7 +105,7 @@ export class Chart {
     }
     const most = Math.max(2, Math.floor(width / 90));
     for (const value of ticks(bounds.x, most)) {
-      if (!Number.isInteger(value)) continue;
+      if (this.axis === "step" && !Number.isInteger(value)) continue;
       this.svg.append(svg("text", { x: x(value), y: HEIGHT - 6, "text-anchor": "middle" }, tickLabel(value, bounds.x)));
     }
   }
@@ -174,7 +177,7 @@ export class Chart {
       key.style.background = line.color;
       return h("div", {}, key, h("span", {}, line.label), h("b", {}, number(line.last[index])));
     });
-    this.tip.replaceChildren(h("div", { class: "dim" }, `step ${step.toLocaleString("en")}`), ...rows);
+    this.tip.replaceChildren(h("div", { class: "dim" }, `${this.axis} ${step.toLocaleString("en")}`), ...rows);
     this.tip.hidden = false;
     const left = this.svg.offsetLeft ?? 0;
     const room = this.tip.offsetWidth + 14;
@@ -190,16 +193,19 @@ export class Charts {
     this.byKey = new Map();
   }
 
-  /** `runs` is [{name, label}] in the order of their colours; `series` the API's list. */
+  /** `runs` is [{name, label, axes}] in the order of their colours; `series` the API's list. */
   update(runs, series, marks = []) {
     const keys = [...new Set(series.map((one) => one.key))].sort(byImportance);
     for (const key of keys) {
       if (!this.byKey.has(key)) this.byKey.set(key, new Chart(key));
       const lines = runs.flatMap((run, index) => {
-        const found = series.find((one) => one.run === run.name && one.key === key);
-        return found ? [{ label: run.label, color: color(index), series: found }] : [];
+        const find = (wanted) => series.find((one) => one.run === run.name && one.key === wanted);
+        const found = find(key);
+        const axis = found && find(axisOf(run.axes, key));
+        return found ? [{ label: run.label, color: color(index), series: axis ? over(found, axis) : found, axis: axis?.key }] : [];
       });
-      this.byKey.get(key).update(lines, marks);
+      const axis = lines.find((line) => line.axis)?.axis;
+      this.byKey.get(key).update(lines, axis ? [] : marks, axis);
     }
     const nodes = keys.map((key) => this.byKey.get(key).node);
     if (nodes.some((node, index) => this.node.children[index] !== node)) this.node.replaceChildren(...nodes);

@@ -47,7 +47,7 @@ export class CompareView {
       h("th", { class: "num", scope: "col" }, "Attempts"), h("th", { class: "num", scope: "col" }, "Duration"));
     const tops = new Map(metrics.map((key) => [key, top(rows, key)]));
     this.body.replaceChildren(...rows.map((row, index) => this.row(row, index, { comparison, metrics, tops })));
-    this.charts.update(rows.map((row) => ({ name: row.run, label: labelOf(row, rows, comparison.param_keys) })), series);
+    this.charts.update(rows.map((row) => ({ name: row.run, label: labelOf(row, rows, comparison.param_keys), axes: row.axes })), series);
   }
 
   row(row, index, { comparison, metrics, tops }) {

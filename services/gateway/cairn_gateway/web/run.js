@@ -20,6 +20,7 @@ export class RunView {
     this.title = h("h1");
     this.state = h("span");
     this.facts = h("p", { class: "facts" });
+    this.notes = h("p", { class: "notes", hidden: true });
     this.problem = h("div", { class: "card problem", hidden: true });
     this.attempts = h("div", { class: "attempts" });
     this.timeline = h("ol", { class: "timeline" });
@@ -30,7 +31,7 @@ export class RunView {
     this.noPoints = h("div", { class: "card pad dim" }, "No metrics yet. ", h("code", {}, "cairn.log({\"loss\": loss}, step=step)"), " draws a curve here.");
     const card = (title, ...inner) => h("section", { class: "card pad" }, h("h2", {}, title), ...inner);
     this.node = h("div", {},
-      h("div", { class: "head" }, this.title, this.state), this.facts, this.problem,
+      h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem,
       h("div", { class: "cols" },
         h("div", {}, this.noPoints, this.charts.node, this.systemCard, this.logs.node),
         h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files),
@@ -120,7 +121,10 @@ export class RunView {
       fact("created", ago(run.create_time)),
       run.start_time ? fact(run.end_time ? "took" : "for", duration(elapsed(run))) : "",
       fact("by", idOf(run.creator) || "–"), ...run.tags.map((tag) => h("span", { class: "tag" }, tag)),
+      run.group ? fact("group", run.group) : "",
       h("code", { class: "faint" }, run.uid));
+    this.notes.hidden = !run.notes;
+    this.notes.textContent = run.notes || "";
     const why = run.state === "PENDING" ? this.job?.reason : run.message;
     this.problem.hidden = !why || run.state === "SUCCEEDED";
     const cause = run.cause && run.state !== "PENDING" ? `${words(run.cause)}: ` : "";
@@ -171,7 +175,7 @@ export class RunView {
     const { series } = await get(`/teams/${this.team}/series`, { run: this.uid, max_buckets: 800 });
     const marks = this.run.attempts.map((one) => one.resumed_step).filter((step) => step !== undefined);
     this.noPoints.hidden = series.length > 0;
-    this.charts.update([{ name: this.run.name, label: this.run.display_name || this.uid }], series, marks);
+    this.charts.update([{ name: this.run.name, label: this.run.display_name || this.uid, axes: this.run.axes }], series, marks);
   }
 
   /** Against the seconds since its first sample: its steps are times. Asked for only while it is open. */

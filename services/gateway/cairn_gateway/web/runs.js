@@ -100,7 +100,7 @@ export class RunsView {
   }
 
   matches(run) {
-    const text = `${run.display_name} ${run.uid} ${idOf(run.experiment)} ${run.tags.join(" ")} ${run.state}`.toLowerCase();
+    const text = `${run.display_name} ${run.uid} ${idOf(run.experiment)} ${run.tags.join(" ")} ${run.group} ${run.notes} ${run.state}`.toLowerCase();
     return this.find.value.toLowerCase().split(/\s+/).every((word) => text.includes(word));
   }
 

@@ -21,7 +21,7 @@ from cairn_common.rpc import caller
 from cairn_tracker import compare, expression, logs, search, series, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
-from cairn_tracker.changes import clean, clean_texts, plain
+from cairn_tracker.changes import LONGEST_NOTES, LONGEST_TEXT, clean, clean_texts, plain
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.ingest import announce
 from cairn_tracker.model import DEFAULT_EXPERIMENT, Run, RunState
@@ -44,7 +44,6 @@ _MOST_KEYS: Final = 100
 _MOST_TAGS: Final = 100
 # Metrics of each run in a comparison: more is no table, and would not fit into a message.
 _MOST_COMPARED: Final = 500
-_LONGEST_TEXT: Final = 500
 _LONGEST_PATTERN: Final = 1_000
 # Under the 4 MB of a message, with room for the last run of a page.
 _PAGE_BYTES: Final = 2_500_000
@@ -93,22 +92,25 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         return response
 
     async def UpdateRun(self, request: tracker_pb2.UpdateRunRequest, context: Context) -> run_pb2.Run:
-        """Changes the display name or the tags."""
+        """Changes what people say of a run."""
         key = run_of(caller(), request.run.name, Role.MEMBER)
         fields = set(request.update_mask.paths)
-        if not fields or fields - {"display_name", "tags"}:
+        if not fields or fields - {"display_name", "tags", "group", "notes"}:
             raise InvalidArgument(
-                "update_mask: display_name and tags can be changed, and at least one must be named",
+                "update_mask: display_name, tags, group and notes can be changed, and one must be named",
                 reason=Reason.MASK_INVALID,
             )
         name = _text(request.run.display_name, "display_name") if "display_name" in fields else None
         tags = _tags(request.run.tags) if "tags" in fields else None
+        group = _text(request.run.group, "group") if "group" in fields else None
+        notes = _text(request.run.notes, "notes", LONGEST_NOTES) if "notes" in fields else None
         now = self._clock.now()
         await self._run(key)
         async with self._db.transaction() as conn:
             changed = await runs.update(
-                conn, key, display_name=name, tags=tags, revision=_revision(request.run.etag), now=now
-            )
+                conn, key, display_name=name, tags=tags, group=group, notes=notes,
+                revision=_revision(request.run.etag), now=now,
+            )  # fmt: skip
             if not changed:
                 raise Aborted(
                     f"etag {request.run.etag[:80]!r} is old; read the run again", reason=Reason.ETAG_MISMATCH
@@ -248,6 +250,8 @@ def _new_run(request: tracker_pb2.CreateRunRequest, team: str, who: Principal, n
         experiment=experiment,
         params=params,
         tags=_tags(given.tags),
+        group=_text(given.group, "run.group"),
+        notes=_text(given.notes, "run.notes", LONGEST_NOTES),
         command=clean(given.command),
         environment=clean_texts(given.environment),
     )
@@ -273,9 +277,9 @@ def _stream(name: str) -> str:
     return name
 
 
-def _text(text: str, field: str) -> str:
-    if len(text) > _LONGEST_TEXT:
-        raise InvalidArgument(f"{field}: {len(text):,} characters; at most {_LONGEST_TEXT}", field=field)
+def _text(text: str, field: str, longest: int = LONGEST_TEXT) -> str:
+    if len(text) > longest:
+        raise InvalidArgument(f"{field}: {len(text):,} characters; at most {longest:,}", field=field)
     return clean(text)
 
 

@@ -51,7 +51,7 @@ class Filter:
 COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
-start_time, end_time, cause, message, complete, last_seen
+start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes
 """
 
 _GET = f"SELECT {COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
@@ -125,18 +125,24 @@ UPDATE runs SET
                  GROUP BY tag ORDER BY min(place) LIMIT 100),
     command = CASE WHEN $6 = '' THEN command ELSE $6 END,
     environment = environment || $7::jsonb,
+    run_group = coalesce($14, run_group), notes = coalesce($15, notes),
+    axes = CASE WHEN (SELECT count(*) FROM jsonb_object_keys(axes || $16::jsonb)) > 100 THEN axes
+                ELSE axes || $16::jsonb END,
     -- Of a run without a job only: a job has these of its own.
     experiment = CASE WHEN has_job OR $8 = '' THEN experiment ELSE $8 END,
     display_name = CASE WHEN has_job OR display_name <> '' THEN display_name ELSE $9 END,
     start_time = CASE WHEN has_job THEN start_time ELSE coalesce(start_time, $10) END,
-    state = CASE WHEN has_job OR NOT (opens OR ends) THEN state WHEN ends THEN $11 ELSE 2 END,
+    state = CASE WHEN has_job OR NOT (opens OR ends) OR failed THEN state WHEN ends THEN $11 ELSE 2 END,
     end_time = CASE WHEN has_job OR NOT (opens OR ends) THEN end_time ELSE $12 END,
-    message = CASE WHEN has_job OR NOT (opens OR ends) THEN message ELSE coalesce($13, '') END,
+    message = CASE WHEN has_job OR NOT (opens OR ends) OR failed THEN message ELSE coalesce($13, '') END,
     complete = CASE WHEN has_job OR NOT (opens OR ends) THEN complete ELSE ends END
 FROM (
     -- A run without a job that had ended goes on when it is started again, and ends again.
     SELECT coalesce(state >= 4 AND $10::timestamptz > end_time, false) AS opens,
-        $11::smallint IS NOT NULL AND (state < 4 OR coalesce($12::timestamptz > end_time, false)) AS ends
+        $11::smallint IS NOT NULL AND (state < 4 OR coalesce($12::timestamptz > end_time, false)) AS ends,
+        -- One of its processes failed, and now another one ends well: it has failed.
+        state = 5 AND coalesce($11::smallint = 4, false) AND NOT coalesce($10::timestamptz > end_time, false)
+            AS failed
     FROM runs WHERE team = $1 AND uid = $2) AS told
 WHERE runs.team = $1 AND runs.uid = $2
 """
@@ -278,6 +284,9 @@ async def apply_change(conn: Any, key: RunKey, change: RunChange, now: datetime)
         state,
         end.time if end else None,
         end.message if end else None,
+        change.group,
+        change.notes,
+        json.dumps(change.axes),
     )
     for resumed in change.resumed:
         if resumed.attempt > 0:
@@ -327,8 +336,8 @@ async def create(conn: Any, run: Run, *, request_id: str) -> bool:
     await ensure_experiment(conn, run.team, run.experiment, run.create_time)
     row = await conn.fetchrow(
         "INSERT INTO runs (team, uid, display_name, create_time, update_time, state, creator, experiment,"
-        " has_job, params, tags, command, environment, start_time, request_id)"
-        " VALUES ($1, $2, $3, $4, $4, $5, $6, $7, false, $8::jsonb, $9, $10, $11::jsonb, $4, $12)"
+        " has_job, params, tags, command, environment, start_time, request_id, run_group, notes)"
+        " VALUES ($1, $2, $3, $4, $4, $5, $6, $7, false, $8::jsonb, $9, $10, $11::jsonb, $4, $12, $13, $14)"
         " ON CONFLICT (team, uid) DO UPDATE SET creator = EXCLUDED.creator,"
         " revision = runs.revision + 1, experiment = EXCLUDED.experiment,"
         " display_name = CASE WHEN runs.display_name = '' THEN EXCLUDED.display_name"
@@ -348,6 +357,8 @@ async def create(conn: Any, run: Run, *, request_id: str) -> bool:
         run.command,
         json.dumps(dict(run.environment)),
         request_id,
+        run.group,
+        run.notes,
     )
     return row is not None
 
@@ -367,15 +378,18 @@ async def update(
     *,
     display_name: str | None,
     tags: Sequence[str] | None,
+    group: str | None,
+    notes: str | None,
     revision: int | None,
     now: datetime,
 ) -> bool:
     """Changes what is not None, where the run still has this revision (None: any); whether it did."""
     row = await conn.fetchrow(
         "UPDATE runs SET display_name = coalesce($3, display_name), tags = coalesce($4::text[], tags),"
+        " run_group = coalesce($7, run_group), notes = coalesce($8, notes),"
         " revision = revision + 1, update_time = $6"
         " WHERE team = $1 AND uid = $2 AND ($5::bigint IS NULL OR revision = $5) RETURNING uid",
-        *(key.team, key.uid, display_name, None if tags is None else list(tags), revision, now),
+        *(key.team, key.uid, display_name, None if tags is None else list(tags), revision, now, group, notes),
     )
     return row is not None
 
@@ -436,4 +450,5 @@ def _run(row: Row | Mapping[str, Any], attempts: Sequence[Attempt], summary: dic
     values["state"] = RunState(values["state"])
     values["params"] = json.loads(values["params"])
     values["environment"] = json.loads(values["environment"])
+    values["axes"] = json.loads(values["axes"])
     return Run(**values, code=code, attempts=attempts, summary=summary)

@@ -1,0 +1,209 @@
+"""Many processes and threads in one run, and one that goes on in it after its end, on a whole platform."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn._http import ApiError
+from cairn._ids import new_uid
+from cairn.client import Client
+from tests.harness.browser import browse
+from tests.harness.platform import Platform
+
+RANKS, UPDATES, THREADS = 8, 1_000, 4
+
+RANK = """
+import sys, threading
+import cairn
+
+uid, rank, ranks, updates, threads = sys.argv[1], *map(int, sys.argv[2:])
+run = cairn.init("shared", run=uid, params={f"rank{rank}": rank}, tags=[f"r{rank}"], capture=False)
+print("ready", flush=True)
+sys.stdin.readline()
+
+def work(first):
+    for place in range(first, updates, threads):
+        step = place * ranks + rank
+        cairn.log({"loss": rank + place / updates, f"rank{rank}/loss": float(place)}, step=step)
+
+several = [threading.Thread(target=work, args=(first,)) for first in range(threads)]
+for each in several: each.start()
+for each in several: each.join()
+cairn.finish(failed=rank == 3, message="of rank 3" if rank == 3 else "", timeout=60)
+"""
+
+# As an interpreter is that never had it installed.
+WITHOUT_MATPLOTLIB = """
+import sys
+from importlib.machinery import PathFinder
+
+class Less(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name == "matplotlib" else super().find_spec(name, path, target)
+
+sys.meta_path[:] = [Less if finder is PathFinder else finder for finder in sys.meta_path]
+sys.exit(__import__("cairn._cli.main", fromlist=["main"]).main())
+"""
+
+
+@pytest.fixture(scope="module")
+def platform(module_folder: Path) -> Iterator[Platform]:
+    platform = Platform(module_folder)
+    platform.up()
+    yield platform
+    platform.down()
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Client:
+    return platform.client()
+
+
+def wait_for(client: Client, uid: str, fact: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while True:
+        found = {run["uid"]: run for run in client.runs(experiment="shared")}
+        if uid in found and fact(run := client.run(uid)):
+            return run
+        assert time.monotonic() < deadline, f"it did not come true: {found.get(uid)}"
+        time.sleep(0.05)
+
+
+def test_all_that_many_ranks_log_into_one_run_is_there(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    uid = new_uid()
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", RANK, uid, *map(str, (rank, RANKS, UPDATES, THREADS))],
+            env=platform.env, cwd=tmp_path, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )
+        for rank in range(RANKS)
+    ]  # fmt: skip
+    for rank in ranks:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "ready\n"
+    for rank in ranks:
+        assert rank.stdin is not None
+        rank.stdin.write("go\n")
+        rank.stdin.flush()
+    for rank in ranks:
+        rank.communicate(timeout=120)
+        assert rank.returncode == 0
+    total = RANKS * UPDATES
+    run = wait_for(client, uid, lambda run: run["summary"].get("loss", {}).get("count") == total
+                   and bool(run.get("complete")))  # fmt: skip
+    history = client.history(uid, ["loss"])
+    assert history.step == list(range(total))
+    assert history.value == [step % RANKS + step // RANKS / UPDATES for step in range(total)]
+    for rank in range(RANKS):
+        own = client.history(uid, [f"rank{rank}/loss"])
+        assert own.value == [float(place) for place in range(UPDATES)]
+    assert run["params"] == {f"rank{rank}": rank for rank in range(RANKS)}
+    assert sorted(run["tags"]) == [f"r{rank}" for rank in range(RANKS)]
+    wait_for(client, uid, lambda run: (run["state"], run["message"]) == ("FAILED", "of rank 3"))
+
+
+def test_a_process_elsewhere_goes_on_behind_what_the_server_knows(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    def goes_on(folder: str, how: str, value: float) -> str:
+        (tmp_path / folder).mkdir()
+        code = (
+            f"import cairn; run = cairn.init({how}, capture=False)\n"
+            f"for _ in range(5): cairn.log({{'x': {value}}})\n"
+            "cairn.finish(timeout=60); print(run.uid)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=platform.env, cwd=tmp_path / folder, capture_output=True,
+            text=True, timeout=60, check=True,
+        )  # fmt: skip
+        assert done.stderr == ""
+        return done.stdout.strip()
+
+    uid = goes_on("first", "'shared', name='long'", 1.0)
+    wait_for(client, uid, lambda run: run["summary"].get("x", {}).get("count") == 5 and bool(run["complete"]))
+    assert goes_on("second", f"run={uid!r}", 2.0) == uid
+    run = wait_for(
+        client, uid, lambda run: run["summary"]["x"]["count"] == 10 and run["state"] == "SUCCEEDED"
+    )
+    assert (run["display_name"], run["experiment"]) == ("long", "teams/main/experiments/shared")
+    assert client.history(uid, ["x"]).value == [1.0] * 5 + [2.0] * 5
+
+
+def test_notes_groups_and_axes_are_kept_found_and_drawn(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    code = (
+        "import cairn\n"
+        "run = cairn.init('shared', name='noted', group='night \\'x\\'', notes='first')\n"
+        "cairn.define_metric('val/*', step_metric='epoch')\n"
+        "run.notes = 'diverges at 3'\n"
+        "for n in range(4): cairn.log({'epoch': n / 2, 'val/loss': 1.0 - n, 'loss': n}, step=n * 100)\n"
+        "cairn.finish(timeout=60); print(run.uid)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=platform.env, cwd=tmp_path, capture_output=True, text=True,
+        timeout=60, check=True,
+    )  # fmt: skip
+    uid = done.stdout.strip()
+    run = wait_for(client, uid, lambda run: bool(run["complete"]))
+    assert (run["group"], run["notes"], run["axes"]) == ("night 'x'", "diverges at 3", {"val/*": "epoch"})
+
+    drawn = platform.cairn("metrics", uid, "val/loss").stdout
+    assert "val/loss over epoch" in drawn
+    assert "300" not in drawn.splitlines()[-2], "the axis has epochs"
+    assert "over epoch" not in platform.cairn("metrics", uid, "loss").stdout
+    assert "val/loss over epoch" in platform.cairn("compare", uid, "-m", "val/loss").stdout
+    picture = tmp_path / "out.png"
+    both = platform.cairn("compare", uid, "-m", "val/loss", "-m", "loss", "--png", str(picture))
+    assert both.returncode == 0, both.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    width, height = struct.unpack(">II", picture.read_bytes()[16:24])
+    assert (width, height) == (1350, 1200), "a panel for each metric"
+    nothing = platform.cairn("compare", uid, "-m", "nosuch", "--png", str(tmp_path / "no.png"))
+    assert (nothing.returncode, (tmp_path / "no.png").exists()) == (3, False)
+    nowhere = platform.cairn("compare", uid, "--png", str(tmp_path / "none" / "out.png"))
+    assert nowhere.returncode == 1
+    assert "cannot be written" in nowhere.stderr
+    without = subprocess.run(
+        [sys.executable, "-c", WITHOUT_MATPLOTLIB, "compare", uid, "--png", "x.png"],
+        env=platform.env, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert without.returncode == 1
+    assert "cairn-sdk[plot]" in without.stderr
+
+    def found(expression: str) -> list[str]:
+        said = platform.cairn("ls", expression, "--json")
+        assert said.returncode == 0, said.stderr
+        return [record["id"] for record in json.loads(said.stdout)]
+
+    assert found("group = \"night 'x'\" and notes =~ 'diverge'") == [uid]
+    assert found("group = 'night'") == []
+    assert platform.cairn("ls", "nonsense = 1").returncode != 0
+    changed = ("--notes", "fixed", "--group", "day", "-t", "good", "--name", "better")
+    edited = platform.cairn("edit", uid, *changed)
+    assert edited.returncode == 0, edited.stderr
+    assert "fixed" in edited.stdout
+    assert found("group = 'day' and notes = 'fixed' and \"good\" in tags and name = 'better'") == [uid]
+    assert "fixed" in platform.cairn("show", uid).stdout
+    address = platform.cairn("open", "--print", uid).stdout.strip()
+    page = browse(address, tmp_path)
+    for words in ('title="over epoch"', ">fixed<", ">day<"):
+        assert words in page
+    assert 'title="over epoch"' in browse(address.replace("/runs/", "/compare?runs="), tmp_path)
+    assert platform.cairn("edit", uid, "--untag", "good", "--notes", "").returncode == 0
+    assert (client.run(uid)["tags"], client.run(uid)["notes"]) == ([], "")
+    assert platform.cairn("edit", uid).returncode == 2
+    with pytest.raises(ApiError, match="16,000"):
+        client.update_run(uid, notes="x" * 16_001)

@@ -1,0 +1,49 @@
+"""A service is ready when it answers itself, whoever else answers in its place."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from pathlib import Path
+
+import pytest
+
+from cairn_server import SERVICES, credentials, home, ports, services
+from cairn_server.backends.program import NotReady
+
+
+class Stranger(http.server.BaseHTTPRequestHandler):
+    """Another platform, at the port that both wanted."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing."""
+
+
+async def test_another_platform_at_the_public_port_does_not_make_our_gateway_ready(tmp_path: Path) -> None:
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Stranger) as stranger:
+        threading.Thread(target=stranger.serve_forever, daemon=True).start()
+        made = home.prepare(tmp_path / "data")
+        gateway = services.program(
+            "gateway",
+            wiring=services.Wiring(
+                root=made.root,
+                ports=ports.free(SERVICES) | {"http": stranger.server_address[1]},
+                http_bind=f"127.0.0.1:{stranger.server_address[1]}",
+                public_url="",
+                nats_url="nats://127.0.0.1:1",
+                postgres_urls=dict.fromkeys(SERVICES, ""),
+                s3_endpoint="",
+                clickhouse_url="",
+                embedded_s3=None,
+                bootstrap=tmp_path / "bootstrap.json",
+            ),
+            credentials=credentials.load(made),
+            operator={},
+        )
+        with pytest.raises(NotReady, match="health"):
+            await gateway.probe()
+        stranger.shutdown()
