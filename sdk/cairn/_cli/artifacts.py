@@ -82,7 +82,7 @@ def artifacts_put(session: Session, path: Path, name: str, kind: str, aliases: t
 def artifacts_rm(session: Session, ref: str) -> None:
     """Delete a version; refused while an alias, a pin, a promoted model or a run holds it."""
     name, which = _exactly(ref)
-    _done(session, name, session.client.delete_version(name, which), "is deleted; its bytes go by cairn gc")
+    _done(session, name, session.client.delete_version(name, which), "is deleted")
 
 
 @artifacts.command("alias")
