@@ -10,28 +10,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 from cairn import _events
+from cairn._artifact_calls import BASE, ArtifactCalls, bare
 from cairn._code import Bundle
 from cairn._config import Config, load_config
-from cairn._download import download
 from cairn._history import MOST, History, Runs, collect
 from cairn._http import Api, Event, Json, Query, segment
 from cairn._ids import new_uid
-from cairn._publish import Version, kind_name, publish
-from cairn._transfer import Part, Progress, entries_of, put_file, sources
-
-# All that the API says about itself is below this path.
-BASE = "/api/v1"
+from cairn._transfer import Part, Progress, put_file
 
 
 class NotConfigured(Exception):
     """No server's address is known: neither an argument, nor CAIRN_URL, nor ``cairn login``."""
 
 
-class Client:
+class Client(ArtifactCalls):
     """One Cairn server, seen by one bearer, in one team.
 
     What is not given comes from CAIRN_URL, CAIRN_TOKEN, CAIRN_TEAM, then from what ``cairn login`` wrote.
@@ -233,7 +228,7 @@ class Client:
     ) -> list[Json]:
         """Metrics over steps, parallel arrays in buckets; no ``keys``: all."""
         query: Query = {
-            "run": [_bare(run) for run in runs],
+            "run": [bare(run) for run in runs],
             "key": list(keys),
             "max_buckets": max_buckets,
             "start_step": start_step,
@@ -248,10 +243,10 @@ class Client:
         def ask(some: Sequence[str], start: int, end: int) -> list[Json]:
             return self.series([run], some, max_buckets=MOST, start_step=start, end_step=end)
 
-        history = collect(ask, _bare(run), keys)
+        history = collect(ask, bare(run), keys)
         if system and not keys:
             names = [key for key in self.run(run).get("summary", {}) if key.startswith("system/")]
-            history.extend(collect(ask, _bare(run), names) if names else History())
+            history.extend(collect(ask, bare(run), names) if names else History())
         return history
 
     def compare(
@@ -316,95 +311,6 @@ class Client:
         return _events.events(
             self.api, self._team("events"), query, last_id=last_id, patience=patience, stop=stop
         )
-
-    def artifacts(self, *, kind: str = "") -> Iterator[Json]:
-        """Artifacts, of one kind or all: file, checkpoint, model, dataset, evaluation."""
-        query: Query | None = {"kind": kind_name(kind)} if kind else None
-        return self.api.pages(self._team("artifacts"), "artifacts", query)
-
-    def models(self) -> Iterator[Json]:
-        """Artifacts that are models."""
-        return self.artifacts(kind="model")
-
-    def versions(self, artifact: str, *, limit: int | None = None) -> Iterator[Json]:
-        """Versions of an artifact, newest first."""
-        return self.api.pages(self._team("artifacts", artifact, "versions"), "versions", limit=limit)
-
-    def version(self, artifact: str, ref: str | int = "latest", *, used_by: str = "") -> Json:
-        """One version with its files; ``ref`` is a number, ``v3`` or an alias."""
-        return self.api.get(self._version(artifact, ref), {"used_by": used_by or None})
-
-    def lineage(self, artifact: str, ref: str | int = "latest") -> Json:
-        """What a version comes from, and who used it."""
-        return self.api.get(self._version(artifact, ref) + "/lineage")
-
-    def set_alias(self, artifact: str, ref: str | int, alias: str) -> Json:
-        """Moves an alias to a version."""
-        return self.api.post(self._version(artifact, ref) + ":alias", {"alias": alias})
-
-    def remove_alias(self, artifact: str, ref: str | int, alias: str) -> Json:
-        """Takes an alias from the version that it names."""
-        return self.api.post(self._version(artifact, ref) + ":unalias", {"alias": alias})
-
-    def alias_moves(self, artifact: str, *, limit: int | None = None) -> Iterator[Json]:
-        """What each alias of an artifact named, newest first; version 0: it was removed."""
-        return self.api.pages(self._team("artifacts", artifact, "moves"), "moves", limit=limit)
-
-    def delete_version(self, artifact: str, ref: str | int) -> Json:
-        """Takes a version out of sight. `ApiError` VERSION_HELD says who holds it."""
-        return self.api.post(self._version(artifact, ref) + ":delete")
-
-    def pin_version(self, artifact: str, ref: str | int, *, pinned: bool = True) -> Json:
-        """Keeps a version from deletion and retention, or lets it go again."""
-        return self.api.post(self._version(artifact, ref) + (":pin" if pinned else ":unpin"))
-
-    def keeping(self) -> Json:
-        """How the team keeps its artifacts."""
-        return self.api.get(self._team("keeping"))
-
-    def set_keeping(self, keeping: Json) -> Json:
-        """Replaces how the team keeps its artifacts; for admins."""
-        return self.api.post(self._team("keeping"), {"keeping": keeping})
-
-    def checkpoints(self, run: str) -> list[Json]:
-        """Checkpoints that a run committed, newest first."""
-        return list(self.api.pages(self._team("runs", run, "checkpoints"), "versions"))
-
-    def publish(
-        self,
-        path: str | Path,
-        name: str,
-        *,
-        kind: str = "file",
-        run: str = "",
-        metadata: Mapping[str, Any] | None = None,
-        aliases: Sequence[str] = (),
-        source_versions: Sequence[str] = (),
-        progress: Progress | None = None,
-    ) -> Json:
-        """Saves a file or folder as the next version of an artifact."""
-        version = Version(
-            artifact=name,
-            kind=kind,
-            run_uid=_bare(run),
-            metadata=dict(metadata or {}),
-            aliases=tuple(aliases),
-            sources=tuple(source_versions),
-            request_id=new_uid(),
-        )
-        return publish(self.api, self.team, sources(Path(path)), version, progress=progress)
-
-    def commit_version(self, artifact: str, body: Json) -> Json:
-        """Commits a version of parts that the store has, such as another version's entries."""
-        return self.api.post(self._team("artifacts", artifact, "versions"), {"request_id": new_uid(), **body})
-
-    def download(
-        self, artifact: str, ref: str | int, folder: str | Path, *, progress: Progress | None = None
-    ) -> Json:
-        """Puts a version's files into ``folder``, each verified; returns the version."""
-        version = self.version(artifact, ref)
-        download(self.api, self.team, entries_of(version), Path(folder), progress=progress)
-        return version
 
     def teams(self) -> list[Json]:
         """The caller's teams."""
@@ -471,15 +377,7 @@ class Client:
 
     def revoke_token(self, token: str) -> Json:
         """Revokes a token; felt everywhere within 5 seconds."""
-        return self.api.post(f"{BASE}/tokens/{segment(_bare(token))}:revoke")
-
-    def _team(self, *parts: str) -> str:
-        return "/".join([f"{BASE}/teams/{segment(self.team)}", *(segment(_bare(part)) for part in parts)])
-
-    def _version(self, artifact: str, ref: str | int) -> str:
-        text = str(ref)
-        number = text[1:] if text[:1] == "v" and text[1:].isdigit() else text
-        return self._team("artifacts", artifact, "versions", number)
+        return self.api.post(f"{BASE}/tokens/{segment(bare(token))}:revoke")
 
     def _order(
         self, task: str, code: Json | None, name: str, validate_only: bool, request_id: str | None, *,
@@ -495,11 +393,6 @@ class Client:
         if mounts:
             body["mounts"] = list(mounts)
         return body
-
-
-def _bare(name: str) -> str:
-    """The last piece of a resource's name."""
-    return name.rsplit("/", 1)[-1]
 
 
 def _page(limit: int | None) -> int:

@@ -42,10 +42,18 @@ class Platform:
         return str(Path(sys.executable).with_name("cairn"))
 
     def up(self, *options: str) -> None:
-        """Starts it in the background and returns when it answers."""
-        # The usual port is anybody's: two that start at the same moment would both find it free.
-        port = () if "--port" in options else ("--port", str(self._http))
-        done = self.cairn("up", "--detach", *port, *options)
+        """Starts it in the background and returns when it answers.
+
+        On a port of its own: at the usual one, two that start at the same moment would both find nobody. Where
+        somebody took it in between, another one is tried.
+        """
+        chosen = "--port" in options
+        for _ in range(3):
+            port = () if chosen else ("--port", str(self._http))
+            done = self.cairn("up", "--detach", *port, *options)
+            if chosen or "port is taken" not in done.stderr:
+                break
+            self._http = ports.free(["http"])["http"]
         assert done.returncode == 0, done.stdout + done.stderr
 
     def down(self) -> None:
