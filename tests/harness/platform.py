@@ -44,8 +44,8 @@ class Platform:
     def up(self, *options: str) -> None:
         """Starts it in the background and returns when it answers.
 
-        On a port of its own: at the usual one, two that start at the same moment would both find nobody. Where
-        somebody took it in between, another one is tried.
+        On a port of its own: at the usual one, two that start at the same moment would both find nobody.
+        Where somebody took it in between, another one is tried.
         """
         chosen = "--port" in options
         for _ in range(3):
