@@ -183,13 +183,15 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert without.returncode == 1
     assert "cairn-sdk[plot]" in without.stderr
 
-    def found(expression: str) -> list[str]:
-        said = platform.cairn("ls", expression, "--json")
+    def found(expression: str, *options: str) -> list[str]:
+        said = platform.cairn("ls", expression, "--json", *options)
         assert said.returncode == 0, said.stderr
         return [record["id"] for record in json.loads(said.stdout)]
 
     assert found("group = \"night 'x'\" and notes =~ 'diverge'") == [uid]
     assert found("group = 'night'") == []
+    # A state of jobs, which no run has.
+    assert found("notes =~ 'diverge'", "--state", "held") == []
     assert platform.cairn("ls", "nonsense = 1").returncode != 0
     changed = ("--notes", "fixed", "--group", "day", "-t", "good", "--name", "better")
     edited = platform.cairn("edit", uid, *changed)

@@ -142,15 +142,18 @@ def listing(
 ) -> tuple[list[Record], list[str]]:  # fmt: skip
     """The newest records, and what of the platform could not be asked. With an
     expression the runs that it holds for, as the tracker knows them: their jobs are not asked for."""
-    if expression:
-        runs = list(client.runs(states=[state for state in states if state in RUN_STATES],
-                                experiment=experiment, filter=expression, limit=limit))  # fmt: skip
-        return join([], runs), []
     run_states = [state for state in states if state in RUN_STATES]
+
+    def runs() -> list[Json]:
+        if states and not run_states:
+            return []
+        return list(client.runs(states=run_states, experiment=experiment, filter=expression, limit=limit))
+
+    if expression:
+        return join([], runs()), []
     with ThreadPoolExecutor(2) as pool:
         jobs = pool.submit(lambda: list(client.jobs(states=states, experiment=experiment, limit=limit)))
-        told = pool.submit(lambda: [] if states and not run_states else list(
-            client.runs(states=run_states, experiment=experiment, limit=limit)))  # fmt: skip
+        told = pool.submit(runs)
     found: list[list[Json]] = []
     missing: list[str] = []
     for name, future in (("jobs", jobs), ("runs", told)):
