@@ -14,6 +14,7 @@ import pytest
 from tests.harness import servers, slurm
 from tests.harness.platform import Platform
 from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
+from tests.harness.tracker import Tracker, start_tracker
 from tests.harness.workers import Together
 
 
@@ -102,6 +103,19 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[servers.S3]:
     server = servers.start_s3(tmp_path_factory.mktemp("s3"))
     yield server
     server.stop()
+
+
+@pytest.fixture(scope="module")
+def tracker(
+    tmp_path_factory: pytest.TempPathFactory, database_url: Callable[[str], str], s3: servers.S3
+) -> Iterator[Tracker]:
+    """A tracker of this module's, with a bus of its own."""
+    folder = tmp_path_factory.mktemp("tracker")
+    bus = servers.start_nats(folder / "nats")
+    server = start_tracker(folder / "tracker", nats_url=bus.url, postgres_url=database_url("tracker"), s3=s3)
+    yield server
+    server.stop()
+    bus.stop()
 
 
 @pytest.fixture(scope="session")

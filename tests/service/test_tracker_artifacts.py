@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
 
 import httpx
-import pytest
 
 from cairn.tracker.v1 import artifact_pb2, tracker_pb2
 from cairn_common.ids import new_uid
-from tests.harness import servers
 from tests.harness.parts import TEAM, commit, digest, entry, refused, upload
-from tests.harness.tracker import RUN, STRANGER, VIEWER, Client, Tracker, run_name, start_tracker
-
-
-@pytest.fixture(scope="module")
-def tracker(
-    tmp_path_factory: pytest.TempPathFactory, database_url: Callable[[str], str], s3: servers.S3
-) -> Iterator[Tracker]:
-    folder = tmp_path_factory.mktemp("tracker")
-    bus = servers.start_nats(folder / "nats")
-    server = start_tracker(folder / "tracker", nats_url=bus.url, postgres_url=database_url("tracker"), s3=s3)
-    yield server
-    server.stop()
-    bus.stop()
+from tests.harness.tracker import RUN, STRANGER, VIEWER, Client, Tracker, run_name
 
 
 async def version(client: Client, name: str) -> artifact_pb2.ArtifactVersion:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-
 import grpc
 import pytest
 from google.protobuf.descriptor_pool import Default
@@ -14,7 +12,6 @@ from cairn.tracker.v1 import events_pb2 as tracker_events_pb2
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
 from cairn_common.ids import new_uid
 from cairn_tracker.api import ACCESS, NAMES
-from tests.harness import servers
 from tests.harness.tracker import (
     RUN,
     STRANGER,
@@ -23,21 +20,8 @@ from tests.harness.tracker import (
     Spool,
     Tracker,
     run_name,
-    start_tracker,
     until,
 )
-
-
-@pytest.fixture(scope="module")
-def tracker(
-    tmp_path_factory: pytest.TempPathFactory, database_url: Callable[[str], str], s3: servers.S3
-) -> Iterator[Tracker]:
-    folder = tmp_path_factory.mktemp("tracker")
-    bus = servers.start_nats(folder / "nats")
-    server = start_tracker(folder / "tracker", nats_url=bus.url, postgres_url=database_url("tracker"), s3=s3)
-    yield server
-    server.stop()
-    bus.stop()
 
 
 def job(uid: str, revision: int, state: job_pb2.Job.State.ValueType, *attempts: str) -> job_pb2.Job:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Final
@@ -138,23 +139,13 @@ class Artifacts:
 
     async def set_alias(self, version: Version, alias: str, *, actor: str) -> Version:
         """Moves an alias to a version. Raises InvalidArgument (ALIAS_INVALID)."""
-        manifest.check_alias(alias)
-        if alias == manifest.LATEST:
-            raise InvalidArgument(
-                f"alias: {manifest.LATEST!r} always is the version committed last",
-                reason=Reason.ALIAS_INVALID,
-            )
-        async with self._db.transaction() as conn:
-            await keeping.enter(conn, version.team)
-            await rows.lock_artifact(conn, version.team, version.artifact)
+        manifest.check_moved_alias(alias)
+        async with held_still(self._db, version) as (conn, _):
             now = self._clock.now()
-            if await rows.find(conn, version.team, version.artifact, version.number, entries=False) is None:
-                raise unknown_version(version.team, version.artifact, version.number)
             await rows.move_aliases(
                 conn, version.team, version.artifact, [alias], version.number, actor=actor, now=now
             )
-            moved = await rows.find(conn, version.team, version.artifact, version.number)
-            assert moved is not None, "it was there under the same lock"
+            moved = await again(conn, version, entries=True)
             fact = events_pb2.TrackerEvent(
                 artifact_aliased=events_pb2.ArtifactAliased(
                     version=wire_artifacts.version(moved, entries=False), alias=alias
@@ -249,6 +240,28 @@ class Artifacts:
         )
         await wire.tell(conn, fact, RunKey(made.team, made.uid), "artifact", now, actor=draft.creator)
         return made
+
+
+@asynccontextmanager
+async def held_still(
+    db: Database, version: Version, *, alone: bool = False
+) -> AsyncIterator[tuple[Any, Version]]:
+    """A transaction in which the artifact stands still, and the version, without its files, as it is in it;
+    `alone` for whoever deletes. Raises NotFound where it was deleted in between."""
+    async with db.transaction() as conn:
+        await (keeping.enter_alone if alone else keeping.enter)(conn, version.team)
+        await rows.lock_artifact(conn, version.team, version.artifact)
+        found = await rows.find(conn, version.team, version.artifact, version.number, entries=False)
+        if found is None:
+            raise unknown_version(version.team, version.artifact, version.number)
+        yield conn, found
+
+
+async def again(conn: Any, version: Version, *, entries: bool = False) -> Version:
+    """A version after it was changed, inside of `held_still`."""
+    found = await rows.find(conn, version.team, version.artifact, version.number, entries=entries)
+    assert found is not None, "it was there under the same lock"
+    return found
 
 
 def unknown_version(team: str, artifact: str, which: object) -> NotFound:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cairn.tracker.v1 import artifact_pb2, events_pb2
@@ -11,7 +10,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_tracker import manifest, wire, wire_artifacts
-from cairn_tracker.artifacts import CHECKPOINT, unknown_version
+from cairn_tracker.artifacts import CHECKPOINT, again, held_still
 from cairn_tracker.batch import RunKey
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
@@ -31,7 +30,7 @@ class Keeping:
 
     async def delete(self, version: Version, *, actor: str) -> Version:
         """Takes a version out of sight. Raises FailedPrecondition (VERSION_HELD) with who holds it."""
-        async with self._held_still(version, alone=True) as (conn, found):
+        async with held_still(self._db, version, alone=True) as (conn, found):
             held = await holders(conn, found)
             if held:
                 raise FailedPrecondition(
@@ -51,25 +50,20 @@ class Keeping:
 
     async def pin(self, version: Version, *, pinner: str) -> Version:
         """Keeps a version, or with an empty `pinner` lets it go."""
-        async with self._held_still(version) as (conn, found):
+        async with held_still(self._db, version) as (conn, found):
             await store.pin(conn, found, pinner)
-            return await _again(conn, found)
+            return await again(conn, found)
 
     async def remove_alias(self, version: Version, alias: str, *, actor: str) -> Version:
         """Takes an alias from a version. Raises InvalidArgument (ALIAS_INVALID) for `latest`, and
         FailedPrecondition where the version does not have it (any more)."""
-        manifest.check_alias(alias)
-        if alias == manifest.LATEST:
-            raise InvalidArgument(
-                f"alias: {manifest.LATEST!r} always is the version committed last",
-                reason=Reason.ALIAS_INVALID,
-            )
-        async with self._held_still(version) as (conn, found):
+        manifest.check_moved_alias(alias)
+        async with held_still(self._db, version) as (conn, found):
             if not await store.remove_alias(conn, found, alias):
                 raise FailedPrecondition(f"alias {alias} does not name {found.artifact}:v{found.number}")
             now = self._clock.now()
             await rows.note_moves(conn, found.team, found.artifact, [alias], None, actor=actor, now=now)
-            left = await _again(conn, found)
+            left = await again(conn, found)
             fact = events_pb2.TrackerEvent(
                 artifact_aliased=events_pb2.ArtifactAliased(
                     version=wire_artifacts.version(left, entries=False), alias=alias, removed=True
@@ -89,19 +83,6 @@ class Keeping:
             await store.enter_alone(conn, team)
             await store.set_protected_aliases(conn, team, aliases)
 
-    @asynccontextmanager
-    async def _held_still(
-        self, version: Version, *, alone: bool = False
-    ) -> AsyncIterator[tuple[Any, Version]]:
-        """A transaction in which the artifact stands still, and the version as it is in it."""
-        async with self._db.transaction() as conn:
-            await (store.enter_alone if alone else store.enter)(conn, version.team)
-            await rows.lock_artifact(conn, version.team, version.artifact)
-            found = await rows.find(conn, version.team, version.artifact, version.number)
-            if found is None:
-                raise unknown_version(version.team, version.artifact, version.number)
-            yield conn, found
-
 
 async def holders(conn: Any, version: Version) -> list[str]:
     """Who keeps a version from being deleted, in words; under the team's lock that stays so."""
@@ -114,9 +95,3 @@ async def holders(conn: Any, version: Version) -> list[str]:
     held += [f"model {model} that was made from it" for model in models if model != own]
     running = await store.runs_on(conn, version, kind=CHECKPOINT, limit=_NAMED)
     return held + [f"run {uid} that is not over" for uid in running]
-
-
-async def _again(conn: Any, version: Version) -> Version:
-    found = await rows.find(conn, version.team, version.artifact, version.number)
-    assert found is not None, "it was there under the same lock"
-    return found

@@ -100,6 +100,15 @@ def check_alias(alias: str) -> None:
         )
 
 
+def check_moved_alias(alias: str) -> None:
+    """As `check_alias`, for one that somebody moves or takes away: `latest` moves by itself."""
+    check_alias(alias)
+    if alias == LATEST:
+        raise InvalidArgument(
+            f"alias: {LATEST!r} always is the version committed last", reason=Reason.ALIAS_INVALID
+        )
+
+
 def version_number(text: str) -> int | None:
     """3 for `3` and `v3`; None for an alias."""
     match = _NUMBER.fullmatch(text)
