@@ -9,7 +9,7 @@ from random import Random
 import pytest
 
 from cairn_scheduler.engine import passes
-from cairn_scheduler.engine.decide import Engine
+from cairn_scheduler.engine.decide import Engine, decide
 from cairn_scheduler.engine.order import Line
 from cairn_scheduler.engine.ousting import could_oust
 from cairn_scheduler.engine.passes import Pass
@@ -24,6 +24,7 @@ from cairn_scheduler.engine.world import (
     Within,
     option,
 )
+from tests.scenarios.rounds import settle
 from tests.scenarios.worlds import Kind, history
 
 GPU = ("f", "gpu")
@@ -75,6 +76,21 @@ def test_it_takes_from_nobody_who_has_nothing_of_what_it_wants() -> None:
     nodes = tuple(replace(node, within=Within.LOWER) for node in NODES)
     other = JobRequest("new", "a", (option("f", {"cpu": 1000}),), priority=9)
     assert not possible(other, *RUNNING, nodes=nodes)
+
+
+def test_a_plan_that_was_void_leaves_no_failure_behind() -> None:
+    # New's user used less, so it is tried first and takes from low; old would take that from new in the next
+    # pass. Of that void plan nothing stays, least of all that old had found nobody to take from.
+    nodes = (Node("org"), Node("a", "org", quotas={GPU: Quota(1000)}, within=Within.LOWER_OR_NEWER))
+    old, new = job("old", "a", user="u", create_time=1), job("new", "a", user="v", create_time=2)
+    low = Admitted(job("low", "a", priority=-1))
+    world = Snapshot(
+        1000, nodes, (Flavor("f"),), pending=(old, new), admitted=(low,), use={("a", "u"): 1_000_000}
+    )
+    plan = decide(world)
+    assert [(one.uid, one.by) for one in plan.preemptions] == [("low", "old")]
+    after = decide(settle(world, plan))
+    assert (after.admissions, after.promises, after.preemptions) == ((), (), ())
 
 
 def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:

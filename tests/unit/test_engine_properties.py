@@ -105,6 +105,8 @@ def test_gangs_start_whole_or_not_at_all(seed: int) -> None:
             assert sum(ranks for _, ranks in one.machines) == known[one.uid].ranks
 
 
+# A failure that was found with a plan that turned out to be void.
+@example(16265, True)
 @FEW
 @given(SEEDS, st.booleans())
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do(seed: int, pools: bool) -> None:

@@ -52,11 +52,16 @@ class Awake:
         more -= self.names
         if not more:
             return False
-        for line, mark in self._before.items():
-            line.reason, line.freed, line.moved, line.until = mark
+        self.forget(self._before)
         self._before |= _marks(engine, more)
         self.names |= more
         return True
+
+    def forget(self, lines: Iterable[Line]) -> None:
+        """What a pass found out about these does not count: it was found with a plan that is void."""
+        for line in lines:
+            if line in self._before:
+                line.reason, line.freed, line.moved, line.until = self._before[line]
 
 
 def awake(engine: Engine, now: int) -> Awake:

@@ -102,6 +102,7 @@ class Engine:
             plan = one.run()
             if one.unstable.keys() - barred.keys():
                 barred |= one.unstable
+                seen.forget(one.tainted)
             elif not seen.stir(self, now, plan.holds):
                 break
         self._expected = one.expected

@@ -46,6 +46,8 @@ class Pass:
         self.engine, self.now, self.barred, self.awake = engine, now, barred, awake
         # Jobs for which nobody is to be evicted, and who would evict them: then the plan is void.
         self.unstable: dict[str, str] = {}
+        # Lines that failed when somebody was evicted for another already: where the plan is void, so is that.
+        self.tainted: set[Line] = set()
         # Jobs that got a place in this pass and had to leave it again, and to whom.
         self.withdrawn: dict[str, tuple[str, ...]] = {}
         self.state = engine.state
@@ -352,6 +354,8 @@ class Pass:
             return
         line.reason = reason
         line.freed = line.moved = ALWAYS
+        if self._kept:
+            self.tainted.add(line)
         if reason.code in _UNTIL_FREED:
             if not self._doubtful:
                 options = [request.options[index] for index in line.options or ()]
