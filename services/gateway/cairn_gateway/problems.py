@@ -38,7 +38,7 @@ RETRY_AFTER: Mapping[int, int] = {429: 1, 503: 1, 504: 2}
 """Seconds that a client should wait before it tries again."""
 
 # What these say was written for a log: it may name files, addresses, or values of somebody else.
-_NOT_FOR_CALLERS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
+NOT_FOR_CALLERS = (grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS)
 
 
 class HttpError(Exception):
@@ -63,7 +63,7 @@ def of_exception(error: Exception, *, request_id: str) -> Response:
             headers=error.headers,
             request_id=request_id,
         )
-    if isinstance(error, DomainError) and error.code not in _NOT_FOR_CALLERS:
+    if isinstance(error, DomainError) and error.code not in NOT_FOR_CALLERS:
         return of_status(
             status_of(error),
             detail=error.message,

@@ -16,7 +16,7 @@ from cairn.tracker.v1 import tracker_pb2
 from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
-from cairn_gateway import problems, wire
+from cairn_gateway import mlflow, problems, wire
 from cairn_gateway.http import artifacts, identity, jobs, keeping, quota, runs
 from cairn_gateway.http.door import Door, caller_of
 from cairn_gateway.http.edge import Edge
@@ -79,11 +79,19 @@ def create_app(behind: Behind) -> ASGIApp:
     inner = GZipMiddleware(app, minimum_size=1024, compresslevel=5)
     edge = Edge(Limits(Door(inner, authenticate=behind.authenticate), hosts=behind.hosts))
     streams = Streams(behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts)
+    compatible = mlflow.create_app(
+        upstream=behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts
+    )
 
-    async def either(scope: Scope, receive: Receive, send: Send) -> None:
-        await (streams if scope["type"] == "websocket" else edge)(scope, receive, send)
+    async def one(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await streams(scope, receive, send)
+        elif scope["type"] == "http" and mlflow.is_below(scope["path"]):
+            await compatible(scope, receive, send)
+        else:
+            await edge(scope, receive, send)
 
-    return either
+    return one
 
 
 def _add_routes(app: FastAPI, behind: Behind) -> None:

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 import time
 from email.utils import formatdate
+from http import HTTPStatus
+from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn_common.errors import DomainError
@@ -28,11 +31,18 @@ _ALWAYS = {
 }
 
 
-class Edge:
-    """An ASGI application around all others. Whatever they raise ends as a problem document."""
+class Render(Protocol):
+    """Makes an answer of whatever was raised."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __call__(self, error: Exception, *, request_id: str) -> Response: ...
+
+
+class Edge:
+    """An ASGI application around all others. Whatever they raise ends as a document of `render`."""
+
+    def __init__(self, app: ASGIApp, *, render: Render = problems.of_exception) -> None:
         self.app = app
+        self._render = render
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,9 +55,11 @@ class Edge:
         try:
             await self.app(scope, receive, answer.send)
         except Exception as error:
-            if not isinstance(error, DomainError | problems.HttpError):
+            response = self._render(error, request_id=answer.request_id)
+            if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(
+                error, DomainError
+            ):
                 log.exception("http.failed", method=scope["method"], path=scope["path"])
-            response = problems.of_exception(error, request_id=answer.request_id)
             await answer.problem(response, scope, receive)
         _tell(scope, status=answer.status, seconds=time.monotonic() - began)
 

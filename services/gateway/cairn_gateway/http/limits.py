@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from urllib.parse import urlsplit
 
@@ -55,27 +55,37 @@ class Load:
 class Limits:
     """An ASGI application around the routes: host, path, load, time."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Iterable[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        hosts: Iterable[str],
+        seconds: float = REQUEST_SECONDS,
+        refuse_path: Callable[[str, bytes], None] | None = None,
+    ) -> None:
+        """`refuse_path` raises for a path that may not be; without it `check_path` does."""
         self.app = app
         self._hosts = frozenset(hosts)
+        self._seconds = seconds
+        self._refuse_path = refuse_path or check_path
         self._load = Load(most=MOST_REQUESTS, most_each=MOST_REQUESTS_EACH, what="requests")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         if scope["path"] != "/healthz":
             check_host(headers.getlist("host"), self._hosts)
-        check_path(scope["path"], scope.get("raw_path", b""))
+        self._refuse_path(scope["path"], scope.get("raw_path", b""))
         lifetime = Lifetime()
         scope["state"]["lifetime"] = lifetime
         with lifetime.held:
             lifetime.held.enter_context(self._load.slot(headers.get("authorization", "")))
             try:
-                async with asyncio.timeout(REQUEST_SECONDS) as lifetime.limit:
+                async with asyncio.timeout(self._seconds) as lifetime.limit:
                     await self.app(scope, receive, send)
             except TimeoutError:
                 if not lifetime.expired:
                     raise
-                raise DeadlineExceeded(f"no answer within {REQUEST_SECONDS:g} s") from None
+                raise DeadlineExceeded(f"no answer within {self._seconds:g} s") from None
 
 
 class Lifetime:

@@ -1,0 +1,122 @@
+"""The API that stock MLflow clients speak, below `/mlflow`: translate, call, translate back.
+
+`ROUTES` is the whole table of what it does; each row names the role that it asks for. All state is the
+tracker's, and runs are the same runs that Cairn's own API has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route as Place
+from starlette.routing import Router
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from cairn_common.auth import Principal, access, admit, require
+from cairn_gateway import wire
+from cairn_gateway.http.edge import Edge
+from cairn_gateway.http.limits import Limits
+from cairn_gateway.mlflow import about, door, errors
+from cairn_gateway.mlflow.errors import MlflowError
+from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, of_body, of_query
+from cairn_gateway.mlflow.route import Asked, Route
+from cairn_gateway.upstream import Caller, Upstream
+
+PREFIX: Final = "/mlflow"
+ROUTES: Final[Sequence[Route]] = ()
+# Bytes of files come and go through here: longer than a question takes.
+_SECONDS: Final = 900.0
+
+Authenticate = Callable[[str], Awaitable[Principal]]
+
+
+def create_app(*, upstream: Upstream, authenticate: Authenticate, hosts: frozenset[str]) -> ASGIApp:
+    """The application for everything below `PREFIX`, every layer around it."""
+    places = [Place(path, _open(answer), methods=["GET"]) for path, answer in about.OPEN.items()]
+    places += [
+        Place(route.path, _answer(route, upstream, authenticate), methods=[route.method]) for route in ROUTES
+    ]
+    inner = _Below(Router(places, redirect_slashes=False))
+    return Edge(
+        Limits(inner, hosts=hosts, seconds=_SECONDS, refuse_path=refuse_path), render=errors.of_exception
+    )
+
+
+def is_below(path: str) -> bool:
+    """Whether a request's path is one of this application's."""
+    return path == PREFIX or path.startswith(PREFIX + "/")
+
+
+def refuse_path(path: str, raw: bytes) -> None:
+    """Holds that no path leads out of where it begins: names of files come in here. Raises MlflowError."""
+    parts = path.split("/")
+    if any(part in (".", "..") for part in parts) or "\\" in path or not path.isprintable():
+        raise errors.invalid("Invalid path")
+
+
+class _Below:
+    """Takes the prefix off, and says of unknown paths what MLflow's clients understand."""
+
+    def __init__(self, router: Router) -> None:
+        self._router = router
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        inner = dict(scope, path=scope["path"].removeprefix(PREFIX) or "/", app=self)
+        try:
+            await self._router(inner, receive, send)
+        except HTTPException as error:
+            where = f"{scope['method']} {scope['path'][:200]}"
+            raise MlflowError("ENDPOINT_NOT_FOUND", f"there is no {where} here") from error
+
+
+def _open(answer: Callable[[], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    async def respond(request: Request) -> Response:
+        return await answer()
+
+    return respond
+
+
+def _answer(
+    route: Route, upstream: Upstream, authenticate: Authenticate
+) -> Callable[[Request], Awaitable[Response]]:
+    rule = access(route.role)
+
+    async def respond(request: Request) -> Response:
+        headers = Headers(scope=request.scope)
+        token = door.token_of(headers.getlist("authorization"))
+        principal = await authenticate(token)
+        team = door.team_of(headers.getlist(door.WORKSPACE), principal)
+        admit(principal, rule)
+        require(principal, team, route.role)
+        asked = Asked(
+            team=team,
+            caller=Caller(token=token, principal=principal, request_id=request.state.request_id),
+            fields=Fields({}) if route.streams else await _fields(request),
+            request=request,
+            upstream=upstream,
+        )
+        made = await route.handler(asked)
+        if isinstance(made, Response):
+            return made
+        return Response(wire.dumps(made), media_type="application/json")
+
+    return respond
+
+
+async def _fields(request: Request) -> Fields:
+    if request.method == "GET":
+        return of_query(request.query_params.multi_items())
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    text = bytearray()
+    async for chunk in request.stream():
+        text += chunk
+        if len(text) > LARGEST_BODY:
+            raise errors.invalid(f"the body is larger than {LARGEST_BODY // 2**20} MiB")
+    if text and kind != "application/json":
+        raise MlflowError("BAD_REQUEST", "Bad Request. Content-Type must be one of ['application/json'].")
+    return of_body(bytes(text))
