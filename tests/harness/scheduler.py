@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -28,6 +24,7 @@ from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.model import Job, Spec, State
 from cairn_scheduler.settings import SchedulerSettings
 from tests.harness.quota import Quota
+from tests.harness.service_process import ServiceProcess
 
 FINAL = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED, job_pb2.Job.TIMED_OUT})
 
@@ -83,12 +80,11 @@ class Scheduler:
         return await self.until(job, lambda now: now.state in FINAL, timeout=timeout)
 
 
-class Process:
-    """The scheduler as a process of its own, to be killed."""
+class Process(ServiceProcess):
+    """The scheduler as a process of its own; it is ready when what it does is seen in the database."""
 
     def __init__(self, quota: Quota, *, postgres_url: str, nats_url: str, folder: Path, **env: str) -> None:
-        self._env = {
-            "PATH": os.environ["PATH"],
+        settings = {
             "CAIRN_POSTGRES_URL": postgres_url,
             "CAIRN_NATS_URL": nats_url,
             "CAIRN_SERVICE_TOKEN": quota.tokens.services["scheduler"],
@@ -97,38 +93,7 @@ class Process:
             "CAIRN_LOCAL_CPUS": "4",
             **env,
         }
-        self._log = folder.parent / "scheduler.log"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Starts it; it is ready when what it does is seen in the database."""
-        code = (
-            "import asyncio; from cairn_scheduler.app import serve; "
-            "from cairn_scheduler.settings import SchedulerSettings; "
-            "asyncio.run(serve(SchedulerSettings.load()))"
-        )
-        with open(self._log, "ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", code], env=self._env, stdout=log, stderr=log, start_new_session=True
-            )
-
-    @property
-    def pid(self) -> int:
-        """Of the one that runs."""
-        assert self._process is not None
-        return self._process.pid
-
-    def signal(self, number: signal.Signals) -> None:
-        """Sends it a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def kill(self) -> None:
-        """SIGKILL, and waits for its end."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(10)
-            self._process = None
+        super().__init__("scheduler", settings, folder.parent / "scheduler.log")
 
 
 async def queue_job(db: Database, run: str) -> str:

@@ -18,9 +18,10 @@ from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, team_pb2, toke
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.clock import FakeClock
-from cairn_common.errors import DomainError, Reason, from_rpc_error
+from cairn_common.errors import Reason
 from cairn_common.ids import new_uid
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA
+from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
 Code = grpc.StatusCode
@@ -45,12 +46,6 @@ async def quota(
         postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path, clock=clock
     ) as service:
         yield service
-
-
-async def problem(call: Any) -> DomainError:
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 async def create(

@@ -13,8 +13,9 @@ import pytest_asyncio
 from grpc import aio
 
 from cairn.quota.v1 import allocation_pb2, plan_pb2, quota_pb2, team_pb2, token_pb2, tree_pb2
-from cairn_common.errors import DomainError, Reason, from_rpc_error
+from cairn_common.errors import Reason, from_rpc_error
 from cairn_common.ids import new_uid
+from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
 Verdict = plan_pb2.Verdict
@@ -48,12 +49,6 @@ async def quota(database_url: Callable[[str], str], nats_url: str, tmp_path: Pat
         # The next test's tree is another one, in the same database.
         await service.db.execute("UPDATE reservations SET state = 3, end_time = now() WHERE state = 1")
         await service.db.execute("UPDATE limits SET held_gpus = 0, held_cpu_milli = 0, held_jobs = 0")
-
-
-async def problem(call: aio.UnaryUnaryCall[object, object]) -> DomainError:
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 async def applied(quota: Quota, text: str = TREE) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from cairn_common.bus import connect
 from cairn_common.db import retry
 from cairn_common.errors import DomainError, Reason, from_rpc_error
 from cairn_common.ids import new_uid
+from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
 Reservation = reservation_pb2.Reservation
@@ -25,12 +26,6 @@ Reservation = reservation_pb2.Reservation
 async def quota(database_url: Callable[[str], str], nats_url: str, tmp_path: Path) -> AsyncIterator[Quota]:
     async with running(postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path) as service:
         yield service
-
-
-async def problem(call: aio.UnaryUnaryCall[object, object]) -> DomainError:
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
 
 
 def asking(

@@ -13,22 +13,23 @@ import pytest
 import pytest_asyncio
 from grpc import aio
 
-from cairn.quota.v1 import allocation_pb2, events_pb2, ledger_pb2, plan_pb2
+from cairn.quota.v1 import allocation_pb2, events_pb2, ledger_pb2, plan_pb2, quota_pb2, team_pb2
 from cairn.scheduler.v1 import job_pb2
 from cairn_common import document
 from cairn_common.bus import connect
 from cairn_common.clock import FakeClock
 from cairn_common.db import Database, pool
-from cairn_common.errors import Unavailable
+from cairn_common.errors import Reason, Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.migrate import migrate
-from cairn_quota import ledger_rows, treefile, wire
-from cairn_quota.account import Entry, derived
+from cairn_quota import treefile, wire
 from cairn_quota.app import Parts
 from cairn_quota.plan_checks import plan
 from cairn_quota.plan_store import Plan, PlanStore
 from cairn_quota.tree_store import Order, TreeStore
 from tests.harness import servers
+from tests.harness.books import check_books
+from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
 BEGIN = datetime(2026, 1, 30, 23, 7, 13, 250_000, tzinfo=UTC)
@@ -125,23 +126,6 @@ async def balance(quota: Quota, team: str) -> tuple[int, int, int, int]:
     tree = await (await quota.allocation()).GetTree(allocation_pb2.GetTreeRequest(use=True))
     found = next(one.balance for one in tree.budgets if one.id == f"b-{team}")
     return found.granted, found.held, found.settled, found.available
-
-
-async def check_books(db: Database) -> None:
-    """Every balance is the sum of its entries, and what is held is what the holdings say."""
-    async with db.transaction() as conn:
-        rows = await conn.fetch(f"SELECT {ledger_rows.ENTRY_COLUMNS} FROM ledger_entries ORDER BY seq")
-        told: list[Entry] = [ledger_rows.entry(row) for row in rows]
-        balances = await ledger_rows.balances(conn)
-        held = await conn.fetch(
-            "SELECT budget, period_start, sum(held)::bigint AS held FROM holdings GROUP BY 1, 2"
-        )
-    assert balances
-    sums = {(row["budget"], row["period_start"]): row["held"] for row in held}
-    for key, one in balances.items():
-        again = derived(one, told)
-        assert (again.granted, again.held, again.settled) == (one.granted, one.held, one.settled), key
-        assert sums.get(key, 0) == one.held
 
 
 async def test_a_budget_runs_down_while_the_job_runs_and_over_a_new_month(
@@ -255,6 +239,70 @@ async def test_a_safe_budget_admits_what_its_longest_run_fits_into(quota: Quota)
     assert (await hold(quota, team, new_uid(), minutes=30)).code == Verdict.HELD
     assert await balance(quota, team) == (2 * HOUR, HOUR, 0, HOUR)
     assert (await hold(quota, team, new_uid(), minutes=31)).code == Verdict.BUDGET_UNSAFE
+
+
+def asked_alone(team: str, *, gpus: int = 1, **more: object) -> quota_pb2.ReserveQuotaRequest:
+    """One hold of a new job of the team, outside of any plan."""
+    uid = new_uid()
+    told = {
+        name: value.replace("TEAM", team) if isinstance(value, str) else value for name, value in more.items()
+    }
+    return quota_pb2.ReserveQuotaRequest(
+        parent=f"teams/{team}",
+        reservation_id=f"{uid}-1",
+        job=f"teams/{team}/jobs/{uid}",
+        amounts=team_pb2.Amounts(gpus=gpus, jobs=1),
+        flavor="h100",
+        **told,  # type: ignore[arg-type]
+    )
+
+
+@pytest.mark.parametrize(
+    ("budget", "payer", "other"),
+    [
+        ("user: ada, unit: gpu-hours, amount: 1", {"user": "users/ada"}, {"user": "users/bob"}),
+        ("node: TEAM/seg, unit: gpu-hours, amount: 1", {"project": "seg"}, {}),
+        ("node: TEAM/seg, unit: gpu-hours, amount: 1", {"node": "TEAM/seg"}, {"node": "TEAM"}),
+        (
+            "user: ada, unit: money, amount: 3",
+            {"user": "users/ada", "price_micros_per_hour": 18_000_000},
+            {"user": "users/bob", "price_micros_per_hour": 18_000_000},
+        ),
+    ],
+)
+async def test_a_hold_asked_for_alone_is_paid_from_every_budget_over_it(
+    quota: Quota, budget: str, payer: dict[str, object], other: dict[str, object]
+) -> None:
+    team = await organised(quota, budget + ", window: {one_off: {}}")
+    service = await quota.teams(quota.tokens.services["scheduler"])
+    # Ten minutes ahead of three GPUs that count double are all of the hour, or of the money at this price.
+    await service.ReserveQuota(asked_alone(team, gpus=3, **payer))
+    assert (await balance(quota, team))[3] == 0
+    error = await problem(service.ReserveQuota(asked_alone(team, **payer)))
+    assert (error.reason, error.metadata["budget"]) == (Reason.QUOTA_EXCEEDED, f"b-{team}")
+    await service.ReserveQuota(asked_alone(team, **other))
+    await check_books(quota.db)
+
+
+async def test_a_safe_budget_asks_a_hold_alone_for_its_longest_run(quota: Quota) -> None:
+    team = await organised(quota, "node: TEAM, unit: gpu-hours, amount: 2, window: {one_off: {}}, safe: true")
+    service = await quota.teams(quota.tokens.services["scheduler"])
+    for runtime in ({}, {"max_runtime": timedelta(minutes=61)}):
+        error = await problem(service.ReserveQuota(asked_alone(team, **runtime)))
+        assert error.metadata["budget"] == f"b-{team}"
+    await service.ReserveQuota(asked_alone(team, max_runtime=timedelta(minutes=30)))
+    assert await balance(quota, team) == (2 * HOUR, HOUR, 0, HOUR)
+
+
+async def test_a_hold_alone_of_what_the_tree_does_not_know_is_refused_by_field(quota: Quota) -> None:
+    team = await organised(quota, "node: TEAM, unit: gpu-hours, amount: 1, window: {one_off: {}}")
+    service = await quota.teams(quota.tokens.services["scheduler"])
+    for field, value in (("flavor", "b200"), ("node", "nowhere"), ("priority_class", "royal")):
+        request = asked_alone(team)
+        setattr(request, field, value)
+        error = await problem(service.ReserveQuota(request))
+        assert (error.reason, error.metadata["field"]) == (Reason.FIELD_INVALID, field)
+        assert value in error.message
 
 
 async def test_a_rolling_budget_gets_back_what_is_long_ago(quota: Quota, clock: FakeClock) -> None:

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import grpc
 import pytest
-from grpc import aio
 
 from cairn.quota.v1 import token_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2, sweep_pb2
-from cairn_common.errors import DomainError, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_scheduler.api import ACCESS, NAME
 from tests.harness import quota, scheduler, servers
+from tests.harness.problem import problem
 from tests.harness.scheduler import Scheduler
 
 Job = job_pb2.Job
@@ -45,25 +44,18 @@ async def team(cairn: Scheduler) -> str:
     return await cairn.quota.team(jobs=0)
 
 
-async def refusal(call: object) -> DomainError:
-    """The error that a call ends with."""
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call  # type: ignore[misc]
-    return from_rpc_error(caught.value)
-
-
 async def test_a_request_id_makes_one_job_however_often_it_is_sent(cairn: Scheduler, team: str) -> None:
     sent = {"team": team, "request_id": new_uid()}
     made = await asyncio.gather(*(cairn.submit(WAITS, **sent) for _ in range(8)))
     assert len({job.uid for job in made}) == 1
-    error = await refusal(cairn.submit("run: another", **sent))
+    error = await problem(cairn.submit("run: another", **sent))
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "REQUEST_ID_REUSED")
 
 
 async def test_validate_only_checks_everything_and_queues_nothing(cairn: Scheduler, team: str) -> None:
     job = await cairn.submit(WAITS, team=team, validate_only=True)
     assert (job.uid, job.name, job.spec.resources.cpu_milli) == ("", "", 4000)
-    error = await refusal(cairn.submit("run: x\nresources: {acelerators: 1}", team=team, validate_only=True))
+    error = await problem(cairn.submit("run: x\nresources: {acelerators: 1}", team=team, validate_only=True))
     assert (error.code, error.reason) == (grpc.StatusCode.INVALID_ARGUMENT, "TASK_INVALID")
     assert error.metadata["path"] == "resources.acelerators"
     assert "accelerators" in error.message
@@ -82,7 +74,7 @@ async def test_validate_only_checks_everything_and_queues_nothing(cairn: Schedul
 async def test_what_could_never_run_is_refused_with_the_limit(
     cairn: Scheduler, team: str, text: str, told: str
 ) -> None:
-    error = await refusal(cairn.submit(text, team=team))
+    error = await problem(cairn.submit(text, team=team))
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "CAPACITY_IMPOSSIBLE")
     assert told in error.message
 
@@ -103,7 +95,7 @@ async def test_a_sweep_makes_all_of_its_jobs_once_in_the_order_of_the_grid(
     whole = await cairn.job(made.jobs[3].name)
     assert (whole.spec.task, whole.spec.run, whole.sweep) == (SWEEP, "x", made.name)
     one = scheduler_pb2.CreateJobRequest(parent=f"teams/{team}", task=SWEEP)
-    assert (await refusal(cairn.stub.CreateJob(one))).metadata["path"] == "cairn.sweep"
+    assert (await problem(cairn.stub.CreateJob(one))).metadata["path"] == "cairn.sweep"
 
 
 async def test_a_sweep_of_a_thousand_jobs_is_one_answer(cairn: Scheduler, team: str) -> None:
@@ -114,7 +106,7 @@ async def test_a_sweep_of_a_thousand_jobs_is_one_answer(cairn: Scheduler, team: 
     )
     assert len({job.uid for job in made.jobs}) == 1000
     text = f"envs: {{S: 0, T: 0}}\nrun: x\ncairn: {{sweep: {{parameters: {{S: {values}, T: [1, 2]}}}}}}"
-    error = await refusal(
+    error = await problem(
         cairn.stub.CreateSweep(scheduler_pb2.CreateSweepRequest(parent=f"teams/{team}", task=text))
     )
     assert error.reason == "SWEEP_INVALID"
@@ -133,7 +125,7 @@ async def test_pages_hold_every_job_once_newest_first(cairn: Scheduler, team: st
         request.page_token = page.next_page_token
     assert seen == made[::-1]
     request.page_token = request.page_token[:-3] + "AAA"
-    assert (await refusal(cairn.stub.ListJobs(request))).reason == "PAGE_TOKEN_INVALID"
+    assert (await problem(cairn.stub.ListJobs(request))).reason == "PAGE_TOKEN_INVALID"
     some = scheduler_pb2.ListJobsRequest(parent=f"teams/{team}", states=[Job.RUNNING, Job.FAILED])
     assert list((await cairn.stub.ListJobs(some)).jobs) == []
 
@@ -158,7 +150,7 @@ async def test_a_pending_job_is_cancelled_at_once_and_an_ended_one_is_not(
     assert (done.state, done.cause, done.reason) == (Job.CANCELLED, job_pb2.CAUSE_CANCELLED, "")
     assert await cairn.stub.CancelJob(request) == done
     ended = await cairn.ended(await cairn.submit("run: 'true'"))
-    error = await refusal(cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=ended.name)))
+    error = await problem(cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=ended.name)))
     assert (error.code, error.reason) == (grpc.StatusCode.FAILED_PRECONDITION, "JOB_ENDED")
 
 
@@ -186,7 +178,7 @@ async def test_a_watcher_that_comes_back_has_missed_nothing(cairn: Scheduler) ->
             break
     assert seen == ["submitted", "admitted", "launching", "running", "finished"]
     request.cursor = "soon"
-    assert (await refusal(cairn.stub.WatchJobs(request).read())).reason == "CURSOR_INVALID"
+    assert (await problem(cairn.stub.WatchJobs(request).read())).reason == "CURSOR_INVALID"
 
 
 async def test_strangers_see_nothing_and_viewers_change_nothing(cairn: Scheduler, team: str) -> None:
@@ -199,18 +191,18 @@ async def test_strangers_see_nothing_and_viewers_change_nothing(cairn: Scheduler
         stranger.CreateJob(scheduler_pb2.CreateJobRequest(parent=f"teams/{team}", task=WAITS)),
         stranger.WatchJobs(scheduler_pb2.WatchJobsRequest(parent=f"teams/{team}")).read(),
     ):
-        error = await refusal(call)
+        error = await problem(call)
         assert (error.code, error.reason) == (grpc.StatusCode.NOT_FOUND, "TEAM_NOT_FOUND")
     every = scheduler_pb2.ListJobsRequest(parent="teams/-")
-    assert (await refusal(cairn.stub.ListJobs(every))).code == grpc.StatusCode.PERMISSION_DENIED
+    assert (await problem(cairn.stub.ListJobs(every))).code == grpc.StatusCode.PERMISSION_DENIED
     viewer = await cairn.calling(await cairn.quota.member(team, token_pb2.ROLE_VIEWER))
     assert (await viewer.GetJob(scheduler_pb2.GetJobRequest(name=job.name))).uid == job.uid
-    error = await refusal(viewer.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name)))
+    error = await problem(viewer.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name)))
     assert error.reason == "ROLE_TOO_LOW"
     other = f"teams/main/jobs/{job.uid}"
-    assert (await refusal(cairn.job(other))).reason == "JOB_NOT_FOUND"
+    assert (await problem(cairn.job(other))).reason == "JOB_NOT_FOUND"
     nobody = await cairn.calling(None)
-    error = await refusal(nobody.GetJob(scheduler_pb2.GetJobRequest(name=job.name)))
+    error = await problem(nobody.GetJob(scheduler_pb2.GetJobRequest(name=job.name)))
     assert error.code == grpc.StatusCode.UNAUTHENTICATED
 
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc import aio
 
 from cairn.scheduler.v1 import infra_pb2, infra_pb2_grpc, scheduler_pb2
-from cairn_common.errors import DomainError, from_rpc_error
 from cairn_common.rpc import channel
 from cairn_scheduler import reach
 from tests.harness import quota, scheduler, servers
+from tests.harness.problem import problem
 from tests.harness.scheduler import Scheduler
 
 Infra = infra_pb2.Infra
@@ -50,13 +49,6 @@ def opened(
     return opening
 
 
-async def refusal(call: Any) -> DomainError:
-    """The error that a call ends with."""
-    with pytest.raises(aio.AioRpcError) as caught:
-        await call
-    return from_rpc_error(caught.value)
-
-
 def plan(task: str) -> infra_pb2.PlanJobRequest:
     return infra_pb2.PlanJobRequest(parent="teams/main", task=task)
 
@@ -76,7 +68,7 @@ async def test_without_skypilot_this_machine_is_shown_and_how_to_start_it(
         stranger = infra_pb2_grpc.InfraServiceStub(
             await running.stack.enter_async_context(channel(running.address, None))
         )
-        error = await refusal(stranger.ListInfras(infra_pb2.ListInfrasRequest()))
+        error = await problem(stranger.ListInfras(infra_pb2.ListInfrasRequest()))
         assert error.code is grpc.StatusCode.UNAUTHENTICATED
 
 
@@ -98,7 +90,7 @@ async def test_a_plan_refuses_what_a_submit_refuses_and_stores_nothing(opened: C
         ):
             asked = scheduler_pb2.CreateJobRequest(parent="teams/main", task=task, validate_only=True)
             real, planned = await asyncio.gather(
-                refusal(running.stub.CreateJob(asked)), refusal(stub.PlanJob(plan(task)))
+                problem(running.stub.CreateJob(asked)), problem(stub.PlanJob(plan(task)))
             )
             assert (planned.code, planned.reason, planned.message, planned.metadata) == (
                 real.code, real.reason, real.message, real.metadata,
@@ -116,6 +108,6 @@ async def test_a_skypilot_that_is_away_is_said_to_be_and_holds_nobody_up(opened:
         assert (sky.name, sky.state) == ("infras/skypilot", Infra.UNREACHABLE)
         assert AWAY in sky.problem
         assert "CAIRN_SKYPILOT_URL" in sky.remedy
-        error = await refusal(stub.PlanJob(plan("run: x\nresources: {infra: slurm/lab}")))
+        error = await problem(stub.PlanJob(plan("run: x\nresources: {infra: slurm/lab}")))
         assert error.code is grpc.StatusCode.UNAVAILABLE
         assert AWAY in error.message

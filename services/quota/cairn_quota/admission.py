@@ -63,6 +63,8 @@ class Verdict:
     used: int = 0
     requested: int = 0
     budget: str = ""
+    # The part of what was asked for that cannot be used, where it is UNKNOWN or INVALID.
+    field: str = ""
 
 
 @dataclass
@@ -166,19 +168,28 @@ def admit(
 def _place(state: State, hold: Reservation) -> Reservation | Verdict:
     tree = state.tree
     if hold.team not in tree.by_team:
-        return Verdict(hold.id, Code.UNKNOWN, f"there is no team {hold.team!r}")
+        return Verdict(hold.id, Code.UNKNOWN, f"there is no team {hold.team!r}", field="parent")
     if hold.flavor and hold.flavor not in tree.by_flavor:
         return Verdict(
-            hold.id, Code.UNKNOWN, f"there is no flavor {hold.flavor!r} in the quota tree", flavor=hold.flavor
+            hold.id,
+            Code.UNKNOWN,
+            f"there is no flavor {hold.flavor!r} in the quota tree",
+            flavor=hold.flavor,
+            field="flavor",
         )
     if hold.node and (hold.node not in tree.by_id or tree.team_of(hold.node) != hold.team):
         return Verdict(
-            hold.id, Code.UNKNOWN, f"the team {hold.team} has no node {hold.node!r}", node=hold.node
+            hold.id,
+            Code.UNKNOWN,
+            f"the team {hold.team} has no node {hold.node!r}",
+            node=hold.node,
+            field="node",
         )
     amounts = hold.resources
     fine = all(0 <= amount <= LARGEST for amount in amounts.values()) and any(amounts.values())
     if not fine or len(amounts) > MOST_RESOURCES or hold.price < 0:
-        return Verdict(hold.id, Code.INVALID, "amounts are not negative, and at least one is above 0")
+        told = "amounts and the price are not negative, and at least one amount is above 0"
+        return Verdict(hold.id, Code.INVALID, told, field="amounts")
     return hold if hold.node else state.resolve(hold)
 
 
@@ -200,7 +211,8 @@ def _refusal(state: State, hold: Reservation) -> Verdict | None:
                     hold.id, Code.EXCEEDED, told, node.id, resource=resource, limit=limit, requested=requested
                 )
     if hold.priority_class and all(hold.priority_class != one.name for one in state.tree.classes):
-        return Verdict(hold.id, Code.UNKNOWN, f"there is no priority class {hold.priority_class!r}")
+        told = f"there is no priority class {hold.priority_class!r}"
+        return Verdict(hold.id, Code.UNKNOWN, told, field="priority_class")
     return None
 
 

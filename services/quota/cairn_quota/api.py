@@ -11,14 +11,12 @@ from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, reservation_pb2, team_pb2
 from cairn_common.auth import Access, Principal, Role, Scope, access, require
 from cairn_common.clock import Clock
 from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
-from cairn_common.ids import check_id, new_uid, parse_name
+from cairn_common.ids import check_id, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_quota import checks, wire
+from cairn_quota import checks, plan_checks, wire
 from cairn_quota.bootstrap import TEAM as FIRST_TEAM
-from cairn_quota.model import Reservation, ReservationState
 from cairn_quota.model import Role as TeamRole
-from cairn_quota.reservation_rows import resources_of
 from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore, new_team, team_not_found
 
@@ -127,22 +125,7 @@ class QuotaApi(quota_pb2_grpc.QuotaServiceServicer):
         self, request: quota_pb2.ReserveQuotaRequest, context: object
     ) -> reservation_pb2.Reservation:
         """Holds amounts for one admission of a job."""
-        team, job_uid, admission = checks.reservation(request)
-        now = self.clock.now()
-        amounts = checks.amounts(request.amounts)
-        asked = Reservation(
-            team=team,
-            id=request.reservation_id,
-            uid=new_uid(),
-            job_uid=job_uid,
-            admission=admission,
-            amounts=amounts,
-            resources=resources_of(amounts),
-            state=ReservationState.HELD,
-            create_time=now,
-            ask_time=now,
-            end_time=None,
-        )
+        asked = plan_checks.reservation(checks.hold(request), now=self.clock.now())
         return wire.reservation_message(await self.store.reserve(asked, actor=caller().subject))
 
     async def ReleaseReservation(

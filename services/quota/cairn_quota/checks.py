@@ -7,11 +7,12 @@ from datetime import datetime, timedelta
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from cairn.quota.v1 import quota_pb2, team_pb2
+from cairn.quota.v1 import plan_pb2, quota_pb2, team_pb2
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import check_uid, parse_name
 from cairn_quota import wire
 from cairn_quota.model import Amounts, Limits
+from cairn_quota.reservation_rows import resources_of
 
 LARGEST = 10**12
 """Of any one amount or limit, so that sums stay far inside 64 bits."""
@@ -47,8 +48,8 @@ def limits(message: team_pb2.Limits) -> Limits:
     return value
 
 
-def reservation(request: quota_pb2.ReserveQuotaRequest) -> tuple[str, str, int]:
-    """Team, job uid and admission number that a request to reserve speaks of, which must agree."""
+def hold(request: quota_pb2.ReserveQuotaRequest) -> plan_pb2.Hold:
+    """What a request to reserve asks for, as a plan would; its parent, job and id must agree."""
     team = parse_name("teams/{team}", request.parent)["team"]
     job = parse_name("teams/{team}/jobs/{job}", request.job)
     uid = check_uid(job["job"], "job")
@@ -57,7 +58,19 @@ def reservation(request: quota_pb2.ReserveQuotaRequest) -> tuple[str, str, int]:
     prefix, number = _reservation_id(request.reservation_id)
     if prefix != uid:
         raise invalid("reservation_id", RESERVATION_ID)
-    return team, uid, number
+    made = plan_pb2.Hold(
+        name=f"teams/{team}/reservations/{uid}-{number}",
+        node=request.node,
+        flavor=request.flavor,
+        amounts=resources_of(amounts(request.amounts)),
+        user=request.user,
+        project=request.project,
+        price_micros_per_hour=request.price_micros_per_hour,
+        priority_class=request.priority_class,
+    )
+    if request.HasField("max_runtime"):
+        made.max_runtime.CopyFrom(request.max_runtime)
+    return made
 
 
 def reservation_name(name: str) -> tuple[str, str, int]:

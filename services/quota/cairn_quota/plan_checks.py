@@ -37,7 +37,7 @@ def plan(request: allocation_pb2.ApplyPlanRequest, *, now: datetime) -> tuple[Pl
     holds = []
     for at, hold in enumerate(request.holds, start=len(request.ends)):
         try:
-            holds.append(_hold(hold, now=now))
+            holds.append(reservation(hold, now=now))
         except InvalidArgument as error:
             refused[at] = Verdict(hold.name, Code.INVALID, error.message)
     expected = {one.node: one.version for one in request.expected_versions}
@@ -51,7 +51,8 @@ def in_order(given: Sequence[Verdict], refused: Mapping[int, Verdict], total: in
     return [refused[at] if at in refused else next(rest) for at in range(total)]
 
 
-def _hold(message: plan_pb2.Hold, *, now: datetime) -> Reservation:
+def reservation(message: plan_pb2.Hold, *, now: datetime) -> Reservation:
+    """What an item is to hold. Raises InvalidArgument."""
     team, uid, number = checks.reservation_name(message.name)
     resources = {name: amount for name, amount in message.amounts.items() if amount}
     longest: int | None = None

@@ -256,8 +256,12 @@ def _same(found: Reservation, asked: Reservation) -> Reservation:
 
 def _refused(asked: Reservation, verdict: Verdict) -> DomainError:
     """Why it is not held, for who asked."""
-    if verdict.code is Code.UNKNOWN:
+    if verdict.field == "parent":
         return team_not_found(asked.team)
+    if verdict.field:
+        return InvalidArgument(
+            f"{verdict.field}: {verdict.message}", reason=Reason.FIELD_INVALID, field=verdict.field
+        )
     if verdict.code is not Code.EXCEEDED:
         return ResourceExhausted(
             f"It cannot start now: {verdict.message}.",
