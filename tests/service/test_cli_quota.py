@@ -47,6 +47,8 @@ def test_an_admin_describes_the_tree_in_one_file(platform: Platform, tmp_path: P
     different = platform.cairn("quota", "diff", str(file))
     assert different.returncode == 1
     assert "+ nodes.vision  {team: vision, quotas: {local: {cpu: 1}}, parent: acme}" in different.stdout
+    assert "+ team vision  is not there yet; you will own it" in different.stdout
+    assert "+ team main" not in different.stdout
     assert "at version 1" in platform.cairn("quota", "apply", str(file)).stderr
     assert platform.cairn("quota", "diff", str(file)).returncode == 0
     drawn = told(platform.cairn("quota", "tree"))

@@ -109,6 +109,22 @@ async def test_a_tree_is_applied_and_shown_as_it_rules(quota: Quota) -> None:
     assert made.name == f"teams/{other}", "teams that the tree names are made"
 
 
+async def test_a_team_that_is_not_there_yet_is_told_before_it_is_made(quota: Quota) -> None:
+    admin, service = await quota.allocation(), await quota.allocation(quota.tokens.services["scheduler"])
+    team = f"t{new_uid()}"
+    text = f"tree: {{organisation: acme, children: [{{id: lab, team: {team}}}]}}"
+    told = await admin.ApplyTree(ApplyTree(document=text, validate_only=True))
+    assert told.new_teams == [f"teams/{team}"]
+    unknown = (await quota.teams()).GetTeam(quota_pb2.GetTeamRequest(name=f"teams/{team}"))
+    assert (await problem(unknown)).reason is Reason.TEAM_NOT_FOUND
+    # A service owns no team: it hears so before and after alike, with the place.
+    for dry in (True, False):
+        error = await problem(service.ApplyTree(ApplyTree(document=text, validate_only=dry)))
+        assert (error.reason, error.metadata["path"]) == (Reason.TEAM_NOT_FOUND, "nodes.lab.team")
+    assert (await admin.ApplyTree(ApplyTree(document=text))).new_teams == [f"teams/{team}"]
+    assert not (await admin.ApplyTree(ApplyTree(document=text))).new_teams
+
+
 async def test_a_change_is_told_before_it_is_made_and_recorded_after(quota: Quota) -> None:
     team, other = await applied(quota)
     admin = await quota.allocation()

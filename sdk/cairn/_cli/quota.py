@@ -53,6 +53,7 @@ def apply(session: Session, file: str, node: str, yes: bool) -> None:
         return
     if not session.as_json:
         _show_changes(session, changes)
+        _show_new_teams(session, told)
     if session.interactive and not yes:
         click.confirm("apply?", abort=True, err=True)
     done = _send(session, file, text, node=node, etag=told["tree"].get("etag") or "0", dry=False)
@@ -79,6 +80,7 @@ def diff(session: Session, file: str, node: str) -> int:
         session.emit(changes)
     else:
         _show_changes(session, changes)
+        _show_new_teams(session, told)
         if not changes:
             session.say(Text("no difference", "dim"))
     return 1 if changes else 0
@@ -182,6 +184,12 @@ def _show_changes(session: Session, changes: list[Json]) -> None:
         values = f"{before} → {after}" if before and after else after or before
         line = Text(f"{sign} {clean(str(change.get('path')))}", style).append(f"  {values}", "default")
         session.out.print(line)
+
+
+def _show_new_teams(session: Session, told: Json) -> None:
+    for name in told.get("new_teams") or []:
+        team = clean(str(name).removeprefix("teams/"))
+        session.out.print(Text(f"+ team {team}", "green").append("  is not there yet; you will own it"))
 
 
 def _node_label(node: Json) -> Text:

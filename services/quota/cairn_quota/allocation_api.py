@@ -20,12 +20,12 @@ from cairn_quota.admission import State
 from cairn_quota.authority import Authority
 from cairn_quota.bootstrap import TEAM as FIRST_TEAM
 from cairn_quota.budget import period
-from cairn_quota.plain import changes, plain
+from cairn_quota.plain import plain
 from cairn_quota.plan_store import PlanStore
 from cairn_quota.tree import Calendar, Tree
-from cairn_quota.tree_store import Order, Stored, TreeStore, check_etag
+from cairn_quota.tree_store import Order, Stored, TreeStore
 from cairn_quota.usage_store import MOST_ROWS, Query, UsageStore
-from cairn_quota.validity import TreeInvalid, check
+from cairn_quota.validity import TreeInvalid
 from cairn_quota.visibility import budgets_for, nodes_for, with_below
 
 ALLOCATION = "cairn.quota.v1.AllocationService"
@@ -101,17 +101,17 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
                 now=self.clock.now(),
                 makes_teams=_organises(who) and who.subject.startswith("users/"),
             )
-            if request.validate_only:
-                check_etag(etag, stored.version)
-                check(tree)
-                different, made = changes(stored.tree, tree), replace(stored, tree=tree)
-            else:
-                made, different = await self.trees.apply(order)
+            trees = self.trees
+            outcome = await (trees.outcome(order) if request.validate_only else trees.apply(order))
         except TreeInvalid as error:
             raise InvalidArgument(str(error), reason=Reason.TREE_INVALID, path=error.path) from None
-        message = tree_wire.tree_message(made.tree)
-        _stamp(message, made)
-        return allocation_pb2.ApplyTreeResponse(tree=message, changes=tree_wire.change_messages(different))
+        message = tree_wire.tree_message(outcome.stored.tree)
+        _stamp(message, outcome.stored)
+        return allocation_pb2.ApplyTreeResponse(
+            tree=message,
+            changes=tree_wire.change_messages(outcome.different),
+            new_teams=[f"teams/{team}" for team in outcome.new_teams],
+        )
 
     async def _asked(
         self, who: Principal, request: allocation_pb2.ApplyTreeRequest, old: Tree

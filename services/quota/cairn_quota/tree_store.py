@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 
 from cairn.quota.v1 import tree_pb2
@@ -30,6 +30,15 @@ class Stored:
     tree: Tree
     actor: str = ""
     time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a new tree changes. `new_teams`: ids of those that are made with it."""
+
+    stored: Stored
+    different: list[Change]
+    new_teams: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +87,15 @@ class TreeStore:
             found.append(one)
         return found
 
-    async def apply(self, order: Order) -> tuple[Stored, list[Change]]:
+    async def outcome(self, order: Order) -> Outcome:
+        """What `apply` would do now, and its errors; nothing is changed."""
+        check(order.tree)
+        stored = await self.current()
+        check_etag(order.etag, stored.version)
+        missing = await _missing_teams(self._db, order)
+        return Outcome(replace(stored, tree=order.tree), changes(stored.tree, order.tree), missing)
+
+    async def apply(self, order: Order) -> Outcome:
         """Makes a tree rule; no new version where nothing changes. What is held stays held.
 
         Raises TreeInvalid, Aborted/ETAG_MISMATCH, NotFound/TEAM_NOT_FOUND.
@@ -87,17 +104,17 @@ class TreeStore:
         async with self._authority.changing() as (conn, state):
             version, old = await authority.stored_tree(conn)
             if order.request_id and await _applied(conn, order):
-                return await self.current(), []
+                return Outcome(await self.current(), [], [])
             check_etag(order.etag, version)
-            different = changes(old, order.tree)
+            different, missing = changes(old, order.tree), await _missing_teams(conn, order)
             if different or not version:
                 version += 1
-                await _make_teams(conn, order)
+                await _make_teams(conn, order, missing)
                 await _insert(conn, version, order, different)
                 await self._rule(conn, state)
                 await metering.renew(conn, state, now=order.now)
                 await facts.tell_tree(conn, version, actor=order.actor, now=order.now)
-        return Stored(version, order.tree, order.actor, order.now), different
+        return Outcome(Stored(version, order.tree, order.actor, order.now), different, missing)
 
     async def _rule(self, conn: Connection, state: State) -> None:
         """The state becomes that of the new tree; held reservations move to their nodes in it."""
@@ -191,15 +208,23 @@ async def _insert(conn: Connection, version: int, order: Order, different: Seque
     )
 
 
-async def _make_teams(conn: Connection, order: Order) -> None:
-    there = {row["id"] for row in await conn.fetch("SELECT id FROM teams")}
+async def _missing_teams(db: Database | Connection, order: Order) -> list[str]:
+    """The teams of the tree that are not there yet. Raises NotFound where the actor cannot make them."""
+    there = {row["id"] for row in await db.fetch("SELECT id FROM teams")}
     missing = sorted(set(order.tree.by_team) - there)
     if missing and not order.makes_teams:
+        path = f"nodes.{order.tree.by_team[missing[0]].id}.team"
         raise NotFound(
-            f"There is no team {missing[0]!r}, or you are no member of it.",
+            f"{path}: there is no team {missing[0]!r}, or you are no member of it."
+            " An admin of the organisation makes teams.",
             reason=Reason.TEAM_NOT_FOUND,
             team=missing[0],
+            path=path,
         )
+    return missing
+
+
+async def _make_teams(conn: Connection, order: Order, missing: Sequence[str]) -> None:
     for team in missing:
         name = order.tree.by_team[team].display_name or team
         made = new_team(id=team, display_name=name, limits=Limits(), now=order.now)
