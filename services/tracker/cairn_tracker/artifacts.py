@@ -116,7 +116,7 @@ class Artifacts:
         await self._objects.sync()
         try:
             async with self._db.transaction() as conn:
-                return await self._commit(conn, draft, sizes, sources)
+                return await add_version(conn, draft, sizes, sources, self._clock)
         except asyncpg.UniqueViolationError:
             # The same request, at the same time.
             known = await self._repeated(draft)
@@ -141,18 +141,7 @@ class Artifacts:
         """Moves an alias to a version. Raises InvalidArgument (ALIAS_INVALID)."""
         manifest.check_moved_alias(alias)
         async with held_still(self._db, version) as (conn, _):
-            now = self._clock.now()
-            await rows.move_aliases(
-                conn, version.team, version.artifact, [alias], version.number, actor=actor, now=now
-            )
-            moved = await again(conn, version, entries=True)
-            fact = events_pb2.TrackerEvent(
-                artifact_aliased=events_pb2.ArtifactAliased(
-                    version=wire_artifacts.version(moved, entries=False), alias=alias
-                )
-            )
-            key = RunKey(moved.team, moved.uid)
-            await wire.tell(conn, fact, key, "artifact", now, actor=actor)
+            moved = await move_alias(conn, version, alias, actor=actor, clock=self._clock)
         return moved
 
     async def use(self, version: Version, run_uid: str) -> None:
@@ -213,33 +202,65 @@ class Artifacts:
                     digests=digest,
                 )
 
-    async def _commit(
-        self, conn: Any, draft: Draft, sizes: Mapping[str, int], sources: Sequence[str]
-    ) -> Version:
-        await keeping.enter(conn, draft.team)
-        if await keeping.gone(conn, sources):
-            raise NotFound(
-                "a source was deleted in this moment; name another", reason=Reason.ARTIFACT_NOT_FOUND
-            )
-        # The artifact's row is held from here on: the time is read inside, so that it grows with the number.
-        number = await rows.next_number(conn, draft.team, draft.artifact, draft.kind, self._clock.now())
-        now = self._clock.now()
-        made = _version(draft, number, now)
-        await rows.add_blobs(conn, draft.team, sizes, now)
-        await rows.add_version(conn, made)
-        await rows.add_sources(conn, made.uid, sources)
-        aliases = {*draft.aliases, manifest.LATEST}
-        await rows.move_aliases(
-            conn, draft.team, draft.artifact, aliases, number, actor=draft.creator, now=now
+
+async def add_version(
+    conn: Any, draft: Draft, sizes: Mapping[str, int], sources: Sequence[str], clock: Clock
+) -> Version:
+    """Writes the next version, inside of a transaction; `sizes` are those of its parts, `sources` uids.
+
+    Raises NotFound where a source was deleted in between.
+    """
+    await keeping.enter(conn, draft.team)
+    if await keeping.gone(conn, sources):
+        raise NotFound("a source was deleted in this moment; name another", reason=Reason.ARTIFACT_NOT_FOUND)
+    # The artifact's row is held from here on: the time is read inside, so that it grows with the number.
+    number = await rows.next_number(conn, draft.team, draft.artifact, draft.kind, clock.now())
+    now = clock.now()
+    made = _version(draft, number, now)
+    await rows.add_blobs(conn, draft.team, sizes, now)
+    await rows.add_version(conn, made)
+    await rows.add_sources(conn, made.uid, sources)
+    aliases = {*draft.aliases, manifest.LATEST}
+    await rows.move_aliases(conn, draft.team, draft.artifact, aliases, number, actor=draft.creator, now=now)
+    made = replace(made, aliases=sorted(aliases))
+    fact = events_pb2.TrackerEvent(
+        artifact_committed=events_pb2.ArtifactCommitted(version=wire_artifacts.version(made, entries=False))
+    )
+    await wire.tell(conn, fact, RunKey(made.team, made.uid), "artifact", now, actor=draft.creator)
+    return made
+
+
+async def move_alias(conn: Any, version: Version, alias: str, *, actor: str, clock: Clock) -> Version:
+    """Lets an alias name a version, inside of `held_still`, and tells so."""
+    now = clock.now()
+    await rows.move_aliases(
+        conn, version.team, version.artifact, [alias], version.number, actor=actor, now=now
+    )
+    moved = await again(conn, version, entries=True)
+    await _tell_alias(conn, moved, alias, removed=False, actor=actor, now=now)
+    return moved
+
+
+async def take_alias(conn: Any, version: Version, alias: str, *, actor: str, clock: Clock) -> Version | None:
+    """Takes an alias from a version, inside of `held_still`, and tells so; None where it has not got it."""
+    if not await keeping.remove_alias(conn, version, alias):
+        return None
+    now = clock.now()
+    await rows.note_moves(conn, version.team, version.artifact, [alias], None, actor=actor, now=now)
+    left = await again(conn, version)
+    await _tell_alias(conn, left, alias, removed=True, actor=actor, now=now)
+    return left
+
+
+async def _tell_alias(
+    conn: Any, version: Version, alias: str, *, removed: bool, actor: str, now: datetime
+) -> None:
+    fact = events_pb2.TrackerEvent(
+        artifact_aliased=events_pb2.ArtifactAliased(
+            version=wire_artifacts.version(version, entries=False), alias=alias, removed=removed
         )
-        made = replace(made, aliases=sorted(aliases))
-        fact = events_pb2.TrackerEvent(
-            artifact_committed=events_pb2.ArtifactCommitted(
-                version=wire_artifacts.version(made, entries=False)
-            )
-        )
-        await wire.tell(conn, fact, RunKey(made.team, made.uid), "artifact", now, actor=draft.creator)
-        return made
+    )
+    await wire.tell(conn, fact, RunKey(version.team, version.uid), "artifact", now, actor=actor)
 
 
 @asynccontextmanager

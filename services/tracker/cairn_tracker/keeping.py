@@ -10,9 +10,8 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_tracker import manifest, wire, wire_artifacts
-from cairn_tracker.artifacts import CHECKPOINT, again, held_still
+from cairn_tracker.artifacts import CHECKPOINT, again, held_still, take_alias
 from cairn_tracker.batch import RunKey
-from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
 from cairn_tracker.store.artifacts import Version
 
@@ -31,21 +30,7 @@ class Keeping:
     async def delete(self, version: Version, *, actor: str) -> Version:
         """Takes a version out of sight. Raises FailedPrecondition (VERSION_HELD) with who holds it."""
         async with held_still(self._db, version, alone=True) as (conn, found):
-            held = await holders(conn, found)
-            if held:
-                raise FailedPrecondition(
-                    f"{found.artifact}:v{found.number} is held by {'; '.join(held)}; let that go first",
-                    reason=Reason.VERSION_HELD,
-                    holders=",".join(held),
-                )
-            now = self._clock.now()
-            await store.bury(conn, found, actor=actor, now=now)
-            fact = events_pb2.TrackerEvent(
-                artifact_deleted=events_pb2.ArtifactDeleted(
-                    version=wire_artifacts.version(found, entries=False)
-                )
-            )
-            await wire.tell(conn, fact, RunKey(found.team, found.uid), "artifact", now, actor=actor)
+            await delete(conn, found, actor=actor, clock=self._clock)
         return found
 
     async def pin(self, version: Version, *, pinner: str) -> Version:
@@ -59,17 +44,9 @@ class Keeping:
         FailedPrecondition where the version does not have it (any more)."""
         manifest.check_moved_alias(alias)
         async with held_still(self._db, version) as (conn, found):
-            if not await store.remove_alias(conn, found, alias):
+            left = await take_alias(conn, found, alias, actor=actor, clock=self._clock)
+            if left is None:
                 raise FailedPrecondition(f"alias {alias} does not name {found.artifact}:v{found.number}")
-            now = self._clock.now()
-            await rows.note_moves(conn, found.team, found.artifact, [alias], None, actor=actor, now=now)
-            left = await again(conn, found)
-            fact = events_pb2.TrackerEvent(
-                artifact_aliased=events_pb2.ArtifactAliased(
-                    version=wire_artifacts.version(left, entries=False), alias=alias, removed=True
-                )
-            )
-            await wire.tell(conn, fact, RunKey(left.team, left.uid), "artifact", now, actor=actor)
         return left
 
     async def protect(self, team: str, aliases: Sequence[str]) -> None:
@@ -82,6 +59,23 @@ class Keeping:
             # What a promoted model was made from depends on it.
             await store.enter_alone(conn, team)
             await store.set_protected_aliases(conn, team, aliases)
+
+
+async def delete(conn: Any, version: Version, *, actor: str, clock: Clock) -> None:
+    """As `Keeping.delete`, inside of `held_still` with nobody beside."""
+    held = await holders(conn, version)
+    if held:
+        raise FailedPrecondition(
+            f"{version.artifact}:v{version.number} is held by {'; '.join(held)}; let that go first",
+            reason=Reason.VERSION_HELD,
+            holders=",".join(held),
+        )
+    now = clock.now()
+    await store.bury(conn, version, actor=actor, now=now)
+    fact = events_pb2.TrackerEvent(
+        artifact_deleted=events_pb2.ArtifactDeleted(version=wire_artifacts.version(version, entries=False))
+    )
+    await wire.tell(conn, fact, RunKey(version.team, version.uid), "artifact", now, actor=actor)
 
 
 async def holders(conn: Any, version: Version) -> list[str]:
