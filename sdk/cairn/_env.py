@@ -31,6 +31,9 @@ class JobEnvironment:
     url: str = ""
     token_file: Path | None = None
     params: Mapping[str, Any] = field(default_factory=dict)
+    # The version that a resumed job begins with, by its name; the run whose inputs a rerun has.
+    resume: str = ""
+    rerun: str = ""
 
     def token(self) -> str:
         """The run's token as it is now (it is renewed while the job runs); empty if there is none."""
@@ -57,6 +60,8 @@ def job_environment(environ: Mapping[str, str] | None = None) -> JobEnvironment 
         url=environ.get("CAIRN_URL", ""),
         token_file=Path(token_file) if token_file else None,
         params=given_params(environ),
+        resume=environ.get("CAIRN_RESUME", ""),
+        rerun=environ.get("CAIRN_RERUN", ""),
     )
 
 

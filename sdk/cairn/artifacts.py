@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from cairn._blobs import TransferError
 from cairn._download import download_folder
-from cairn._http import Api, ApiError, Unreachable, segment
+from cairn._http import Api, ApiError, Query, Unreachable, segment
 from cairn._ids import new_uid
 from cairn._paths import UnsafePath
 from cairn._publish import Version, kind_name, publish
@@ -88,7 +88,8 @@ def use_artifact(ref: str) -> Path:
 def _use_remote(run: Run, api: Api, name: str, wanted: str) -> Path:
     number = wanted[1:] if wanted[:1] == "v" and wanted[1:].isdigit() else wanted or "latest"
     path = f"/api/v1/teams/{segment(run.team)}/artifacts/{segment(name)}/versions/{segment(number)}"
-    version = api.get(path, {"used_by": run.uid}, patience=60.0)
+    query: Query = {"used_by": run.uid, "as_read_by": (run.job.rerun or None) if run.job else None}
+    version = api.get(path, query, patience=60.0)
     folder = run.directory / "inputs" / name / f"v{int(version['version'])}"
     download_folder(api, run.team, entries_of(version), folder)
     return folder

@@ -209,8 +209,17 @@ def _ask(run: Run, api: Api, *, patience: float) -> Json | None:
     except ApiError as error:
         # Before its first checkpoint a run may not have reached the tracker yet; a later attempt's has.
         if error.reason == "CHECKPOINT_NOT_FOUND" or (error.reason == "RUN_NOT_FOUND" and run.attempt <= 1):
-            return None
+            return _inherited(run, api, patience=patience)
         raise
+
+
+def _inherited(run: Run, api: Api, *, patience: float) -> Json | None:
+    """What `cairn resume` named for a run that has saved nothing yet. What is named and not there is an
+    error: the training would begin from zero without anybody's wish."""
+    if run.job is None or not run.job.resume:
+        return None
+    path = "/api/v1/" + "/".join(segment(part) for part in run.job.resume.split("/"))
+    return api.get(path, {"used_by": run.uid}, patience=patience)
 
 
 def _fetch(run: Run, api: Api, version: Json) -> Checkpoint:

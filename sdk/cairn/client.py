@@ -142,6 +142,31 @@ class Client(ArtifactCalls):
         """Takes a job's place (admins); it goes on later, in the same run, from its last checkpoint."""
         return self.api.post(self._team("jobs", job) + ":preempt", {"reason": reason})
 
+    def rerun(
+        self, job: str, *, envs: Mapping[str, str] | None = None, name: str = "",
+        request_id: str | None = None, secrets: Mapping[str, str] | None = None,
+    ) -> Json:  # fmt: skip
+        """Queues a new job of what ``job`` ran, with the same inputs and some other variables; its secrets'
+        values are needed once more."""
+        body = {"envs": dict(envs or {}), "display_name": name, "secrets": dict(secrets or {})}
+        order = {
+            **{key: value for key, value in body.items() if value},
+            "request_id": request_id or new_uid(),
+        }
+        return self.api.post(self._team("jobs", job) + ":rerun", order)
+
+    def resume(
+        self, job: str, checkpoint: str, *, envs: Mapping[str, str] | None = None, name: str = "",
+        request_id: str | None = None, secrets: Mapping[str, str] | None = None,
+    ) -> Json:  # fmt: skip
+        """As `rerun`, from a checkpoint on: the name of a version, as `checkpoints` has it."""
+        body = {"envs": dict(envs or {}), "display_name": name, "secrets": dict(secrets or {})}
+        order = {
+            **{key: value for key, value in body.items() if value},
+            "request_id": request_id or new_uid(),
+        }
+        return self.api.post(self._team("jobs", job) + ":resume", {**order, "checkpoint": checkpoint})
+
     def sweep(self, sweep: str) -> Json:
         """A sweep with its jobs."""
         return self.api.get(self._team("sweeps", sweep))

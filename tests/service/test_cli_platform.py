@@ -181,6 +181,24 @@ def test_an_experiment_is_exported_whole(
     assert platform.cairn("export", "nosuch", str(tmp_path / "none")).returncode == 3
 
 
+def test_a_finished_job_goes_on_from_an_earlier_checkpoint_in_a_run_of_its_own(
+    platform: Platform, finished: dict[str, Any]
+) -> None:
+    assert read(platform, "checkpoints", "twice")["restart"].endswith("/versions/2")
+    told = platform.cairn("checkpoints", finished["id"]).stdout.splitlines()
+    assert [line.split()[1] for line in told if line.endswith("a restart goes on here")] == ["9"]
+    assert platform.cairn("resume", finished["id"], "--set", "lr=1").returncode == 2, "it has no such param"
+    assert platform.cairn("resume", finished["id"], "--checkpoint", "5").returncode == 3
+    done = platform.cairn("resume", finished["id"], "--checkpoint", "3", "-n", "resumed", "-f", "--json")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "begins at 4 {'acc': 0.3}" in done.stderr
+    page = read(platform, "show", "resumed")
+    origin = page["run"]["origin"]
+    assert (origin["kind"], origin["run"].rsplit("/", 1)[1], origin["step"]) == ("RESUME", finished["id"], 3)
+    assert [version["step"] for version in page["checkpoints"]] == [9]
+    assert f"resumed from {finished['id']} at step 3" in platform.cairn("show", "resumed").stdout
+
+
 def test_runs_that_met_no_server_are_sent_afterwards(
     platform: Platform, client: Client, tmp_path: Path
 ) -> None:

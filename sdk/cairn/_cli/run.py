@@ -123,9 +123,9 @@ def run(
         return
     uid = str(made["uid"])
     if not following:
-        session.emit(made) if session.as_json else _say_queued(session, made)
+        session.emit(made) if session.as_json else say_queued(session, made)
         return
-    _follow(ctx, session, uid)
+    follow_queued(ctx, session, uid)
 
 
 def _order(ctx: click.Context, task: Path | None, wishes: Wishes) -> Task:
@@ -190,7 +190,8 @@ def pack_and_send(session: Session, folder: Path, *, upload: bool = True) -> Jso
         bundle.path.unlink(missing_ok=True)
 
 
-def _say_queued(session: Session, job: Json) -> None:
+def say_queued(session: Session, job: Json) -> None:
+    """A job is queued, and what to type next."""
     uid = short(str(job["uid"]), [])
     text = Text("✓ ", style="green").append("queued ", style="default")
     text.append(uid, style="cyan").append(
@@ -232,7 +233,8 @@ def _sweep_queued(ctx: click.Context, session: Session, sweep: Json, following: 
             session.out.print(Text(f"  {command:<28}", style="bold").append(what, style="not bold dim"))
 
 
-def _follow(ctx: click.Context, session: Session, uid: str) -> None:
+def follow_queued(ctx: click.Context, session: Session, uid: str) -> None:
+    """Shows a job's output until it ends, and exits with what came of it."""
     if not session.as_json:
         session.say(Text(f"queued {uid[:12]}; Ctrl-C stops following, not the job", style="dim"))
     try:

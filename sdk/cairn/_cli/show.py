@@ -15,6 +15,7 @@ from cairn._cli.summary import (
     heading,
     last_lines,
     metrics_table,
+    origin_text,
     own_code,
     params_text,
     system_text,
@@ -57,6 +58,8 @@ def _print_page(
     record = merge(job, run)
     out = session.out
     out.print(heading(record))
+    if origin := (run or {}).get("origin") or (job or {}).get("origin"):
+        out.print(origin_text(origin))
     if record.notes:
         _section(session, "Notes")
         out.print(Text("\n".join(f"  {line}" for line in record.notes.splitlines())))
@@ -90,7 +93,11 @@ def _print_page(
     if job and session.interactive:
         _section(session, "Again")
         commit = clean(str(code.get("git_commit") or ""))[:12]
-        again = f"cairn show {short(record.uid, None)} --task > task.yaml && cairn run task.yaml"
+        uid = short(record.uid, None)
+        again = f"cairn show {uid} --task > task.yaml && cairn run task.yaml"
+        out.print(
+            Text(f"  cairn rerun {uid}" + (f"   cairn resume {uid}" if checkpoints else ""), style="dim")
+        )
         out.print(Text("  " + (f"git checkout {commit} && " if commit else "") + again, style="dim"))
 
 

@@ -103,12 +103,14 @@ def params_text(params: dict[str, Any]) -> Text:
     return text
 
 
-def checkpoints_table(versions: list[Json]) -> Table:
-    """Step, metrics, size and age of each, newest first."""
+def checkpoints_table(versions: list[Json], *, restart: int | None = None) -> Table:
+    """Step, metrics, size and age of each, newest first; of the one at `restart` is said what it is for."""
     table = plain_table()
     for title in ("CHECKPOINT", "STEP", "METRICS", "SIZE", "AGE"):
         table.add_column(title, no_wrap=True, justify="right" if title in ("STEP", "SIZE", "AGE") else "left")
-    for version in versions:
+    if restart is not None:
+        table.add_column("", no_wrap=True)
+    for place, version in enumerate(versions):
         metrics = (version.get("metadata") or {}).get("metrics") or {}
         said = "  ".join(f"{clean(str(key))} {digits(value)}" for key, value in list(metrics.items())[:3])
         table.add_row(
@@ -117,8 +119,25 @@ def checkpoints_table(versions: list[Json]) -> Table:
             Text(said),
             Text(size(float(version.get("size") or 0))),
             Text(f"{age(moment(version.get('create_time')))} ago", "dim"),
+            *(
+                [Text("a restart goes on here" if place == restart else "", "green")]
+                if restart is not None
+                else []
+            ),
         )
     return table
+
+
+def origin_text(origin: Json) -> Text:
+    """What a run was made from: another run, and of a resumed one the checkpoint's step."""
+    resumed = origin.get("kind") == "RESUME"
+    text = Text("  resumed from " if resumed else "  rerun of ", style="dim")
+    text.append(str(origin.get("run") or origin.get("job") or "").rsplit("/", 1)[-1], "not dim cyan")
+    if resumed:
+        text.append(f" at step {origin['step']}" if "step" in origin else "", "not dim default")
+        name = clean(str(origin.get("checkpoint") or "")).split("/artifacts/")[-1].replace("/versions/", ":v")
+        text.append(f"   checkpoint {name}")
+    return text
 
 
 def own_code(run: Json) -> Json:

@@ -95,13 +95,15 @@ def workdir_of(given: str) -> Path:
     return _folder(Path.cwd(), given)
 
 
-def parse_envs(pairs: Sequence[str]) -> dict[str, str]:
+def parse_envs(pairs: Sequence[str], option: str = "--env") -> dict[str, str]:
     """`K=V`, or `K` alone with this shell's value. Raises `CliError`."""
     envs = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals and key not in os.environ:
-            raise CliError(f"--env {key}: there is no such variable here; give --env {key}=VALUE", code=USAGE)
+            raise CliError(
+                f"{option} {key}: there is no such variable here; give {option} {key}=VALUE", code=USAGE
+            )
         envs[key] = value if equals else os.environ[key]
     return envs
 

@@ -309,8 +309,17 @@ class Attempt:
             "CAIRN_SPOOL": str(folder.spool),
             "CAIRN_PARAMS": json.dumps(dict(launch.params)),
             "CAIRN_SECRETS": ",".join(self._secrets),
+            **_origin(launch),
             "PYTHONUNBUFFERED": "1",
         }
+
+
+def _origin(launch: Launch) -> dict[str, str]:
+    """What a job that was made from another one begins with."""
+    told = launch.origin or {}
+    if told.get("kind") == "resume":
+        return {"CAIRN_RESUME": str(told.get("checkpoint", ""))}
+    return {"CAIRN_RERUN": str(told.get("run", ""))} if told.get("kind") == "rerun" else {}
 
 
 class Clock:

@@ -53,6 +53,8 @@ class Launch:
     # Names of variables that are secret; archives of files, each {target, digest, size, file}.
     secrets: Sequence[str] = ()
     mounts: Sequence[Mapping[str, Any]] = ()
+    # The job that this one was made from: {kind: rerun or resume, run, checkpoint}.
+    origin: Mapping[str, str] | None = None
 
     @classmethod
     def parse(cls, text: str) -> Launch:

@@ -23,6 +23,7 @@ from cairn_common.ids import check_id, check_uid, parse_name
 from cairn_common.paging import decode_token, encode_token, page_size, time_and_uid
 from cairn_common.rpc import caller
 from cairn_scheduler import (
+    again,
     dependency_store,
     history,
     model,
@@ -54,6 +55,8 @@ ACCESS = {
     f"/{NAME}/HoldJob": access(Role.MEMBER),
     f"/{NAME}/ReleaseJob": access(Role.MEMBER),
     f"/{NAME}/PreemptJob": access(Role.ADMIN),
+    f"/{NAME}/RerunJob": access(Role.MEMBER),
+    f"/{NAME}/ResumeJob": access(Role.MEMBER),
     f"/{NAME}/WatchJobs": access(Role.VIEWER),
     f"/{NAME}/CreateSweep": access(Role.MEMBER),
     f"/{NAME}/GetSweep": access(Role.VIEWER),
@@ -204,6 +207,14 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         why = f"by {caller().subject}" + (f" ({told})" if told else "")
         return await self._steer(request.name, Role.ADMIN, lambda job: yielding.preempt(job, now, why=why))
 
+    async def RerunJob(self, request: scheduler_pb2.RerunJobRequest, context: Context) -> job_pb2.Job:
+        """Queues what a job ran, from the beginning."""
+        return await self._again(request)
+
+    async def ResumeJob(self, request: scheduler_pb2.ResumeJobRequest, context: Context) -> job_pb2.Job:
+        """Queues what a job ran, from a checkpoint."""
+        return await self._again(request)
+
     async def WatchJobs(
         self, request: scheduler_pb2.WatchJobsRequest, context: Context
     ) -> AsyncIterator[scheduler_pb2.WatchJobsResponse]:
@@ -241,6 +252,17 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
                 free=wire.resources_message(free),
             )
         return answer
+
+    async def _again(self, request: submit.AgainRequest) -> job_pb2.Job:
+        team, uid = _job_name(request.name)
+        require(caller(), team, Role.MEMBER)
+        source = await steer.found(self._db, team=team, uid=uid)
+        draft = again.draft(
+            source, request, creator=caller().subject, places=self._places(), now=self._clock.now()
+        )
+        if request.validate_only:
+            return wire.job_message(draft.jobs[0])
+        return wire.job_message((await self._create([draft]))[0])
 
     async def _steer(self, name: str, role: Role, step: Callable[[Job], Job]) -> job_pb2.Job:
         team, uid = _job_name(name)

@@ -44,6 +44,10 @@ def _environment(job: Job) -> str:
     return json.dumps(asdict(job.spec.environment) if job.spec.environment else {})
 
 
+def _origin(job: Job) -> str:
+    return json.dumps(asdict(job.spec.origin) if job.spec.origin else {})
+
+
 def _history(job: Job) -> str:
     """Of a job that begins in the queue the queue itself tells."""
     if job.state is not State.HELD:
@@ -97,6 +101,7 @@ _COLUMNS: tuple[tuple[str, str, Callable[[New], Any]], ...] = (
     ("priority_class", "text", lambda new: new.job.priority_class),
     ("flavors", "text>text[]", lambda new: _list(new.job.flavors)),
     ("after", "text>jsonb", lambda new: json.dumps([asdict(one) for one in new.job.after])),
+    ("origin", "text>jsonb", lambda new: _origin(new.job)),
     ("hold", "text", lambda new: new.job.hold or ""),
     ("history", "text>jsonb", lambda new: _history(new.job)),
 )

@@ -53,6 +53,7 @@ class Order:
             # Their names, so that their values can be kept out of what is recorded.
             "secrets": list(spec.secrets),
             "mounts": [asdict(mount) for mount in spec.mounts],
+            "origin": spec.origin.launch() if spec.origin else None,
             "code": {"digest": code.digest, "size": code.size} if code.digest else None,
             "url": url,
             "bus_url": bus_url,

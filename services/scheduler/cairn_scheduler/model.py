@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from cairn_scheduler.origin import Origin
+
 
 class State(StrEnum):
     """Where a job is on its way."""
@@ -193,6 +195,7 @@ class Spec:
     # Variables whose values are kept apart (`vault`), and files of the caller's machine.
     secrets: tuple[str, ...] = ()
     mounts: tuple[Mount, ...] = ()
+    origin: Origin | None = None
 
     @property
     def pool(self) -> str:

@@ -26,6 +26,7 @@ from cairn_scheduler.model import (
     Spec,
     State,
 )
+from cairn_scheduler.origin import Origin, OriginKind
 
 _SELECT = """
     SELECT j.uid, j.team, j.sweep_uid, j.display_name, j.creator, j.experiment, j.priority, j.state,
@@ -35,7 +36,7 @@ _SELECT = """
     j.git_commit, j.git_branch, j.git_diff, j.environment, j.admissions, j.pool, j.create_time, j.update_time,
     j.cancel_time, j.start_time, j.end_time, j.retry_time, j.retries, j.infra, j.secrets, j.mounts,
     j.hold, j.checkpoint_time, j.project, j.priority_class, j.flavors, j.flavor, j.admit_time,
-    j.preempted_for, j.preempt_time, j.after,
+    j.preempted_for, j.preempt_time, j.after, j.origin,
     ARRAY(SELECT a FROM attempts a WHERE a.job_uid = j.uid ORDER BY a.number) AS attempts,
     j.request_digest
     FROM jobs j
@@ -421,6 +422,7 @@ def _spec(row: Row) -> Spec:
         secrets=tuple(row["secrets"]),
         mounts=tuple(Mount(**mount) for mount in json.loads(row["mounts"])),
         environment=_environment(json.loads(row["environment"])),
+        origin=_origin(json.loads(row["origin"])),
     )
 
 
@@ -428,6 +430,10 @@ def _environment(value: dict[str, Any]) -> Environment | None:
     if not value:
         return None
     return Environment(**{**value, "requirements": tuple(value["requirements"])})
+
+
+def _origin(value: dict[str, str]) -> Origin | None:
+    return Origin(OriginKind(value["kind"]), value["job"], value["checkpoint"]) if value else None
 
 
 def _environment_json(spec: Spec) -> str:

@@ -30,6 +30,7 @@ _LONGEST_NAME = 200
 _LONGEST_REQUEST_ID = 128
 
 CreateRequest = scheduler_pb2.CreateJobRequest | scheduler_pb2.CreateSweepRequest
+AgainRequest = scheduler_pb2.RerunJobRequest | scheduler_pb2.ResumeJobRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +61,7 @@ def draft_job(
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
     job = _job(message, task, task.spec, creator=creator, now=now, hidden=secrets)
-    size = wire.job_message(job).ByteSize()
-    if size > MOST_JOB_BYTES:
-        raise _too_large(size)
+    check_size(job)
     return Draft(
         job.team, creator, _request(message, task, secrets), (job,), after=task.after, secrets=secrets
     )
@@ -150,7 +149,7 @@ def _parsed(text: str, places: tuple[Place, ...]) -> Task:
 def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[str, str]]:
     """The task with all that came beside it, and its secrets' values."""
     task = _parsed(message.task, tuple(places))
-    _check_fit(task, places)
+    check_fit(task.spec, places)
     has_code = bool(message.code.digest)
     environment.check_code(task.spec.environment, has_code=has_code)
     if task.repository and not has_code:
@@ -188,7 +187,7 @@ def _job(
         create_time=now,
         update_time=now,
         spec=spec,
-        display_name=_display_name(message.display_name) or task.name,
+        display_name=display_name(message.display_name) or task.name,
         experiment=task.experiment or "default",
         sweep=sweep,
         code=_code(message, hidden),
@@ -206,8 +205,9 @@ def _code(message: CreateRequest, hidden: Mapping[str, str]) -> Code:
     return replace(code, git_diff=secrecy.mask(code.git_diff, hidden.values()))
 
 
-def _check_fit(task: Task, places: Sequence[Place]) -> None:
-    told = exceeds(task.spec.need, reached(places, task.spec.pool))
+def check_fit(spec: Spec, places: Sequence[Place]) -> None:
+    """Raises FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
+    told = exceeds(spec.need, reached(places, spec.pool))
     if told is not None:
         raise FailedPrecondition(
             f"the job {told}; it could never run here",
@@ -220,7 +220,7 @@ def _skypilot(places: Sequence[Place]) -> bool:
     return any(place.name == pool_of("any") for place in places)
 
 
-def _display_name(text: str) -> str:
+def display_name(text: str) -> str:
     if len(text) > _LONGEST_NAME or any(ord(character) < 32 for character in text):
         raise InvalidArgument(
             f"display_name: at most {_LONGEST_NAME} characters, and no control characters",
@@ -233,6 +233,17 @@ def _display_name(text: str) -> str:
 def _request(message: CreateRequest, task: Task, hidden: Mapping[str, str]) -> Request:
     """What tells one request from another under the same id: all of it but `validate_only`, and but what is
     secret, which not even a digest shall help to guess."""
+    plain = copy.deepcopy(message)
+    plain.task = task.spec.task
+    plain.secrets.clear()
+    plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
+    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden.values())
+    return identified(plain)
+
+
+def identified(message: CreateRequest | AgainRequest) -> Request:
+    """What tells this message, its secrets' values taken out, from others under its request_id. Raises
+    InvalidArgument."""
     text = message.request_id
     if len(text) > _LONGEST_REQUEST_ID or not text.isprintable():
         raise InvalidArgument(
@@ -240,12 +251,14 @@ def _request(message: CreateRequest, task: Task, hidden: Mapping[str, str]) -> R
             reason=Reason.FIELD_INVALID,
             field="request_id",
         )
-    plain = copy.deepcopy(message)
-    plain.task = task.spec.task
-    plain.secrets.clear()
-    plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
-    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden.values())
-    return Request(text, hashlib.sha256(plain.SerializeToString(deterministic=True)).digest())
+    return Request(text, hashlib.sha256(message.SerializeToString(deterministic=True)).digest())
+
+
+def check_size(job: Job) -> None:
+    """Raises InvalidArgument for a job that no fact could carry."""
+    size = wire.job_message(job).ByteSize()
+    if size > MOST_JOB_BYTES:
+        raise _too_large(size)
 
 
 def _too_large(size: int) -> InvalidArgument:

@@ -22,6 +22,7 @@ from cairn_scheduler.model import (
     Spec,
     State,
 )
+from cairn_scheduler.origin import Origin
 from cairn_scheduler.timeline import Moment
 
 MOST_DIFF_BYTES = 256 * 1024
@@ -68,6 +69,7 @@ def job_message(job: Job) -> job_pb2.Job:
         hold=job_pb2.Job.Hold.Value(f"HOLD_{job.hold}") if job.hold else job_pb2.Job.HOLD_UNSPECIFIED,
         checkpoint_time=timestamp(job.checkpoint_time),
         after=[_dependency(job.team, one) for one in job.after],
+        origin=_origin(job.team, job.spec.origin),
     )
 
 
@@ -208,6 +210,16 @@ def _dependency(team: str, one: Dependency) -> job_pb2.Dependency:
         name=f"teams/{team}/{'sweeps' if one.sweep else 'jobs'}/{one.uid}",
         display_name=one.title,
         condition=job_pb2.Dependency.ANY if one.any else job_pb2.Dependency.OK,
+    )
+
+
+def _origin(team: str, origin: Origin | None) -> job_pb2.Origin | None:
+    if origin is None:
+        return None
+    return job_pb2.Origin(
+        kind=job_pb2.Origin.Kind.Value(origin.kind.value),
+        job=f"teams/{team}/jobs/{origin.job}",
+        checkpoint=origin.checkpoint,
     )
 
 

@@ -124,11 +124,14 @@ class Artifacts:
                 raise
             return known
 
-    async def version(self, name: str, *, team: str, entries: bool = True) -> Version:
-        """A version by its name, with a number or an alias at the end. Raises NotFound (ARTIFACT_NOT_FOUND),
-        also for another team's."""
+    async def version(self, name: str, *, team: str, entries: bool = True, as_read_by: str = "") -> Version:
+        """A version by its name, with a number or an alias at the end; an alias means what the run
+        `as_read_by` read of the artifact, if it did. Raises NotFound (ARTIFACT_NOT_FOUND), also for another
+        team's."""
         parts = parse_name(VERSION_NAME, name)
         number = manifest.version_number(parts["version"])
+        if number is None and as_read_by:
+            number = await rows.first_read(self._db, team, as_read_by, parts["artifact"])
         found = None
         if parts["team"] == team:
             which = parts["version"] if number is None else number

@@ -26,6 +26,7 @@ from cairn_tracker import wire
 from cairn_tracker.batch import Event, RunKey
 from cairn_tracker.ingest import Ingest, announce
 from cairn_tracker.model import DRAIN_GRACE
+from cairn_tracker.origins import with_checkpoint
 from cairn_tracker.store import runs
 
 log = structlog.get_logger(__name__)
@@ -93,6 +94,7 @@ async def follow(db: Database, job: job_pb2.Job, now: datetime) -> bool:
     """Brings a run up to its job; whether that changed anything."""
     fact = wire.job_fact(job)
     async with db.transaction() as conn:
+        fact = await with_checkpoint(conn, fact, now)
         created = await runs.apply_job(conn, fact, now)
         if created is None:
             return False

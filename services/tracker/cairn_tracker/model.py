@@ -85,6 +85,23 @@ class Code:
     git_diff: str = ""
 
 
+class OriginKind(IntEnum):
+    """The numbers of `cairn.tracker.v1.Origin.Kind`, and of the scheduler's."""
+
+    RERUN = 1
+    RESUME = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The run that another one was made from; of what was resumed the version's name, and its step."""
+
+    kind: OriginKind
+    run: str
+    checkpoint: str = ""
+    step: int | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tail:
     """What the last bucket of a metric holds (`buckets`), for later points to be added to it."""
@@ -148,6 +165,7 @@ class Run:
     notes: str = ""
     # The metric that others are drawn over, by their keys with `*`.
     axes: Mapping[str, str] = field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def etag(self) -> str:
@@ -180,6 +198,7 @@ class JobFact:
     cause: str
     message: str
     attempts: Sequence[Attempt]
+    origin: Origin | None = None
 
 
 def run_state(state: JobState, attempts: int) -> RunState:

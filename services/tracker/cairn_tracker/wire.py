@@ -24,6 +24,8 @@ from cairn_tracker.model import (
     JobFact,
     JobState,
     Json,
+    Origin,
+    OriginKind,
     Run,
     Summary,
 )
@@ -71,6 +73,8 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         notes=value.notes,
         axes=value.axes,
     )
+    if value.origin is not None:
+        made.origin.CopyFrom(_origin(value.team, value.origin))
     if value.code != Code():
         made.code.CopyFrom(_code(value.code, diff=whole))
     return made
@@ -177,6 +181,7 @@ def job_fact(job: job_pb2.Job) -> JobFact:
         cause=_cause(job.cause),
         message=clean(job.message),
         attempts=[_told(attempt) for attempt in job.attempts],
+        origin=_told_origin(job.origin) if job.HasField("origin") else None,
     )
 
 
@@ -296,6 +301,19 @@ def _code(value: Code, *, diff: bool) -> run_pb2.RunCode:
         git_branch=value.git_branch,
         git_diff=value.git_diff if diff else "",
     )
+
+
+def _origin(team: str, value: Origin) -> run_pb2.Origin:
+    return run_pb2.Origin(
+        kind=run_pb2.Origin.Kind.ValueType(value.kind),
+        run=run_name(team, value.run),
+        checkpoint=value.checkpoint,
+        step=value.step,
+    )
+
+
+def _told_origin(told: job_pb2.Origin) -> Origin:
+    return Origin(OriginKind(told.kind), told.job.rpartition("/")[2], told.checkpoint)
 
 
 def _told(attempt: job_pb2.Attempt) -> Attempt:

@@ -55,7 +55,7 @@ ROUTES = (
         rpc="ArtifactService/GetVersion",
         summary="A version with its files, by number or alias; `used_by` records it as a run's input.",
         bind={"name": VERSION},
-        refs={"used_by": ANY_RUN},
+        refs={"used_by": ANY_RUN, "as_read_by": ANY_RUN},
     ),
     Route(
         method="POST",

@@ -75,6 +75,20 @@ ROUTES = (
     ),
     Route(
         method="POST",
+        path="/teams/{team}/jobs/{job}:rerun",
+        rpc="SchedulerService/RerunJob",
+        summary="Queue a new job of the same code, variables, environment and inputs.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/jobs/{job}:resume",
+        rpc="SchedulerService/ResumeJob",
+        summary="Queue a new job that goes on from a checkpoint, in a run of its own.",
+        bind={"name": JOB},
+    ),
+    Route(
+        method="POST",
         path="/teams/{team}/sweeps",
         rpc="SchedulerService/CreateSweep",
         summary="Queue one job for each point of a grid, all or none.",

@@ -90,7 +90,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
     ) -> artifact_pb2.ArtifactVersion:
         """One version with its entries."""
         who = caller()
-        found = await self._version(who, request.name, Role.VIEWER)
+        found = await self._version(who, request.name, Role.VIEWER, as_read_by=request.as_read_by)
         if request.used_by:
             require(who, found.team, Role.MEMBER)
             run_uid = own_run(who, found.team, request.used_by)
@@ -194,8 +194,8 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
             used_by=[wire.run_name(found.team, uid) for uid in used_by],
         )
 
-    async def _version(self, who: Principal, name: str, role: Role) -> Version:
-        return await version_of(self._artifacts, who, name, role)
+    async def _version(self, who: Principal, name: str, role: Role, *, as_read_by: str = "") -> Version:
+        return await version_of(self._artifacts, who, name, role, as_read_by=as_read_by)
 
     async def _known_run(self, who: Principal, team: str, uid: str) -> None:
         """Raises NotFound for a run that the team does not have. A run's token vouches for its own, of which

@@ -15,8 +15,9 @@ from cairn_common.ids import parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker import wire, wire_artifacts
-from cairn_tracker.api.names import team_of
+from cairn_tracker.api.names import team_of, unknown_run
 from cairn_tracker.artifacts import VERSION_NAME, Artifacts
+from cairn_tracker.batch import RunKey
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
@@ -115,11 +116,16 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         return keeping_pb2.Keeping(protected_aliases=await store.protected_aliases(self._db, team))
 
 
-async def version_of(artifacts: Artifacts, who: Principal, name: str, role: Role) -> Version:
-    """The version of a name, in whose team the caller has this role."""
+async def version_of(
+    artifacts: Artifacts, who: Principal, name: str, role: Role, *, as_read_by: str = ""
+) -> Version:
+    """The version of a name, in whose team the caller has this role; `as_read_by`: a run of it."""
     team = parse_name(VERSION_NAME, name)["team"]
     require(who, team, role)
-    return await artifacts.version(name, team=team)
+    reader = parse_name("teams/{team}/runs/{run}", as_read_by) if as_read_by else {"team": team, "run": ""}
+    if reader["team"] != team:
+        raise unknown_run(RunKey(reader["team"], reader["run"]))
+    return await artifacts.version(name, team=team, as_read_by=reader["run"])
 
 
 async def require_for_aliases(db: Database, who: Principal, team: str, aliases: Collection[str]) -> None:

@@ -312,6 +312,17 @@ async def inputs(db: Reads, team: str, run_uid: str) -> list[str]:
     return [version_name(row["team"], row["artifact"], row["number"]) for row in rows]
 
 
+async def first_read(db: Reads, team: str, run_uid: str, artifact: str) -> int | None:
+    """The number of the version of an artifact that a run read first; None: it read none."""
+    rows = await db.fetch(
+        "SELECT v.number FROM uses u JOIN versions v ON v.uid = u.version_uid"
+        " WHERE u.team = $1 AND u.run_uid = $2 AND v.team = $1 AND v.artifact = $3"
+        " ORDER BY u.create_time, v.number LIMIT 1",
+        *(team, run_uid, artifact),
+    )
+    return rows[0]["number"] if rows else None
+
+
 async def _whole(db: Reads, row: Row, *, entries: bool) -> Version:
     found = await db.fetch(
         "SELECT path, size, digest, part_digests, part_sizes FROM entries WHERE version_uid = $1 AND $2"

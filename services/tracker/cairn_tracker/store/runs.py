@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -12,7 +12,17 @@ from cairn_common.db import Row
 from cairn_common.ids import new_uid
 from cairn_tracker.batch import RunKey
 from cairn_tracker.changes import RunChange, experiment_id
-from cairn_tracker.model import Attempt, Code, JobFact, Run, RunState, Summary, run_state
+from cairn_tracker.model import (
+    Attempt,
+    Code,
+    JobFact,
+    Origin,
+    OriginKind,
+    Run,
+    RunState,
+    Summary,
+    run_state,
+)
 
 #: Metrics of a run that lists and facts carry at most, in alphabetical order.
 MOST_SUMMARIES_IN_LISTS = 100
@@ -51,7 +61,7 @@ class Filter:
 COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
-start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes
+start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, origin
 """
 
 _GET = f"SELECT {COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
@@ -83,9 +93,9 @@ WHERE place <= $3 ORDER BY key
 _UPSERT_JOB = """
 INSERT INTO runs (team, uid, display_name, create_time, update_time, state, creator, experiment, has_job,
     job_revision, sweep, params, command, code_digest, code_size, git_commit, git_branch, git_diff,
-    start_time, end_time, cause, message)
+    start_time, end_time, cause, message, origin)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, true, $9, $10, $11::jsonb, $12, $13, $14, $15, $16, $17, $18, $19,
-    $20, $21)
+    $20, $21, $22::jsonb)
 ON CONFLICT (team, uid) DO UPDATE SET
     -- Once it is known, its name is the users' to change.
     display_name = CASE WHEN runs.job_revision = 0 THEN EXCLUDED.display_name ELSE runs.display_name END,
@@ -98,7 +108,7 @@ ON CONFLICT (team, uid) DO UPDATE SET
     code_digest = EXCLUDED.code_digest, code_size = EXCLUDED.code_size, git_commit = EXCLUDED.git_commit,
     git_branch = EXCLUDED.git_branch, git_diff = EXCLUDED.git_diff,
     start_time = EXCLUDED.start_time, end_time = EXCLUDED.end_time, cause = EXCLUDED.cause,
-    message = EXCLUDED.message
+    message = EXCLUDED.message, origin = EXCLUDED.origin
 WHERE runs.job_revision < EXCLUDED.job_revision
 RETURNING xmax = 0 AS created
 """
@@ -218,6 +228,7 @@ async def apply_job(conn: Any, job: JobFact, now: datetime) -> bool | None:
         job.end_time,
         job.cause,
         job.message,
+        json.dumps(asdict(job.origin) if job.origin else {}),
     )
     if row is None:
         return None
@@ -451,4 +462,6 @@ def _run(row: Row | Mapping[str, Any], attempts: Sequence[Attempt], summary: dic
     values["params"] = json.loads(values["params"])
     values["environment"] = json.loads(values["environment"])
     values["axes"] = json.loads(values["axes"])
+    origin = json.loads(values["origin"])
+    values["origin"] = Origin(**{**origin, "kind": OriginKind(origin["kind"])}) if origin else None
     return Run(**values, code=code, attempts=attempts, summary=summary)

@@ -1,0 +1,94 @@
+"""Another job of what one ran: its code, variables, environment and place, told by a request."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+
+from cairn.scheduler.v1 import scheduler_pb2
+from cairn_common.errors import InvalidArgument, Reason
+from cairn_common.ids import new_uid, parse_name
+from cairn_scheduler import secrecy, submit
+from cairn_scheduler.model import Code, Job, Spec, State
+from cairn_scheduler.origin import Origin, OriginKind
+from cairn_scheduler.places import Place
+from cairn_scheduler.submit import AgainRequest, Draft
+from cairn_scheduler.task import variables
+
+_CHECKPOINT = "teams/{team}/artifacts/{artifact}/versions/{version}"
+
+
+def draft(
+    source: Job, message: AgainRequest, *, creator: str, places: Sequence[Place], now: datetime
+) -> Draft:
+    """One job of what `source` ran. Raises InvalidArgument (TASK_INVALID, FIELD_INVALID) or
+    FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
+    changed = {
+        name: value for name, value in variables(dict(message.envs), "envs").items() if value is not None
+    }
+    envs = {**source.spec.envs, **changed}
+    spec = replace(
+        source.spec,
+        envs=envs,
+        params={**source.spec.params, **changed},
+        origin=_origin(source, message),
+    )
+    secrets = _secrets(spec, message)
+    spec = replace(spec, secrets=tuple(secrets))
+    submit.check_fit(spec, places)
+    job = Job(
+        uid="" if message.validate_only else new_uid(),
+        team=source.team,
+        state=State.PENDING,
+        revision=1,
+        creator=creator,
+        create_time=now,
+        update_time=now,
+        spec=spec,
+        display_name=submit.display_name(message.display_name) or source.display_name,
+        experiment=source.experiment,
+        code=_code(source.code, secrets),
+        priority=source.priority,
+        project=source.project,
+        priority_class=source.priority_class,
+        flavors=source.flavors,
+        reason=submit.FIRST_REASON,
+    )
+    submit.check_size(job)
+    plain = copy.deepcopy(message)
+    plain.secrets.clear()
+    plain.secrets.update(dict.fromkeys(spec.secrets, ""))
+    return Draft(job.team, creator, submit.identified(plain), (job,), secrets=secrets)
+
+
+def _origin(source: Job, message: AgainRequest) -> Origin:
+    if isinstance(message, scheduler_pb2.RerunJobRequest):
+        return Origin(OriginKind.RERUN, source.uid)
+    if not message.checkpoint:
+        raise _bad_checkpoint("is missing: GetLatestCheckpoint of the tracker names the last one")
+    try:
+        parts = parse_name(_CHECKPOINT, message.checkpoint)
+    except InvalidArgument as error:
+        raise _bad_checkpoint(error.message) from None
+    if parts["team"] != source.team or not parts["version"].isdecimal():
+        raise _bad_checkpoint(f"is teams/{source.team}/artifacts/{{artifact}}/versions/{{number}}")
+    return Origin(OriginKind.RESUME, source.uid, message.checkpoint)
+
+
+def _secrets(spec: Spec, message: AgainRequest) -> dict[str, str]:
+    """Their values once more: those of the other job were erased when it had ended."""
+    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
+    shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
+    return secrecy.settle(
+        dict.fromkeys(spec.secrets), {n: v for n, v in given.items() if v is not None}, shown=shown
+    )
+
+
+def _code(code: Code, hidden: Mapping[str, str]) -> Code:
+    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden.values()))
+
+
+def _bad_checkpoint(message: str) -> InvalidArgument:
+    return InvalidArgument(f"checkpoint: {message}", reason=Reason.FIELD_INVALID, field="checkpoint")
