@@ -59,6 +59,8 @@ class FakeSky:
         self.clusters: dict[str, Cluster] = {}
         # Kinds of accelerators of which there is none left, and the resources of all launches.
         self.full: set[str] = set()
+        # What an hour of any cluster costs, in US dollars.
+        self.hourly = 1.0
         self.asked: list[dict[str, Any]] = []
         # Per run: how often its command began, ended well, could say so, and was there twice at a time.
         self.began: Counter[str] = Counter()
@@ -164,7 +166,11 @@ class FakeSky:
         return [{"status": state} for state in reversed(cluster.jobs)]
 
     async def _costs(self, body: dict[str, Any]) -> Any:
-        return [{"name": one.name, "total_cost": 0.25} for one in self.clusters.values()]
+        seconds = 900
+        return [
+            {"name": one.name, "total_cost": self.hourly * seconds / 3600, "duration": seconds}
+            for one in self.clusters.values()
+        ]
 
     async def _cancel(self, body: dict[str, Any]) -> None:
         for number in body["request_ids"]:

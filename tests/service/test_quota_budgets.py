@@ -305,6 +305,37 @@ async def test_a_hold_alone_of_what_the_tree_does_not_know_is_refused_by_field(q
         assert value in error.message
 
 
+@pytest.mark.parametrize("price", [1_800_000, 36_000_000])
+async def test_a_price_that_is_known_late_holds_from_the_beginning(
+    quota: Quota, clock: FakeClock, price: int
+) -> None:
+    """Two months' budgets, and usage: what was charged at the flavor's 3.6 becomes what it really cost."""
+    team = await organised(quota, "node: TEAM, unit: money, amount: 2000, window: {calendar: month}")
+    uid = new_uid()
+    await hold(quota, team, uid)
+    await tell(quota, clock, version(team, uid, 1, state=Job.RUNNING))
+    await tick(quota, clock, 90_000)
+    told = version(team, uid, 2, state=Job.RUNNING)
+    told.attempts[0].price_micros_per_hour = price
+    await tell(quota, clock, told)
+    midnight = (datetime(2026, 2, 1, tzinfo=UTC) - BEGIN) // timedelta(milliseconds=1)
+    assert (await balance(quota, team))[2] == 25 * price - price * midnight // HOUR
+    await tick(quota, clock, 300)
+    done = version(team, uid, 3, state=Job.SUCCEEDED, ends=90_100.5)
+    done.attempts[0].price_micros_per_hour = price
+    await tell(quota, clock, done)
+    rows = await quota.db.fetch(
+        "SELECT held, settled FROM balances WHERE budget = $1 ORDER BY period_start", f"b-{team}"
+    )
+    cost = price * 90_100_500 // HOUR
+    first = price * midnight // HOUR
+    assert [(row["held"], row["settled"]) for row in rows] == [(0, first), (0, cost - first)]
+    query = allocation_pb2.QueryUsageRequest(parent=f"teams/{team}")
+    used = (await (await quota.allocation()).QueryUsage(query)).rows[0]
+    assert (used.money_micros, used.gpu_millis) == (cost, 90_100_500)
+    await check_books(quota.db)
+
+
 async def test_a_rolling_budget_gets_back_what_is_long_ago(quota: Quota, clock: FakeClock) -> None:
     team, uid = (
         await organised(quota, "node: TEAM, unit: gpu-hours, amount: 2, window: {rolling: 1d}"),

@@ -306,23 +306,33 @@ def advance(books: Books, payer: Payer, meter: Meter, *, until: datetime, actor:
             used = _between(unit, payer, first, last, raw=True)
             books.post(payer.usage(unit, used, time=start, attempt=meter.attempt_uid))
         for budget in payer.budgets:
-            _settle(books, payer, budget, (first, last), at=start, attempt=meter.attempt_uid, actor=actor)
+            used = _between(budget.unit, payer, first, last)
+            _settle(books, payer, budget, used, at=start, attempt=meter.attempt_uid, actor=actor)
     return replace(meter, until=max(meter.until, until))
 
 
+def reprice(books: Books, before: Payer, payer: Payer, meter: Meter, *, actor: str) -> None:
+    """Charges what an attempt was charged at one price at another one, each piece in its own period."""
+    if before.hold.price == payer.hold.price:
+        return
+    for start, end in budgets.pieces(meter.start, meter.until, payer.cuts):
+        span = budgets.millis(meter.start, start), budgets.millis(meter.start, end)
+        more = _between(BudgetUnit.MONEY, payer, *span) - _between(BudgetUnit.MONEY, before, *span)
+        books.post(payer.usage(BudgetUnit.MONEY, more, time=start, attempt=meter.attempt_uid))
+        for budget in payer.budgets:
+            if budget.unit is not BudgetUnit.MONEY:
+                continue
+            if more > 0:
+                _settle(books, payer, budget, more, at=start, attempt=meter.attempt_uid, actor=actor)
+            else:
+                _refund(books, payer, budget, -more, at=start, attempt=meter.attempt_uid)
+
+
 def _settle(
-    books: Books,
-    payer: Payer,
-    budget: Budget,
-    span: tuple[int, int],
-    *,
-    at: datetime,
-    attempt: str,
-    actor: str,
+    books: Books, payer: Payer, budget: Budget, used: int, *, at: datetime, attempt: str, actor: str
 ) -> None:
     """Settles one piece: out of what is held, the rest out of what is available."""
     period = budgets.period(budget.window, at)
-    used = _between(budget.unit, payer, *span)
     if period is None or not used:
         return
     books.grant(budget, period, now=at, actor=actor)
@@ -343,14 +353,18 @@ def _give_back(books: Books, payer: Payer, meter: Meter, *, until: datetime) -> 
             used = _between(unit, payer, first, last, raw=True)
             books.post(payer.usage(unit, -used, time=start, attempt=meter.attempt_uid))
         for budget in payer.budgets:
-            period = budgets.period(budget.window, start)
-            balance = books.balances.get((budget.id, period.start)) if period else None
-            if period is not None and balance is not None:
-                # Never more than was settled: it may be a budget that came later.
-                used = min(_between(budget.unit, payer, first, last), balance.settled)
-                back = payer.entry(Kind.REFUND, budget, period.start, used, time=start)
-                books.post(replace(back, attempt_uid=meter.attempt_uid))
+            used = _between(budget.unit, payer, first, last)
+            _refund(books, payer, budget, used, at=start, attempt=meter.attempt_uid)
     return replace(meter, until=until)
+
+
+def _refund(books: Books, payer: Payer, budget: Budget, used: int, *, at: datetime, attempt: str) -> None:
+    """Gives one piece back; never more than was settled: it may be a budget that came later."""
+    period = budgets.period(budget.window, at)
+    balance = books.balances.get((budget.id, period.start)) if period else None
+    if period is not None and balance is not None:
+        back = payer.entry(Kind.REFUND, budget, period.start, min(used, balance.settled), time=at)
+        books.post(replace(back, attempt_uid=attempt))
 
 
 def _between(unit: BudgetUnit, payer: Payer, first: int, last: int, *, raw: bool = False) -> int:

@@ -51,6 +51,7 @@ JOBS = [
     for event in (
         "admitted",
         "running",
+        "priced",
         "recovering",
         "requeued",
         "held",

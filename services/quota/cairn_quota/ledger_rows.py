@@ -156,11 +156,13 @@ async def save_holdings(conn: Connection, moved: Sequence[Holding]) -> None:
         )
 
 
+METER_COLUMNS = "attempt_uid, reservation_uid, start_time, end_time, metered_until, price_micros"
+
+
 async def meters(conn: Connection, attempts: Sequence[str]) -> dict[str, Meter]:
     """The meters of attempts that have one."""
     rows = await conn.fetch(
-        "SELECT attempt_uid, reservation_uid, start_time, end_time, metered_until FROM meters"
-        " WHERE attempt_uid = ANY($1::text[])",
+        f"SELECT {METER_COLUMNS} FROM meters WHERE attempt_uid = ANY($1::text[])",  # noqa: S608
         list(attempts),
     )
     return {row["attempt_uid"]: meter(row) for row in rows}
@@ -174,6 +176,7 @@ def meter(row: Row) -> Meter:
         start=row["start_time"],
         end=row["end_time"],
         until=row["metered_until"],
+        price=row["price_micros"],
     )
 
 
@@ -182,13 +185,14 @@ async def save_meters(conn: Connection, changed: Sequence[Meter]) -> None:
     if not changed:
         return
     await conn.execute(
-        "INSERT INTO meters (attempt_uid, reservation_uid, start_time, end_time, metered_until) SELECT *"
-        " FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::timestamptz[])"
+        f"INSERT INTO meters ({METER_COLUMNS}) SELECT * FROM unnest($1::text[], $2::text[],"  # noqa: S608
+        " $3::timestamptz[], $4::timestamptz[], $5::timestamptz[], $6::bigint[])"
         " ON CONFLICT (attempt_uid) DO UPDATE SET end_time = excluded.end_time,"
-        " metered_until = excluded.metered_until",
+        " metered_until = excluded.metered_until, price_micros = excluded.price_micros",
         [one.attempt_uid for one in changed],
         [one.reservation_uid for one in changed],
         [one.start for one in changed],
         [one.end for one in changed],
         [one.until for one in changed],
+        [one.price for one in changed],
     )

@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 
 from cairn_common.db import Connection
 from cairn_quota import account, ledger, ledger_rows, reservation_rows
+from cairn_quota.account import Payer
 from cairn_quota.admission import ACTOR, State
 from cairn_quota.budget import BEGINNING, millis
 from cairn_quota.budget import period as period_at
@@ -22,6 +23,8 @@ OFTEN = timedelta(minutes=1)
 YOUNG = timedelta(minutes=10)
 SELDOM = timedelta(minutes=5)
 BATCH = 500
+PRICED_IN = "USD"
+"""The currency of the places' own prices."""
 
 
 async def charge(
@@ -50,15 +53,25 @@ def _charged(
     if meter is None:
         owner = ledger.owner_of(attempt.start_time, mine)
         start = attempt.start_time
-        meter = Meter(attempt.uid, owner.uid if owner else "", start, None, start)
-    elif meter.end == end:
+        meter = Meter(attempt.uid, owner.uid if owner else "", start, None, start, attempt.price)
+    elif meter.end == end and meter.price == attempt.price:
         return []
     hold = next((one for one in mine if one.uid == meter.reservation_uid), None) or _loose(job)
+    before = _payer(state, hold, meter)
+    meter = replace(meter, price=attempt.price)
+    payer = _payer(state, hold, meter)
+    account.reprice(state.books, before, payer, meter, actor=ACTOR)
     if end is not None:
-        payer = state.payer(state.resolve(hold))
         until = max(meter.start, end)
         meter = replace(account.advance(state.books, payer, meter, until=until, actor=ACTOR), end=until)
     return [meter]
+
+
+def _payer(state: State, hold: Reservation, meter: Meter) -> Payer:
+    """Who pays for an attempt, and how much: its own price where that is known, and in the tree's money."""
+    at = state.resolve(hold)
+    own = meter.price and state.tree.currency in ("", PRICED_IN)
+    return state.payer(replace(at, price=meter.price) if own else at)
 
 
 def _loose(job: JobView) -> Reservation:
@@ -74,7 +87,7 @@ def _loose(job: JobView) -> Reservation:
 async def due(conn: Connection, now: datetime) -> list[Meter]:
     """Running attempts that are to be charged again, those first that wait for it longest."""
     rows = await conn.fetch(
-        "SELECT attempt_uid, reservation_uid, start_time, end_time, metered_until FROM meters"
+        f"SELECT {ledger_rows.METER_COLUMNS} FROM meters"  # noqa: S608
         " WHERE end_time IS NULL AND reservation_uid <> '' AND metered_until <="
         " $1::timestamptz - CASE WHEN $1 - start_time < $2::interval THEN $3::interval ELSE $4::interval END"
         " ORDER BY metered_until LIMIT $5",
@@ -95,7 +108,7 @@ async def tick(conn: Connection, state: State, *, now: datetime) -> int:
     await ledger_rows.read_holdings(conn, state.books, uids)
     changed = []
     for meter in meters:
-        payer = state.payer(state.resolve(holds[meter.reservation_uid]))
+        payer = _payer(state, holds[meter.reservation_uid], meter)
         changed.append(account.advance(state.books, payer, meter, until=now, actor=ACTOR))
         if payer.hold.state is ReservationState.HELD:
             ran = millis(meter.start, now)

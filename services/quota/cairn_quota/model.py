@@ -121,6 +121,8 @@ class AttemptTimes:
     uid: str
     start_time: datetime | None
     end_time: datetime | None
+    # Micro-money for an hour of it; 0: not known.
+    price: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +151,8 @@ class Meter:
     start: datetime
     end: datetime | None
     until: datetime
+    # Micro-money for an hour of it, at which it was charged; 0: by its hold.
+    price: int = 0
 
 
 @dataclass(frozen=True, slots=True)

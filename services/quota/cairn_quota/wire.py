@@ -148,4 +148,5 @@ def _attempt(attempt: job_pb2.Attempt) -> AttemptTimes:
         uid=attempt.uid,
         start_time=moment(attempt.start_time) if attempt.HasField("start_time") else None,
         end_time=moment(attempt.end_time) if attempt.HasField("end_time") else None,
+        price=max(0, attempt.price_micros_per_hour),
     )

@@ -78,6 +78,14 @@ class Ended:
 
 
 @dataclass(frozen=True, slots=True)
+class Priced:
+    """What an hour of an attempt's machines costs: millionths of a US dollar, above zero."""
+
+    attempt_uid: str
+    price: int
+
+
+@dataclass(frozen=True, slots=True)
 class Quiet:
     """No process works for an ended attempt any more: its remains can be looked at."""
 
@@ -94,7 +102,7 @@ class Stepped:
     text: str
 
 
-Report = Started | Ended | Quiet | Stepped
+Report = Started | Priced | Ended | Quiet | Stepped
 
 
 class Remains(Enum):

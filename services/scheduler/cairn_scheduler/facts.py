@@ -31,6 +31,7 @@ class Event(StrEnum):
     PREEMPTING = "preempting"
     PREEMPTED = "preempted"
     CHECKPOINTED = "checkpointed"
+    PRICED = "priced"
     FINISHED = "finished"
 
 

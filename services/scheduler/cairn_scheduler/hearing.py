@@ -14,7 +14,7 @@ from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
 from cairn_scheduler import history, model, timeline, yielding
 from cairn_scheduler.causes import Evidence, classify, retry_after, wait_for_room, within
-from cairn_scheduler.cluster import Cluster, Ended, Started, Stepped
+from cairn_scheduler.cluster import Cluster, Ended, Priced, Started, Stepped
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Attempt, AttemptState, Cause, Ending, Hold, Job, State
 from cairn_scheduler.outside import Outside
@@ -22,7 +22,7 @@ from cairn_scheduler.steps import Step
 
 log = structlog.get_logger(__name__)
 
-Told = Started | Ended | Stepped
+Told = Started | Priced | Ended | Stepped
 _BATCH = 256
 
 
@@ -39,7 +39,7 @@ class Hearing:
     async def listen(self, cluster: Cluster) -> NoReturn:
         """Takes a cluster's reports for ever."""
         async for report in cluster.reports():
-            if isinstance(report, Started | Ended | Stepped):
+            if isinstance(report, Told):
                 self._heard.append(report)
                 self._some.set()
             else:
@@ -87,6 +87,10 @@ class Hearing:
             if isinstance(report, Started):
                 if attempt.state is AttemptState.LAUNCHING:
                     taken.append(self._running(job, attempt, report))
+            elif isinstance(report, Priced):
+                if attempt.price != report.price:
+                    priced = model.priced(job, self._out.clock.now(), report.price)
+                    taken.append((job, priced, Event.PRICED))
             elif isinstance(report, Ended):
                 taken.extend(self._ended(job, attempt, report.evidence))
             else:
@@ -106,8 +110,8 @@ class Hearing:
     def _note(self, taken: Sequence[Step]) -> None:
         """What was written: logged, and the places that it frees are told with the next plan."""
         for old, new, event in taken:
-            if event is Event.RUNNING:
-                log.info("job.running", job=new.uid)
+            if event in (Event.RUNNING, Event.PRICED):
+                log.info(f"job.{event}", job=new.uid)
                 continue
             if not new.state.placed:
                 self._out.quota.let_go(old.team, old.uid, old.admissions)

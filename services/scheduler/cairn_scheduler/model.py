@@ -254,6 +254,8 @@ class Attempt:
     circuits: tuple[str, ...] = ()
     # It gave its place up on request: such an attempt does not count as a failure.
     yielded: bool = False
+    # Millionths of a US dollar for an hour of all its machines, by the place's account; 0: not known.
+    price: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -361,6 +363,11 @@ def run(job: Job, now: datetime, *, start_time: datetime, pids: tuple[int, ...])
     if job.state is State.PREEMPTING:
         return remark(job, now, attempts=attempts, start_time=began)
     return step(job, State.RUNNING, now, attempts=attempts, start_time=began)
+
+
+def priced(job: Job, now: datetime, price: int) -> Job:
+    """What an hour of the active attempt costs is known."""
+    return remark(job, now, attempts=_with(job, replace(_active(job), price=price)))
 
 
 def finish(job: Job, now: datetime, ending: Ending) -> Job:

@@ -113,6 +113,7 @@ _ATTEMPT: tuple[tuple[str, str, Callable[[tuple[str, Attempt]], Any]], ...] = (
     ("pids", "text>bigint[]", lambda row: _array([str(pid) for pid in row[1].pids])),
     ("no_capacity", "boolean", lambda row: row[1].no_capacity),
     ("yielded", "boolean", lambda row: row[1].yielded),
+    ("price_micros", "bigint", lambda row: row[1].price),
 )
 # Of an attempt, what never changes.
 _BORN = 6

@@ -152,15 +152,16 @@ async def _save_attempt(conn: Connection, job_uid: str, attempt: Attempt) -> Non
     await conn.execute(
         """
         INSERT INTO attempts (uid, job_uid, number, state, cluster, cause, exit_code, signal, message,
-            create_time, start_time, end_time, pids, no_capacity, yielded, circuits)
-        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+            create_time, start_time, end_time, pids, no_capacity, yielded, circuits, price_micros)
+        VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)
         ON CONFLICT (uid) DO UPDATE SET state = $4, cause = $6, exit_code = $7, signal = $8, message = $9,
-            start_time = $11, end_time = $12, pids = $13, no_capacity = $14, yielded = $15
+            start_time = $11, end_time = $12, pids = $13, no_capacity = $14, yielded = $15,
+            price_micros = $17
         """,
         attempt.uid, job_uid, attempt.number, attempt.state.value, attempt.cluster, attempt.cause,
         attempt.exit_code, attempt.signal, attempt.message, attempt.create_time, attempt.start_time,
         attempt.end_time, list(attempt.pids), attempt.no_capacity, attempt.yielded,
-        list(attempt.circuits),
+        list(attempt.circuits), attempt.price,
     )  # fmt: skip
 
 
@@ -458,6 +459,7 @@ def _attempt(row: Row) -> Attempt:
         close_time=row["close_time"],
         yielded=row["yielded"],
         circuits=tuple(row["circuits"]),
+        price=row["price_micros"],
     )
 
 

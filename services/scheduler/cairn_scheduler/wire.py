@@ -249,6 +249,7 @@ def _attempt(job: Job, attempt: Attempt) -> job_pb2.Attempt:
         end_time=timestamp(attempt.end_time),
         close_time=timestamp(attempt.close_time),
         pids=attempt.pids,
+        price_micros_per_hour=attempt.price,
     )
 
 

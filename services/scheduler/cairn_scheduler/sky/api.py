@@ -22,8 +22,8 @@ _MOST_OTHERS = 8
 _TIMEOUT = httpx.Timeout(30.0, connect=5.0)
 # One look at a request waits at most this long, so that a lost connection is noticed.
 _LOOK = httpx.Timeout(60.0, connect=5.0)
-# The server reports the costs of so many days.
-_COST_DAYS = 30
+# The server reports the costs of so many days: of all that may be left, of what has just come up.
+_COST_DAYS, _FRESH_DAYS = 30, 1
 _OK = 200
 _NOT_FOUND = 404
 _REFUSED = (400, 403, 422)
@@ -114,6 +114,16 @@ class Api:
             Listed(str(one["name"]), str(one["status"]), one.get("launched_at"), known.get(str(one["name"])))
             for one in found
         ]
+
+    async def prices(self) -> dict[str, int]:
+        """What an hour of each cluster costs, in millionths of a US dollar; 0 where it is free. Without those
+        that have cost nothing measurable yet for being too young."""
+        found = await self.wait(await self._post("/cost_report", {"days": _FRESH_DAYS}))
+        return {
+            str(one["name"]): round(float(one.get("total_cost") or 0) * 3_600_000_000 / seconds)
+            for one in found or []
+            if isinstance(one, dict) and (seconds := float(one.get("duration") or 0)) > 0
+        }
 
     async def _status(self) -> list[dict[str, Any]]:
         body = {

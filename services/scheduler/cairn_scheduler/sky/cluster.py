@@ -20,7 +20,18 @@ from cairn.job.v1 import events_pb2
 from cairn_common.errors import Unavailable
 from cairn_common.ids import is_uid
 from cairn_scheduler.causes import Evidence
-from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started, Stepped
+from cairn_scheduler.cluster import (
+    Ended,
+    Held,
+    LaunchFailed,
+    Order,
+    Priced,
+    Quiet,
+    Remains,
+    Report,
+    Started,
+    Stepped,
+)
 from cairn_scheduler.infra import Placement, Survey
 from cairn_scheduler.model import Resources, Spec
 from cairn_scheduler.sky import records
@@ -91,6 +102,8 @@ class SkyCluster:
         self._around = around
         self._prefix = prefix
         self.watched: dict[str, Watched] = {}
+        # Somebody may be there whose price is not known.
+        self.came_up = asyncio.Event()
         self._reports: asyncio.Queue[Report] = asyncio.Queue()
         self._tasks: set[asyncio.Task[None]] = set()
         self._launches = asyncio.Semaphore(MOST_LAUNCHES)
@@ -225,12 +238,15 @@ class SkyCluster:
 
         One of which it is not known that SkyPilot has it is not listed: it is ordered again by its name.
         """
+        self.came_up.set()
         for record in self._kept.all():
             if record.phase == records.LAUNCHING and not record.request:
                 self._early[record.uid] = []
                 continue
             watched = self._watch(record)
             log.info("attempt.adopted", attempt=record.uid, cluster=record.cluster, phase=record.phase)
+            if record.price:
+                self._reports.put_nowait(Priced(record.uid, record.price))
             if record.evidence is not None:
                 watched.ended = True
                 self._reports.put_nowait(Ended(record.uid, record.evidence))
@@ -289,6 +305,12 @@ class SkyCluster:
         watched.changed.set()
         self._reports.put_nowait(Ended(watched.record.uid, evidence))
         self._spawn(self._take_down(watched), f"down {watched.record.uid}")
+
+    def price(self, watched: Watched, price: int) -> None:
+        """Notes what an hour costs, once, and reports it where it is not free."""
+        watched.record = self._kept.save(watched.record, price=price)
+        if price > 0:
+            self._reports.put_nowait(Priced(watched.record.uid, price))
 
     def _watch(self, record: Record) -> Watched:
         # Silent from now on, at the earliest: after a restart not all are to be asked for at once.
@@ -405,6 +427,7 @@ class SkyCluster:
         if not watched.ended:
             watched.record = self._kept.save(watched.record, phase=records.UP)
             watched.asked = time.monotonic()
+            self.came_up.set()
             log.info("sky.launched", attempt=watched.record.uid, cluster=watched.record.cluster)
 
     async def _take_down(self, watched: Watched) -> None:

@@ -15,6 +15,7 @@ from cairn_scheduler.sky.api import User, open_api
 from cairn_scheduler.sky.cluster import SkyCluster
 from cairn_scheduler.sky.ears import Ears
 from cairn_scheduler.sky.order import Surroundings
+from cairn_scheduler.sky.prices import ask_prices
 from cairn_scheduler.sky.records import Records
 from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tool import pack
@@ -64,6 +65,7 @@ async def open_sky(
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
             tasks.create_task(watch(cluster, api, pause=look_seconds), name="sky watchdog"),
+            tasks.create_task(ask_prices(cluster, api), name="sky prices"),
         ]
         try:
             yield cluster

@@ -33,6 +33,8 @@ class Record:
     evidence: Evidence | None = None
     # Whose job it is.
     creator: str = ""
+    # Of an hour, millionths of a US dollar; 0: free; None: not known yet.
+    price: int | None = None
 
 
 class Records:

@@ -1,10 +1,11 @@
-"""No room at SkyPilot: who is launched, who waits with which words, and when it goes on. With a double, as
-it takes a place that is full and empty when we say so."""
+"""What SkyPilot has room for, and what it costs: who is launched, who waits with which words, when it goes
+on, and at which price it is settled. With a double, as it takes a place that is full when we say so."""
 
 from __future__ import annotations
 
 import asyncio
 import random
+from ast import literal_eval
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from cairn.scheduler.v1 import job_pb2
+from cairn.quota.v1 import allocation_pb2, allocation_pb2_grpc, budget_pb2
+from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from tests.harness import fake_sky, quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 
@@ -87,3 +89,39 @@ async def test_one_tries_while_the_others_wait_and_all_run_when_room_comes(
             end = await cairn.ended(second, timeout=30)
             assert (end.state, len(end.attempts)) == (Job.SUCCEEDED, 1)
             assert len(sky.asked) == launches + 2
+
+
+async def test_what_skypilot_takes_for_it_is_what_is_settled(
+    opened: Callable[..., Any], nats_server: servers.Nats
+) -> None:
+    async with fake_sky.running(nats_server.url, chance=random.Random(2), pace=0.1) as (sky, url):
+        sky.hourly = 7.2
+        async with opened(url) as cairn:
+            tree = (
+                "{flavors: {x: {price: 3600}}, tree: {organisation: o, children: [{team: main}]},"
+                " budgets: {b: {node: main, unit: money, amount: 1000, window: {one_off: {}}}}}"
+            )
+            admin = await cairn.quota.allocation()
+            await admin.ApplyTree(allocation_pb2.ApplyTreeRequest(document=tree))
+            job = await cairn.submit(str({**literal_eval(task("A100:1")), "run": "wait"}))
+            priced = await cairn.until(
+                job, lambda now: now.attempts and now.attempts[0].price_micros_per_hour
+            )
+            assert priced.attempts[0].price_micros_per_hour == 7_200_000
+            await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=job.name))
+            attempt = (await cairn.ended(job)).attempts[0]
+            ran = attempt.end_time.ToMilliseconds() - attempt.start_time.ToMilliseconds()
+            async with asyncio.timeout(30):
+                while (spent := await balance(admin)).held or not spent.settled:
+                    await asyncio.sleep(0.05)
+            # 7.2 dollars an hour are two millionths a millisecond, to which each moment is rounded down.
+            assert abs(spent.settled - 2 * ran) <= 2
+
+
+def price(job: Job) -> int:
+    return job.attempts[0].price_micros_per_hour if job.attempts else 0
+
+
+async def balance(admin: allocation_pb2_grpc.AllocationServiceAsyncStub) -> budget_pb2.Balance:
+    tree = await admin.GetTree(allocation_pb2.GetTreeRequest(use=True))
+    return tree.budgets[0].balance
