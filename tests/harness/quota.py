@@ -12,7 +12,14 @@ from typing import Any
 
 from grpc import aio
 
-from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
+from cairn.quota.v1 import (
+    allocation_pb2_grpc,
+    quota_pb2,
+    quota_pb2_grpc,
+    team_pb2,
+    token_pb2,
+    user_service_pb2_grpc,
+)
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
 from cairn_common.db import Database, pool
@@ -63,6 +70,14 @@ class Quota:
     async def identity(self, token: str | None = None) -> quota_pb2_grpc.IdentityServiceAsyncStub:
         """IdentityService as the admin, or with another token."""
         return quota_pb2_grpc.IdentityServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def people(self, token: str | None = None) -> user_service_pb2_grpc.UserServiceAsyncStub:
+        """UserService as the admin, or with another token."""
+        return user_service_pb2_grpc.UserServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def door(self) -> user_service_pb2_grpc.UserServiceAsyncStub:
+        """UserService as the gateway, for whoever comes without a token."""
+        return await self.people(self.tokens.services["gateway"])
 
     async def member(self, team: str, role: token_pb2.Role.ValueType, *, scope: int = 3) -> str:
         """A new user with this role in the team; returns a token's secret. There is no RPC for it yet."""

@@ -36,10 +36,12 @@ LOOKS = {"CompareRuns", "CreateDownloads"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken"}
 OF_SERVICES = {
+    "AcceptInvitation",
     "ApplyPlan",
     "BatchCreateTokens",
     "BatchRevokeTokens",
     "CheckToken",
+    "CreateSession",
     "RenewToken",
     "ReserveQuota",
     "ReleaseReservation",

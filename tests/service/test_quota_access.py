@@ -14,13 +14,21 @@ import pytest
 import pytest_asyncio
 from grpc import aio
 
-from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, team_pb2, token_pb2
+from cairn.quota.v1 import (
+    events_pb2,
+    quota_pb2,
+    quota_pb2_grpc,
+    team_pb2,
+    token_pb2,
+    user_service_pb2,
+)
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.clock import FakeClock
 from cairn_common.errors import Reason
 from cairn_common.ids import new_uid
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA
+from cairn_quota.user_api import USER_ACCESS, USERS
 from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
@@ -127,6 +135,8 @@ def methods() -> list[str]:
 
 def test_the_table_names_every_method_and_no_other() -> None:
     assert set(ACCESS) == set(methods())
+    of_users = user_service_pb2.DESCRIPTOR.services_by_name["UserService"].methods
+    assert set(USER_ACCESS) == {f"/{USERS}/{method.name}" for method in of_users}
     assert {method.rpartition("/")[2] for method in ACCESS} == set(ANSWERS)
 
 

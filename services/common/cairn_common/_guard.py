@@ -8,7 +8,9 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any, NoReturn
+from urllib.parse import unquote
 
 import grpc
 import structlog
@@ -37,7 +39,26 @@ Behaviour = Callable[[Any, Any], Any]
 # How many replies of a stream are made before the caller took the earlier ones.
 _REPLIES_AHEAD = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 _caller: ContextVar[Principal] = ContextVar("cairn_caller")
+_origin: ContextVar[Origin] = ContextVar("cairn_origin")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a call comes from."""
+
+    request_id: str = ""
+    # The client's address as the door tells it, else the peer's. Whoever calls past the door can tell
+    # another one, which `peer` shows.
+    address: str = ""
+    # The other end of the connection.
+    peer: str = ""
+
+
+def origin() -> Origin:
+    """Where the RPC that runs now came from; nothing is known outside of one."""
+    return _origin.get(Origin())
 
 
 def caller() -> Principal:
@@ -155,6 +176,7 @@ class Guard(aio.ServerInterceptor):
         request_id = given if _REQUEST_ID.fullmatch(given) else new_uid()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
+        _origin.set(_origin_of(metadata, context, request_id=request_id))
         rule = self._access.get(method)
         if rule is None:
             raise PermissionDenied(f"{method} is not open to anyone", reason=Reason.METHOD_REFUSED)
@@ -223,6 +245,16 @@ def _readable(request: Any) -> Any:
 async def _each_readable(requests: AsyncIterator[Any]) -> AsyncIterator[Any]:
     async for request in requests:
         yield _readable(request)
+
+
+def _origin_of(
+    metadata: Mapping[str, str], context: aio.ServicerContext[Any, Any], *, request_id: str
+) -> Origin:
+    # ipv4:127.0.0.1:40000, ipv6:[::1]:40000 or, percent-encoded, ipv6:%5B::1%5D:40000
+    found = re.fullmatch(r"ipv[46]:(.+):\d+", unquote(context.peer() or ""))
+    peer = found[1].strip("[]") if found else ""
+    told = metadata.get("x-client-address", "")
+    return Origin(request_id=request_id, address=told if _ADDRESS.fullmatch(told) else peer, peer=peer)
 
 
 def _bearer(metadata: Mapping[str, str]) -> str:

@@ -8,15 +8,18 @@ import re
 import secrets
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import IntEnum
 from types import MappingProxyType
 
 import structlog
+from google.protobuf.message import DecodeError
 from grpc import aio
 
-from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, token_pb2
+from cairn.quota.v1 import events_pb2, quota_pb2, quota_pb2_grpc, token_pb2
+from cairn_common.bus import Bus
 from cairn_common.clock import Clock, SystemClock
 from cairn_common.errors import (
     DomainError,
@@ -31,6 +34,9 @@ from cairn_common.errors import (
 log = structlog.get_logger(__name__)
 
 Authenticate = Callable[[str], Awaitable["Principal"]]
+
+#: Facts that change who may do what: see `TokenChecker.hear`.
+WHO_IS_WHO = ["cairn.v1.quota.token.revoked.>", "cairn.v1.quota.member.>"]
 
 _SHAPE = re.compile(r"[\x21-\x7e]{16,512}")
 _CACHE_SECONDS = 5.0
@@ -75,6 +81,8 @@ class Principal:
     attempt_uid: str = ""
     # None: does not expire.
     expire_time: datetime | None = None
+    # Opened by a password, not made with another token.
+    session: bool = False
 
     @property
     def is_service(self) -> bool:
@@ -226,6 +234,31 @@ class TokenChecker:
         for key in [key for key, (who, _) in self._known.items() if who.token_uid == token_uid]:
             del self._known[key]
 
+    def hear(self, event: events_pb2.QuotaEvent) -> None:
+        """Drops what a fact of `WHO_IS_WHO` makes wrong: a revoked token, somebody's other role in a team."""
+        arm = event.WhichOneof("event") or ""
+        if arm == "token_revoked":
+            self.forget(event.token_revoked.token.uid)
+        elif arm.startswith("member_"):
+            self._forgettings += 1
+            user = getattr(event, arm).membership.user
+            for key in [key for key, (who, _) in self._known.items() if who.subject == user]:
+                del self._known[key]
+
+    async def follow(
+        self, bus: Bus, told: Callable[[events_pb2.QuotaEvent], None] = lambda event: None
+    ) -> None:
+        """Hears, and tells on, each fact that changes who may do what; for ever."""
+        async with aclosing(bus.tail(stream="QUOTA", subjects=WHO_IS_WHO)) as messages:
+            async for message in messages:
+                try:
+                    event = events_pb2.QuotaEvent.FromString(message.data)
+                except DecodeError:
+                    log.warning("auth.unreadable", subject=message.subject, sequence=message.sequence)
+                    continue
+                self.hear(event)
+                told(event)
+
     async def _ask(self, key: str, token: str) -> Principal:
         before = self._forgettings
         now = self._clock.now()
@@ -264,6 +297,7 @@ def principal_of(message: token_pb2.Principal) -> Principal:
         run_uid=message.run_uid,
         attempt_uid=message.attempt_uid,
         expire_time=expires,
+        session=message.session,
     )
 
 

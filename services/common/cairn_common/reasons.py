@@ -49,6 +49,10 @@ class Reason(StrEnum):
     TOKEN_EXPIRED = "TOKEN_EXPIRED"  # noqa: S105
     # `this token was revoked; make a new one`
     TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105
+    # `this e-mail address and this password do not go together`
+    PASSWORD_WRONG = "PASSWORD_WRONG"  # noqa: S105
+    # `this invitation is not good: it was used, revoked, or is too old`
+    INVITATION_INVALID = "INVITATION_INVALID"
 
     # --- what the caller may do (PERMISSION_DENIED)
     # `needs role member in team main; you are viewer`
@@ -69,6 +73,10 @@ class Reason(StrEnum):
     USER_NOT_FOUND = "USER_NOT_FOUND"
     # `there is no token 01j...`
     TOKEN_NOT_FOUND = "TOKEN_NOT_FOUND"  # noqa: S105
+    # `there is no member 'ada' in team vision`
+    MEMBER_NOT_FOUND = "MEMBER_NOT_FOUND"
+    # `there is no invitation 01j... in team vision`
+    INVITATION_NOT_FOUND = "INVITATION_NOT_FOUND"
     # `there is no reservation 01j...-1 in team main`
     RESERVATION_NOT_FOUND = "RESERVATION_NOT_FOUND"
     # `there is no job 01j... in team main`
@@ -99,12 +107,16 @@ class Reason(StrEnum):
     RESOURCE_EXISTS = "RESOURCE_EXISTS"
     # `there is a team 'main' already`
     TEAM_EXISTS = "TEAM_EXISTS"
+    # `ada is a member of team vision already`
+    MEMBER_EXISTS = "MEMBER_EXISTS"
     # `run 01j... was made by another caller`
     RUN_EXISTS = "RUN_EXISTS"
 
     # --- the wrong state (FAILED_PRECONDITION)
     # `not in this state`
     STATE_INVALID = "STATE_INVALID"
+    # `the team vision would have no owner left; make somebody else one first`
+    OWNER_LAST = "OWNER_LAST"
     # `job 01j... has ended as SUCCEEDED; it cannot be cancelled`
     JOB_ENDED = "JOB_ENDED"
     # `run 01j... has ended`

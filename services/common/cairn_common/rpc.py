@@ -12,10 +12,10 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 
 from cairn_common._calls import ClientCalls
-from cairn_common._guard import Guard, caller
+from cairn_common._guard import Guard, Origin, caller, origin
 from cairn_common.auth import Access, Authenticate, Role, access
 
-__all__ = ["Server", "caller", "channel", "server"]
+__all__ = ["Origin", "Server", "caller", "channel", "origin", "server"]
 
 log = structlog.get_logger(__name__)
 

@@ -106,6 +106,8 @@ class Live:
         self._checker = checker
         self._stopping = asyncio.Event()
         self._revoked: dict[str, asyncio.Event] = {}
+        # Whose the tokens of `_revoked` are.
+        self._bearers: dict[str, str] = {}
         self._encoded: OrderedDict[tuple[str, int, object], tuple[str, bytes]] = OrderedDict()
 
     def stop(self) -> None:
@@ -156,18 +158,20 @@ class Live:
         return True
 
     async def hear_revocations(self) -> None:
-        """Drops revoked tokens from the cache, and ends the streams that they opened. Runs for ever."""
-        tail = self._bus.tail(stream="QUOTA", subjects=["cairn.v1.quota.token.revoked.>"])
-        async with aclosing(tail) as messages:
-            async for message in messages:
-                try:
-                    uid = quota_events.QuotaEvent.FromString(message.data).token_revoked.token.uid
-                except DecodeError:
-                    log.warning("live.unreadable", subject=message.subject, sequence=message.sequence)
-                    continue
-                self._checker.forget(uid)
-                if uid in self._revoked:
-                    self._revoked[uid].set()
+        """Drops from the cache what is no longer so, and ends the streams of whom it is about. For ever."""
+        await self._checker.follow(self._bus, self._hear)
+
+    def _hear(self, event: quota_events.QuotaEvent) -> None:
+        arm = event.WhichOneof("event")
+        if arm == "token_revoked":
+            gone = {event.token_revoked.token.uid}
+        elif arm in ("member_updated", "member_removed"):
+            user = getattr(event, arm).membership.user
+            gone = {uid for uid, subject in self._bearers.items() if subject == user}
+        else:
+            gone = set()
+        for uid in gone & self._revoked.keys():
+            self._revoked[uid].set()
 
     async def _pump(self, publisher: str, watch: Watch, start: int, waiting: asyncio.Queue[Told]) -> None:
         wanted = [f"cairn.v1.{publisher}.*.*.{watch.team}.*"]
@@ -202,12 +206,15 @@ class Live:
 
     async def _guard(self, caller: Caller, watch: Watch) -> None:
         """Returns once the caller may not see the team any more."""
-        revoked = self._revoked.setdefault(caller.principal.token_uid, asyncio.Event())
+        uid = caller.principal.token_uid
+        revoked = self._revoked.setdefault(uid, asyncio.Event())
+        self._bearers[uid] = caller.principal.subject
         while True:
             try:
                 async with asyncio.timeout(HEARTBEAT_SECONDS):
                     await revoked.wait()
-                self._revoked.pop(caller.principal.token_uid, None)
+                self._revoked.pop(uid, None)
+                self._bearers.pop(uid, None)
                 return
             except TimeoutError:
                 pass

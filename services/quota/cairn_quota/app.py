@@ -12,9 +12,10 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2_grpc
+from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2_grpc, user_service_pb2_grpc
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
+from cairn_common.auth import WHO_IS_WHO
 from cairn_common.bus import Bus, connect
 from cairn_common.clock import Clock, SystemClock
 from cairn_common.db import Database, pool
@@ -36,6 +37,7 @@ from cairn_quota.identity_store import IdentityStore
 from cairn_quota.jwt import Issuer
 from cairn_quota.kick import Kicker
 from cairn_quota.meter import Meter
+from cairn_quota.passwords import Passwords
 from cairn_quota.plan_store import PlanStore
 from cairn_quota.reconcile import Reconciler
 from cairn_quota.settings import QuotaSettings
@@ -43,6 +45,8 @@ from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore
 from cairn_quota.tree_store import TreeStore
 from cairn_quota.usage_store import UsageStore
+from cairn_quota.user_api import USER_ACCESS, USERS, UserApi
+from cairn_quota.user_store import UserStore
 
 SCHEMA = "quota"
 # What changes what is held or owed: nothing is when a job comes, or is on its way to its place.
@@ -61,7 +65,6 @@ JOBS = [
         "finished",
     )
 ]
-REVOCATIONS = "cairn.v1.quota.token.revoked.>"
 log = structlog.get_logger()
 
 
@@ -116,7 +119,13 @@ async def run(
     async with pool(settings.postgres_url, schema=SCHEMA) as db, asyncio.TaskGroup() as tasks:
         parts = Parts.over(db, clock or SystemClock())
         if first is not None:
-            await bootstrap(first, teams=parts.teams, identities=parts.identities, clock=parts.clock)
+            await bootstrap(
+                first,
+                teams=parts.teams,
+                users=UserStore(db),
+                identities=parts.identities,
+                clock=parts.clock,
+            )
         works = [tasks.create_task(work) for work in _works(settings, parts)]
         # Needs nothing but the database: callers are answered while the bus or the scheduler is away.
         async with _server(settings, parts) as server:
@@ -137,16 +146,18 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
         parts.clock,
     )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
+    users = UserApi(parts.db, Passwords(), parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
-        access=ACCESS | ALLOCATION_ACCESS,
+        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS},
         authenticate=parts.authenticator,
         services=[
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
             lambda server: quota_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server),
             lambda server: allocation_pb2_grpc.add_AllocationServiceServicer_to_server(allocation, server),
+            lambda server: user_service_pb2_grpc.add_UserServiceServicer_to_server(users, server),
         ],
-        names=[QUOTA, IDENTITY, ALLOCATION],
+        names=[QUOTA, IDENTITY, ALLOCATION, USERS],
     )
 
 
@@ -202,8 +213,8 @@ async def _kick(bus: Bus, url: str, seed: str, db: Database) -> NoReturn:
                 bus.consume(
                     stream="QUOTA",
                     durable="quota-kick",
-                    subjects=[REVOCATIONS],
-                    handler=Kicker(system.client),
+                    subjects=WHO_IS_WHO,
+                    handler=Kicker(system.client, IdentityStore(db).good_tokens),
                     db=db,
                 )
             )

@@ -65,4 +65,5 @@ def principal(token: Token, roles: Mapping[str, int]) -> Principal:
         run_uid=token.run_uid,
         attempt_uid=token.attempt_uid,
         expire_time=token.expire_time,
+        session=token.session,
     )

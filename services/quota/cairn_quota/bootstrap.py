@@ -18,6 +18,7 @@ from cairn_common.settings import SettingsError
 from cairn_quota.identity_store import IdentityStore, NewToken
 from cairn_quota.model import Limits, Role, Scope, Token
 from cairn_quota.team_store import TeamStore, new_team
+from cairn_quota.user_store import UserStore, new_user
 
 ACTOR = "services/quota"
 ADMIN = "users/admin"
@@ -58,7 +59,9 @@ def read_bootstrap(path: Path) -> Bootstrap:
     return made
 
 
-async def bootstrap(first: Bootstrap, *, teams: TeamStore, identities: IdentityStore, clock: Clock) -> None:
+async def bootstrap(
+    first: Bootstrap, *, teams: TeamStore, users: UserStore, identities: IdentityStore, clock: Clock
+) -> None:
     """Makes what is missing; safe at every start, also of several processes at once."""
     now = clock.now()
     if await teams.team(TEAM) is None:
@@ -68,6 +71,7 @@ async def bootstrap(first: Bootstrap, *, teams: TeamStore, identities: IdentityS
             request_id="bootstrap",
             owner_role=Role.OWNER,
         )
+    await users.ensure(new_user(ADMIN.removeprefix("users/"), now=now, display_name="Admin"), creator=ACTOR)
     for token in _tokens(first, now):
         await identities.set_token(token)
     log.info("quota.bootstrapped", services=sorted(first.services))

@@ -10,10 +10,11 @@ from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_common.ids import new_uid
 from cairn_common.subjects import subject
-from cairn_quota import tree_wire, wire
+from cairn_quota import people_wire, tree_wire, wire
 from cairn_quota.account import Balance
 from cairn_quota.admission import State
 from cairn_quota.model import Reservation, ReservationState, Team, Token
+from cairn_quota.people import Membership
 from cairn_quota.tree import Budget
 
 NO_TEAM = "-"
@@ -61,6 +62,14 @@ async def tell_tokens_revoked(
         event.token_revoked.token.CopyFrom(wire.token_message(token))
         told.append((event, ("token", "revoked", token.team or NO_TEAM, token.uid)))
     await _add_many(conn, told)
+
+
+async def tell_member(conn: Connection, name: str, member: Membership, *, actor: str, now: datetime) -> None:
+    """member.added, member.updated or member.removed: whoever remembers roles forgets them."""
+    event = _event(actor=actor, now=now)
+    getattr(event, f"member_{name}").membership.CopyFrom(people_wire.membership_message(member))
+    uid = member.user.uid if member.user is not None else event.id
+    await _add(conn, event, ("member", name, member.team, uid))
 
 
 async def tell_tree(conn: Connection, version: int, *, actor: str, now: datetime) -> None:

@@ -177,7 +177,11 @@ def _own_token(request: quota_pb2.CreateTokenRequest, *, who: Principal, now: da
     if request.scope > who.scope:
         raise _scope_too_low(Scope(request.scope), who)
     expire_time = now + checks.ttl(request.ttl) if request.HasField("ttl") else None
-    if who.expire_time is not None and (expire_time is None or expire_time > who.expire_time):
+    if (
+        not who.session
+        and who.expire_time is not None
+        and (expire_time is None or expire_time > who.expire_time)
+    ):
         raise InvalidArgument(
             f"ttl: the token that you call with expires at {who.expire_time:%Y-%m-%dT%H:%M:%SZ}, and one made"
             " with it may not live longer. Give a shorter ttl, or call with another token.",
@@ -220,4 +224,5 @@ def _principal_message(who: Principal) -> token_pb2.Principal:
         run_uid=who.run_uid,
         attempt_uid=who.attempt_uid,
         expire_time=wire.timestamp(who.expire_time),
+        session=who.session,
     )

@@ -7,13 +7,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 
-from cairn_common.db import Database, Row
+from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import InvalidArgument, NotFound, Reason
-from cairn_quota import facts
+from cairn_quota import audit, facts
 from cairn_quota.model import Scope, Token
 
 COLUMNS = (
-    "uid, display_name, subject, scope, team, run_uid, attempt_uid, create_time, expire_time, revoke_time"
+    "uid, display_name, subject, scope, team, run_uid, attempt_uid, create_time, expire_time, revoke_time,"
+    " session"
 )
 SELECT_TOKENS = f"SELECT {COLUMNS} FROM tokens"  # noqa: S608
 
@@ -38,13 +39,13 @@ class IdentityStore:
         """The token with this hash, whatever its state, and its subject's role number by team; or None."""
         rows = await self._db.fetch(
             "SELECT t.uid, t.display_name, t.subject, t.scope, t.team, t.run_uid, t.attempt_uid,"
-            " t.create_time, t.expire_time, t.revoke_time, m.team AS member_of, m.role"
+            " t.create_time, t.expire_time, t.revoke_time, t.session, m.team AS member_of, m.role"
             " FROM tokens t LEFT JOIN memberships m ON m.subject = t.subject WHERE t.hash = $1",
             token_hash,
         )
         if not rows:
             return None
-        return _token(rows[0]), {row["member_of"]: row["role"] for row in rows if row["role"] is not None}
+        return token_of(rows[0]), {row["member_of"]: row["role"] for row in rows if row["role"] is not None}
 
     async def teams_among(self, teams: Collection[str]) -> set[str]:
         """Those of the teams that there are."""
@@ -89,10 +90,12 @@ class IdentityStore:
                 [new.creator for new in news],
                 [new.request_id or None for new in news],
             )
-            made = {row["hash"]: _token(row) for row in rows}
+            made = {row["hash"]: token_of(row) for row in rows}
             for new in news:
                 if new.hash not in made:
                     raise _reused(new.request_id)
+                token = made[new.hash]
+                await _record(conn, "token.created", token, actor=new.creator, now=token.create_time)
         return [made[new.hash] for new in news]
 
     async def renew(self, uid: str, *, expire_time: datetime) -> Token:
@@ -109,12 +112,19 @@ class IdentityStore:
             )
         if row is None:
             raise token_not_found(uid)
-        return _token(row)
+        return token_of(row)
 
     async def token(self, uid: str) -> Token | None:
         """The token, whatever its state, or None."""
         row = await self._db.fetchrow(SELECT_TOKENS + " WHERE uid = $1", uid)
-        return None if row is None else _token(row)
+        return None if row is None else token_of(row)
+
+    async def good_tokens(self, subject: str) -> set[str]:
+        """The uids of a subject's tokens that are not revoked."""
+        rows = await self._db.fetch(
+            "SELECT uid FROM tokens WHERE subject = $1 AND revoke_time IS NULL", subject
+        )
+        return {row["uid"] for row in rows}
 
     async def revoke(self, uid: str, *, actor: str, now: datetime) -> Token:
         """Revokes a token, for ever; twice is no error. Raises NotFound/TOKEN_NOT_FOUND."""
@@ -122,11 +132,12 @@ class IdentityStore:
             row = await conn.fetchrow(SELECT_TOKENS + " WHERE uid = $1 FOR UPDATE", uid)
             if row is None:
                 raise token_not_found(uid)
-            token = _token(row)
+            token = token_of(row)
             if token.revoke_time is not None:
                 return token
             await conn.execute("UPDATE tokens SET revoke_time = $2 WHERE uid = $1", uid, now)
             token = replace(token, revoke_time=now)
+            await _record(conn, "token.revoked", token, actor=actor, now=now)
             await facts.tell_token_revoked(conn, token, actor=actor, now=now)
         return token
 
@@ -139,7 +150,7 @@ class IdentityStore:
                 list(uids),
                 now,
             )
-            await facts.tell_tokens_revoked(conn, [_token(row) for row in rows], actor=actor, now=now)
+            await facts.tell_tokens_revoked(conn, [token_of(row) for row in rows], actor=actor, now=now)
         return len(rows)
 
     async def tokens(self, subject: str, *, before: str | None, size: int) -> list[Token]:
@@ -151,7 +162,7 @@ class IdentityStore:
             before,
             size,
         )
-        return [_token(row) for row in rows]
+        return [token_of(row) for row in rows]
 
     async def set_token(self, new: NewToken) -> None:
         """Makes sure that the subject has this token from the bootstrap, and revokes earlier ones from there.
@@ -167,20 +178,36 @@ class IdentityStore:
                 new.creator,
                 new.hash,
             )
-            for old in [replace(_token(row), revoke_time=now) for row in stale]:
+            for old in [replace(token_of(row), revoke_time=now) for row in stale]:
                 await conn.execute("UPDATE tokens SET revoke_time = $2 WHERE uid = $1", old.uid, now)
                 await facts.tell_token_revoked(conn, old, actor=new.creator, now=now)
-            await conn.execute(
-                "INSERT INTO tokens (uid, hash, display_name, subject, scope, create_time, creator)"
-                " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (hash) DO NOTHING",
-                new.token.uid,
-                new.hash,
-                new.token.display_name,
-                new.token.subject,
-                int(new.token.scope),
-                new.token.create_time,
-                new.creator,
-            )
+            await insert_token(conn, new)
+
+
+async def _record(conn: Connection, action: str, token: Token, *, actor: str, now: datetime) -> None:
+    if token.scope is not Scope.RUN:  # those come and go with their attempts
+        await audit.record(
+            conn, action, actor=actor, now=now, resource=f"tokens/{token.uid}", subject=token.subject,
+            scope=token.scope.name.lower(),
+        )  # fmt: skip
+
+
+async def insert_token(conn: Connection, new: NewToken) -> None:
+    """Writes a token that is no run's; one of the same secret stays as it is."""
+    token = new.token
+    await conn.execute(
+        "INSERT INTO tokens (uid, hash, display_name, subject, scope, create_time, expire_time, creator,"
+        " session) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (hash) DO NOTHING",
+        token.uid,
+        new.hash,
+        token.display_name,
+        token.subject,
+        int(token.scope),
+        token.create_time,
+        token.expire_time,
+        new.creator,
+        token.session,
+    )
 
 
 def _twice(keys: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
@@ -203,7 +230,7 @@ def token_not_found(uid: str) -> NotFound:
     )
 
 
-def _token(row: Row) -> Token:
+def token_of(row: Row) -> Token:
     return Token(
         uid=row["uid"],
         display_name=row["display_name"],
@@ -215,4 +242,5 @@ def _token(row: Row) -> Token:
         create_time=row["create_time"],
         expire_time=row["expire_time"],
         revoke_time=row["revoke_time"],
+        session=row["session"],
     )

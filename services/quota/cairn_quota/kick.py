@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -28,18 +28,29 @@ class Kicker:
     """Closes connections by the token that they were opened with."""
 
     system: Client
+    # The uids of a subject's tokens that are good.
+    tokens_of: Callable[[str], Awaitable[set[str]]]
 
     async def __call__(self, messages: Sequence[Message]) -> None:
-        """Hears token.revoked. Raises Unavailable while the system account cannot be reached."""
-        events = [events_pb2.QuotaEvent.FromString(message.data) for message in messages]
-        revoked = {
-            event.token_revoked.token.uid for event in events if event.WhichOneof("event") == "token_revoked"
-        }
+        """Hears token.revoked, and member.updated and removed: whoever may less comes back as such.
+
+        Raises Unavailable while the system account cannot be reached."""
+        revoked: set[str] = set()
+        for message in messages:
+            revoked |= await self._tokens(events_pb2.QuotaEvent.FromString(message.data))
         try:
             # All at once: each waits until no further server answers.
             await asyncio.gather(*(self.kick(token_uid) for token_uid in revoked))
         except (NatsError, OSError) as error:
             raise Unavailable("the bus does not answer", reason=Reason.BUS_UNAVAILABLE) from error
+
+    async def _tokens(self, event: events_pb2.QuotaEvent) -> set[str]:
+        arm = event.WhichOneof("event")
+        if arm == "token_revoked":
+            return {event.token_revoked.token.uid}
+        if arm in ("member_updated", "member_removed"):
+            return await self.tokens_of(getattr(event, arm).membership.user)
+        return set()
 
     async def kick(self, token_uid: str) -> int:
         """Closes every connection of the token on every server; returns how many."""

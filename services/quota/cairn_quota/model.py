@@ -192,3 +192,5 @@ class Token:
     create_time: datetime
     expire_time: datetime | None
     revoke_time: datetime | None
+    # Opened by a password: what is made with it may outlive it.
+    session: bool = False

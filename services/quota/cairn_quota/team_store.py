@@ -8,7 +8,7 @@ from datetime import datetime
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Aborted, AlreadyExists, NotFound, Reason
 from cairn_common.ids import new_uid
-from cairn_quota import facts
+from cairn_quota import audit, facts
 from cairn_quota.model import Amounts, Limits, Team
 
 SELECT_TEAMS = (
@@ -114,6 +114,10 @@ class TeamStore:
             assert row is not None
             new = _team(row)
             await facts.tell_team(conn, new, actor=actor, now=now)
+            await audit.record(
+                conn, "team.updated", actor=actor, now=now, team=team, resource=f"teams/{team}",
+                display_name=display_name, **{name: limits[name] for name in sorted(limits)},
+            )  # fmt: skip
         return new
 
 
@@ -144,6 +148,9 @@ async def insert_team(
         "INSERT INTO memberships (team, subject, role) VALUES ($1, $2, $3)", team.id, creator, owner_role
     )
     await facts.tell_team(conn, team, actor=creator, now=team.create_time)
+    await audit.record(
+        conn, "team.created", actor=creator, now=team.create_time, team=team.id, resource=f"teams/{team.id}"
+    )
     return True
 
 

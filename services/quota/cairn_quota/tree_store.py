@@ -9,7 +9,7 @@ from datetime import datetime
 from cairn.quota.v1 import tree_pb2
 from cairn_common.db import Connection, Database
 from cairn_common.errors import Aborted, FailedPrecondition, NotFound, Reason
-from cairn_quota import authority, facts, metering, reservation_rows, tree_wire
+from cairn_quota import audit, authority, facts, metering, reservation_rows, tree_wire
 from cairn_quota.account import Account, Entry, adjust
 from cairn_quota.account import Kind as EntryKind
 from cairn_quota.admission import State
@@ -114,6 +114,9 @@ class TreeStore:
                 await self._rule(conn, state)
                 await metering.renew(conn, state, now=order.now)
                 await facts.tell_tree(conn, version, actor=order.actor, now=order.now)
+                await audit.record(
+                    conn, "tree.applied", actor=order.actor, now=order.now, resource="tree", version=version
+                )
         return Outcome(Stored(version, order.tree, order.actor, order.now), different, missing)
 
     async def _rule(self, conn: Connection, state: State) -> None:
@@ -171,6 +174,10 @@ class TreeStore:
                 BudgetUnit.NONE, 0, actor=actor, reason=reason,
             )  # fmt: skip
             adjust(state.books, budget, now_period, given, amount=amount)
+            await audit.record(
+                conn, "budget.adjusted", actor=actor, now=now, resource=f"budgets/{budget_id}",
+                amount=amount, reason=reason,
+            )  # fmt: skip
         return state
 
 

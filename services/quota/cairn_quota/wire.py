@@ -110,6 +110,7 @@ def token_message(token: Token) -> token_pb2.Token:
         team=token.team,
         run_uid=token.run_uid,
         attempt_uid=token.attempt_uid,
+        session=token.session,
     )
 
 

@@ -91,7 +91,7 @@ async def run(
         quota = Quota(channel, remember=TREE_SECONDS)
         office = Office(settings, settings.data_dir, capacity, db, quota, clock, bell, vault, opening)
         works = [
-            tasks.create_task(_on_the_bus(settings, watch=watch, forget=checker.forget)),
+            tasks.create_task(_on_the_bus(settings, watch=watch, checker=checker)),
             tasks.create_task(bell.carry()),
             tasks.create_task(intake.run()),
             tasks.create_task(decide_for_ever(office, holder)),
@@ -131,9 +131,7 @@ def _places(settings: SchedulerSettings, capacity: Resources) -> list[Place]:
     return [*places, Place(sky.NAME, sky.BOUNDLESS)] if settings.skypilot_url else places
 
 
-async def _on_the_bus(
-    settings: SchedulerSettings, *, watch: Watch, forget: Callable[[str], None]
-) -> NoReturn:
+async def _on_the_bus(settings: SchedulerSettings, *, watch: Watch, checker: TokenChecker) -> NoReturn:
     """What every replica needs of the bus; callers are answered without it."""
     while True:
         heed_cancellation()
@@ -141,7 +139,7 @@ async def _on_the_bus(
             async with connect(settings.nats_url, seed=settings.nats_seed, name=SCHEMA) as bus:
                 await handlers.ensure_streams(bus)
                 watch.bus = bus
-                await handlers.forget_revoked(bus, forget)
+                await checker.follow(bus)
         except Unavailable:
             log.warning("bus.waiting")
         finally:

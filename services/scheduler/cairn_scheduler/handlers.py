@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime
 
 import structlog
-from google.protobuf.message import DecodeError
 
-from cairn.quota.v1 import events_pb2
 from cairn.tracker.v1 import artifact_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common.bus import Bus, Message
@@ -25,7 +22,6 @@ from cairn_scheduler.lease import Lead
 log = structlog.get_logger(__name__)
 
 COMMITTED = ["cairn.v1.tracker.artifact.committed.>"]
-REVOKED = ["cairn.v1.quota.token.revoked.>"]
 SUBJECTS = [
     "cairn.v1.quota.reservation.ended.>",
     "cairn.v1.quota.team.updated.>",
@@ -51,18 +47,6 @@ class QuotaFacts:
     async def __call__(self, messages: Sequence[Message]) -> None:
         """Whatever they say: it is read where it counts."""
         self._wake()
-
-
-async def forget_revoked(bus: Bus, forget: Callable[[str], None]) -> None:
-    """For ever: tokens that are revoked are asked for anew at once. Each replica hears all of it."""
-    async with aclosing(bus.tail(stream="QUOTA", subjects=REVOKED)) as messages:
-        async for message in messages:
-            try:
-                event = events_pb2.QuotaEvent.FromString(message.data)
-            except DecodeError:
-                log.warning("quota.unreadable", subject=message.subject)
-                continue
-            forget(event.token_revoked.token.uid)
 
 
 class Checkpoints:

@@ -29,7 +29,7 @@ from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
-from cairn_tracker.handlers import JobEvents, Steps, forget_revoked, reconcile
+from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.settings import TrackerSettings
@@ -168,7 +168,7 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
             )
         )
         if tokens is not None:
-            tasks.create_task(forget_revoked(bus, tokens))
+            tasks.create_task(tokens.follow(bus))
 
 
 async def _reconcile(settings: TrackerSettings, parts: Parts) -> None:

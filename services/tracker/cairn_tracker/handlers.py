@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
@@ -13,11 +12,9 @@ from google.protobuf.message import DecodeError
 from grpc import aio
 
 from cairn.job.v1 import events_pb2 as job_events_pb2
-from cairn.quota.v1 import events_pb2 as quota_events_pb2
 from cairn.scheduler.v1 import events_pb2, job_pb2, scheduler_pb2, scheduler_pb2_grpc
 from cairn_common import subjects
-from cairn_common.auth import TokenChecker
-from cairn_common.bus import Bus, Message
+from cairn_common.bus import Message
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import DomainError, Unavailable, from_rpc_error
@@ -149,19 +146,6 @@ async def complete_overdue(db: Database, now: datetime) -> None:
                 continue
             await runs.complete(conn, key, now)
             await announce(conn, key, created=False, now=now)
-
-
-async def forget_revoked(bus: Bus, tokens: TokenChecker) -> None:
-    """Drops remembered tokens as soon as they are revoked, for as long as the process runs."""
-    subjects = ["cairn.v1.quota.token.revoked.>"]
-    async with aclosing(bus.tail(stream="QUOTA", subjects=subjects)) as messages:
-        async for message in messages:
-            try:
-                event = quota_events_pb2.QuotaEvent.FromString(message.data)
-            except DecodeError:
-                log.warning("event.unreadable", subject=message.subject)
-                continue
-            tokens.forget(event.token_revoked.token.uid)
 
 
 def _job(message: Message) -> job_pb2.Job:
