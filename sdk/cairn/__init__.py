@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from cairn.artifacts import save_artifact, use_artifact
     from cairn.checkpoints import Checkpoint, CheckpointUnavailable, latest_checkpoint, save_checkpoint
     from cairn.client import Client
+    from cairn.datasets import save_dataset
+    from cairn.evaluations import log_evaluation
+    from cairn.models import save_model
 
     config: Config
 
@@ -44,9 +47,12 @@ __all__ = [
     "latest_checkpoint",
     "local_runs",
     "log",
+    "log_evaluation",
     "on_stop",
     "save_artifact",
     "save_checkpoint",
+    "save_dataset",
+    "save_model",
     "stop_reason",
     "stopping",
     "sync",
@@ -60,8 +66,11 @@ _LAZY = {
     "LocalRun": "cairn._local",
     "latest_checkpoint": "cairn.checkpoints",
     "local_runs": "cairn._local",
+    "log_evaluation": "cairn.evaluations",
     "save_artifact": "cairn.artifacts",
     "save_checkpoint": "cairn.checkpoints",
+    "save_dataset": "cairn.datasets",
+    "save_model": "cairn.models",
     "sync": "cairn._sync",
     "use_artifact": "cairn.artifacts",
 }

@@ -100,7 +100,7 @@ def _numbers(folder: Path) -> list[int]:
 def _copy(given: Any, target: Path) -> str:
     if not isinstance(given, str | os.PathLike):
         target.mkdir()
-        _write_state(given, target / STATE_FILE)
+        write_state(given, target / STATE_FILE)
         return STATE_FILE
     path = Path(given)
     if not path.exists():
@@ -113,7 +113,8 @@ def _copy(given: Any, target: Path) -> str:
     return path.name if path.is_file() else ""
 
 
-def _write_state(state: Any, path: Path) -> None:
+def write_state(state: Any, path: Path) -> None:
+    """Writes a state, or that of an object with a `state_dict`, by ``torch.save``. Raises `StageError`."""
     try:
         import torch
     except ImportError:
@@ -121,7 +122,8 @@ def _write_state(state: Any, path: Path) -> None:
             f"a state of type {type(state).__name__} is saved by torch.save, and there is no PyTorch here; "
             "write it to a file as you like and give that file's path"
         ) from None
+    own = getattr(state, "state_dict", None)
     try:
-        torch.save(state, path)
+        torch.save(own() if callable(own) else state, path)
     except (TypeError, AttributeError, RuntimeError) as error:
         raise StageError(f"torch.save refuses a state of type {type(state).__name__}: {error}") from error

@@ -6,7 +6,6 @@ import json
 import logging
 import socket
 import threading
-from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -16,23 +15,7 @@ import pytest
 import cairn
 from cairn import _run
 from cairn._http import Api
-from cairn._ids import new_uid
 from cairn.checkpoints import CheckpointUnavailable, _remote_latest
-
-
-@pytest.fixture
-def job(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[_run.Run]:
-    """A run inside a job that was given no server."""
-    monkeypatch.chdir(tmp_path)
-    for name in ("CAIRN_URL", "CAIRN_TOKEN", "CAIRN_TEAM", "CAIRN_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "attempts" / "a" / "spool").mkdir(parents=True)
-    monkeypatch.setenv("CAIRN_SPOOL", str(tmp_path / "attempts" / "a" / "spool"))
-    monkeypatch.setenv("CAIRN_RUN", new_uid())
-    monkeypatch.setenv("CAIRN_ATTEMPT", "2")
-    run = cairn.init(strict=True)
-    yield run
-    run.finish()
 
 
 def test_the_last_of_several_checkpoints_comes_back(job: _run.Run, tmp_path: Path) -> None:
