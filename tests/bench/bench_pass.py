@@ -55,7 +55,7 @@ def carry_out(engine: Engine, plan: Plan, now: int) -> None:
     """The plan's effects, as the scheduler would tell them."""
     engine.apply(Admitted(engine.pending[one.uid], one.option, one.machines, now) for one in plan.admissions)
     engine.apply(Gone(one.uid) for one in plan.preemptions)
-    engine.edit(holds=plan.holds)
+    engine.edit(holds=plan.holds, claims=plan.claims)
 
 
 def percentile(values: list[float], part: float) -> float:

@@ -140,7 +140,7 @@ class Replay:
         for uid, count in plan.overtaken.items():
             if (waiting := self.engine.pending.get(uid)) is not None:
                 self.engine.apply([replace(waiting, overtaken=count)])
-        self.engine.edit(holds=plan.holds)
+        self.engine.edit(holds=plan.holds, claims=plan.claims)
         # Evicted here is gone at once: who was promised the place takes it in the next pass.
         self.wake_at = now if plan.preemptions else plan.wake_at
 

@@ -31,6 +31,7 @@ def settle(world: Snapshot, plan: Plan) -> Snapshot:
         admitted=tuple(running),
         pending=tuple(replace(j, overtaken=overtaken.get(j.uid, j.overtaken)) for j in waiting),
         holds=plan.holds,
+        claims=plan.claims,
     )
 
 

@@ -35,11 +35,12 @@ TAME = Kind(tame=True)
 
 
 def same(one: Plan, other: Plan) -> bool:
-    return (one.admissions, one.promises, one.preemptions, one.holds) == (
+    return (one.admissions, one.promises, one.preemptions, one.holds, one.claims) == (
         other.admissions,
         other.promises,
         other.preemptions,
         other.holds,
+        other.claims,
     ) and {u: r.code for u, r in one.reasons.items()} == {u: r.code for u, r in other.reasons.items()}
 
 
@@ -270,6 +271,7 @@ def test_an_engine_that_was_told_of_every_change_plans_like_a_fresh_one(seed: in
         engine.apply(job for job in world.pending if job.uid not in known)
         plan = engine.decide(world.now)
         assert same(plan, decide(world))
+        engine.edit(claims=plan.claims)
         # Some of what was planned does not come about: the quota service had refused it.
         kept = tuple(one for one in plan.admissions if random.random() < 0.8)
         stops = {one.uid: one for one in plan.preemptions}

@@ -103,7 +103,7 @@ def test_a_kept_engine_decides_as_one_made_anew(seed: int) -> None:
         )
         without = set(random.sample(sorted(entries), k=len(entries) // 5))
         asked = {"tree": told, "places": PLACES, "holds": (), "now": now}
-        plan = desk.decide(without=without, **asked)  # type: ignore[arg-type]
+        plan = desk.decide(without=without, claims=(), **asked)  # type: ignore[arg-type]
         left = [one for uid, one in entries.items() if uid not in without]
         anew = decide(snapshot.take(left, **asked))  # type: ignore[arg-type]
         assert plan.admissions == anew.admissions

@@ -45,6 +45,7 @@ class Desk:
         tree: Tree,
         places: Sequence[Place],
         holds: Sequence[world.Hold],
+        claims: Sequence[str],
         now: datetime,
     ) -> Plan:
         """A plan for all but some of them."""
@@ -55,7 +56,12 @@ class Desk:
             self.strangers.clear()
         self._setting = setting
         engine = self._engine
-        fields = {"holds": tuple(holds), "budgets": setting.budgets, "reservations": tree.windows}
+        fields = {
+            "holds": tuple(holds),
+            "claims": tuple(claims),
+            "budgets": setting.budgets,
+            "reservations": tree.windows,
+        }
         engine.edit(**{name: new for name, new in fields.items() if new != getattr(engine.frame, name)})
         engine.apply(self._changes(setting, now))
         aside = [uid for uid in without if uid in self._entries]

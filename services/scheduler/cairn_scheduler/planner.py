@@ -51,7 +51,7 @@ class Outcome:
 
 
 class Planner:
-    """Keeps the engine's reservations, and the reasons that are not written yet."""
+    """Keeps the engine's reservations and claims, and the reasons that are not written yet."""
 
     def __init__(
         self,
@@ -73,6 +73,7 @@ class Planner:
         self._recent = recent
         self._tree: Tree | None = None
         self._holds: tuple[world.Hold, ...] = ()
+        self._claims: tuple[str, ...] = ()
         self._reader = queue_store.Reader(db)
         self._desk = Desk()
         # As they were read last: who waits, who has a place, and who of both is tried again.
@@ -95,7 +96,7 @@ class Planner:
         plan, admitted, rejected = await self._settle(kept, now)
         rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
-        self._holds = plan.holds
+        self._holds, self._claims = plan.holds, plan.claims
         later = await self._remember(plan, rejected, admitted)
         stopped, freed = await self._pay(now)
         due = [entry for entry in self._placed.values() if _due(entry, now) and entry.uid not in stopped]
@@ -137,6 +138,7 @@ class Planner:
                 tree=self._tree,
                 places=places,
                 holds=self._holds,
+                claims=self._claims,
                 now=now,
             )
             self._thought += time.monotonic() - began

@@ -82,7 +82,7 @@ class Engine:
             return
         spent = _doubtful(self.frame.budgets, fields.get("budgets", self.frame.budgets))
         self.frame = replace(self.frame, **fields)
-        if spent or fields.keys() - {"now", "budgets", "holds", "use", "version"}:
+        if spent or fields.keys() - {"now", "budgets", "holds", "claims", "use", "version"}:
             self.queue.doubt()
 
     def snapshot(self, now: int) -> Snapshot:
@@ -204,6 +204,10 @@ class Engine:
             if not self.stopping:
                 self.actual = None
 
+    def owners(self) -> set[str]:
+        """Jobs that others were evicted for, or are in their grace for."""
+        return {job.stopping for job in self.stopping.values()} | set(self.frame.claims)
+
     def full_state(self) -> State:
         """A state of its own in which everything that is in `state` holds its place."""
         other = State(self.frame.nodes, self.frame.flavors, self.frame.pools)
@@ -223,9 +227,9 @@ class Engine:
     def _disappointed(self) -> None:
         """What the last plan gave and did not come about leaves room that others were told was taken.
 
-        Only who waits for victims of its own gets its promise again before anybody else is looked at.
+        Only for whom others were evicted gets its promise again before anybody else is looked at.
         """
-        owners = {job.stopping for job in self.stopping.values()}
+        owners = self.owners()
         again = {uid for uid in self._promised if uid in owners and uid in self.pending}
         given = [job for uid, job in self._promised.items() if uid not in again]
         for job in (*self._expected.values(), *given):

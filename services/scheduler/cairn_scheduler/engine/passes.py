@@ -71,6 +71,8 @@ class Pass:
         self._tried: list[Line] = []
         self._nominal = self._doubtful = False
         self._kept: dict[str, JobRequest] = {}
+        # Who evicts others, or did so before and waits still.
+        self._owners: set[str] = set()
         self._checked: dict[Line, tuple[int, int]] = {}
         # Searches for victims that found nobody: how often the state had changed by then, and their `until`.
         self._nobody: dict[Shape, tuple[int, int]] = {}
@@ -117,11 +119,17 @@ class Pass:
             self.holds.append(shadow.hold)
 
     def _keep_claims(self) -> None:
-        """Jobs whose victims are still in their grace keep the places that these will leave."""
-        owners = {job.stopping for job in self.engine.stopping.values()}
+        """Jobs for which others were evicted keep the places that these left, or will leave.
+
+        Else a victim whose node's turn comes first would take its place back, to be evicted again.
+        """
+        owners = self.engine.owners()
         lines = [(line, self.engine.pending[uid]) for uid in owners if (line := self.engine.line(uid))]
         lines.sort(key=lambda pair: (-pair[1].priority, pair[1].create_time, pair[1].uid))
         for line, request in lines:
+            if self.gates.stopped(line.seat) is not None or line.fixed is not None:
+                continue
+            self._owners.add(request.uid)
             chosen = self.ground.choose(line.seat, request, gates.usable(self.state, line.seat, request))
             if isinstance(chosen, Choice):
                 self._start(line.seat, request, chosen)
@@ -294,6 +302,7 @@ class Pass:
             else:
                 self._evict(job, why, request.uid)
                 self._kept[request.uid] = request
+                self._owners.add(request.uid)
         option = request.options[index]
         # At once, where all of them had only just been planned.
         choice = self.ground.choose(seat, request, [index])
@@ -399,6 +408,7 @@ class Pass:
             promises=tuple(self.promises),
             preemptions=tuple(self.preemptions),
             holds=tuple(self.holds),
+            claims=tuple(sorted(self._owners & self.fresh.keys())),
             overtaken=self.overtaken,
             wake_at=self._wake_at(),
             version=self.frame.version,

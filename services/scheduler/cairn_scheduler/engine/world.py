@@ -279,6 +279,8 @@ class Snapshot:
     reservations: tuple[Reservation, ...] = ()
     circuits: tuple[Circuit, ...] = ()
     holds: tuple[Hold, ...] = ()
+    # Jobs for which others were evicted, from then until they start: what was freed for them is theirs.
+    claims: tuple[str, ...] = ()
     use: Mapping[tuple[str, str], int] = field(default_factory=dict)
     policy: Policy = Policy()
     version: int = 0
@@ -382,7 +384,7 @@ class Plan:
 
     `promises`: who starts when victims are gone, those of this plan and those that are still in their grace;
     the next plans will say so again, and admit them then. `holds` are all reservations from now on, old ones
-    that go on included. `overtaken`: new counts of those that were passed. `news`: the reasons that are not
+    that go on included; so are `claims`. `overtaken`: new counts of those that were passed. `news`: the reasons that are not
     the engine's last ones. `wake_at`: when the passing of time alone may change the plan; None: never.
     """
 
@@ -390,6 +392,7 @@ class Plan:
     promises: tuple[Admission, ...] = ()
     preemptions: tuple[Preemption, ...] = ()
     holds: tuple[Hold, ...] = ()
+    claims: tuple[str, ...] = ()
     reasons: Mapping[str, Reason] = field(default_factory=dict)
     news: Mapping[str, Reason] = field(default_factory=dict)
     overtaken: Mapping[str, int] = field(default_factory=dict)
