@@ -24,6 +24,7 @@ _log = logging.getLogger("cairn")
 MAX_ROWS = 4_096
 MAX_LINES = 4_096
 MAX_BYTES = 256 * 1024
+_SOON = {f"attempt_{word}": f"attempt.{word}" for word in ("started", "ended", "beat", "shipped")}
 _POINTS_LOGGED = events_pb2.JobEvent.POINTS_LOGGED_FIELD_NUMBER
 _VALUES = events_pb2.PointBlock.VALUES_FIELD_NUMBER
 _BLOCKS = events_pb2.PointsLogged.BLOCKS_FIELD_NUMBER
@@ -49,8 +50,9 @@ class Message:
     body: bytes
 
     def subject(self, identity: Identity) -> str:
-        event = self.arm.replace("_", "-")
-        return f"cairn.v1.job.run.{event}.{identity.team}.{identity.run_uid}"
+        """Where it goes: what the scheduler has to hear soon not behind points and lines."""
+        event = _SOON.get(self.arm) or f"run.{self.arm.replace('_', '-')}"
+        return f"cairn.v1.job.{event}.{identity.team}.{identity.run_uid}"
 
     def encode(self, identity: Identity, *, writer: str, segment: int) -> bytes:
         """The serialized JobEvent."""

@@ -85,7 +85,7 @@ async def anywhere(request: pytest.FixtureRequest, nats_url: str, tmp_path: Path
 
 async def streams(nats_url: str) -> None:
     async with connect(nats_url, name="test") as bus:
-        for name in ("JOB", "SCHEDULER"):
+        for name in ("JOB", "ATTEMPT", "SCHEDULER"):
             await bus.ensure_stream(name, STREAMS[name])
 
 

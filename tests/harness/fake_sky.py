@@ -2,7 +2,8 @@
 nothing about SkyPilot itself; that is for the real one.
 
 A cluster here is a name, and a task that speaks on the real bus as the runner on its node would. The task's
-command is one word of ours: `ok`, `fail`, or `wait` (until it is told to stop).
+command is one word of ours: `ok`, `fail`, or `wait` (until it is told to stop). With a `folder` it is a real
+runner there, and the command any.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import asyncio
 import base64
 import gzip
 import json
+import os
 import random
 import re
+import sys
 import time
 import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -48,8 +52,17 @@ class Cluster:
 class FakeSky:
     """The server's state. `pace`: seconds that a launch takes at most; a beat comes every `beat` seconds."""
 
-    def __init__(self, bus: Bus, *, chance: random.Random, pace: float = 0.3, beat: float = 15.0) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        *,
+        chance: random.Random,
+        pace: float = 0.3,
+        beat: float = 15.0,
+        folder: Path | None = None,
+    ) -> None:
         self._bus = bus
+        self._folder = folder
         self._chance = chance
         self._pace = pace
         self._beat = beat
@@ -143,7 +156,8 @@ class FakeSky:
             found = _LAUNCH.search(json.loads(body["task"])["run"])
             assert found is not None
             order = json.loads(gzip.decompress(base64.b64decode(found[1])))
-            cluster.runner = asyncio.create_task(self._run(cluster, order))
+            run = self._run if self._folder is None else self._run_really
+            cluster.runner = asyncio.create_task(run(cluster, order))
         await asyncio.sleep(self._chance.uniform(0, self._pace / 2))
         return {"job_id": len(cluster.jobs), "handle": ""}
 
@@ -207,11 +221,29 @@ class FakeSky:
             self.done[run] += end.exit_code == 0
             await say(attempt_ended=end)
             self.told[run] += end.exit_code == 0
-            await say(attempt_drained=events_pb2.AttemptDrained(runners=1))
+            await say(attempt_shipped=events_pb2.AttemptShipped())
             cluster.jobs[0] = "SUCCEEDED" if end.exit_code == 0 else "FAILED"
         finally:
             self._now[run] -= 1
             beats.cancel()
+
+    async def _run_really(self, cluster: Cluster, order: dict[str, Any]) -> None:
+        assert self._folder is not None
+        folder = self._folder / order["attempt_uid"]
+        folder.mkdir(mode=0o700)
+        (folder / "token").write_text("t")
+        (folder / "launch.json").write_text(json.dumps(order))
+        with open(folder / "runner.log", "wb") as log:
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-P", "-m", "cairn._runner", "--node", str(folder),
+                cwd=folder, env={"PATH": os.environ["PATH"]}, stdout=log, stderr=log,
+            )  # fmt: skip
+        try:
+            code = await process.wait()
+            cluster.jobs[0] = "FAILED" if code else "SUCCEEDED"
+        finally:
+            with suppress(ProcessLookupError):
+                process.kill()
 
     async def _beats(self, say: Voice) -> None:
         while True:
@@ -239,8 +271,8 @@ class Voice:
             end_offset=self._offset + 1, **arm,
         )  # fmt: skip
         self._offset += 1
-        word = str(event.WhichOneof("event")).replace("_", "-")
-        to = subject("job", "run", word, order["team"], order["run_uid"])
+        word = str(event.WhichOneof("event")).removeprefix("attempt_")
+        to = subject("job", "attempt", word, order["team"], order["run_uid"])
         while True:
             try:
                 await self._bus.publish(to, event.SerializeToString())
@@ -259,13 +291,18 @@ class ResourcesUnavailableError(Exception):
 
 @asynccontextmanager
 async def running(
-    nats_url: str, *, chance: random.Random, pace: float = 0.3, beat: float = 15.0
+    nats_url: str,
+    *,
+    chance: random.Random,
+    pace: float = 0.3,
+    beat: float = 15.0,
+    folder: Path | None = None,
 ) -> AsyncIterator[tuple[FakeSky, str]]:
     """The double on a free port while the block runs, and its URL."""
     async with connect(nats_url, name="fake-sky") as bus, asyncio.TaskGroup() as tasks:
-        for stream in ("JOB", "SCHEDULER"):
+        for stream in ("JOB", "ATTEMPT", "SCHEDULER"):
             await bus.ensure_stream(stream, STREAMS[stream])
-        sky = FakeSky(bus, chance=chance, pace=pace, beat=beat)
+        sky = FakeSky(bus, chance=chance, pace=pace, beat=beat, folder=folder)
         config = uvicorn.Config(sky.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)
         hears = tasks.create_task(sky.hear())

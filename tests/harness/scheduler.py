@@ -124,7 +124,8 @@ async def running(
     )
     async with connect(nats_url, name="test") as bus:
         # The tracker's to make; runners publish into it.
-        await bus.ensure_stream("JOB", STREAMS["JOB"])
+        for name in ("JOB", "ATTEMPT"):
+            await bus.ensure_stream(name, STREAMS[name])
     stop = asyncio.Event()
     server: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

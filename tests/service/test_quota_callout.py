@@ -53,7 +53,8 @@ async def quota(database_url: Callable[[str], str], bus: Bus, tmp_path: Path) ->
         ) as service,
         connect(bus.server.url, seed=seeds["tracker"], name="tracker") as tracker,
     ):
-        await tracker.ensure_stream("JOB", STREAMS["JOB"])
+        for name in ("JOB", "ATTEMPT"):
+            await tracker.ensure_stream(name, STREAMS[name])
         yield service
 
 
@@ -135,11 +136,15 @@ async def test_a_runs_token_publishes_for_its_run_and_does_nothing_else(quota: Q
     async with asyncio.timeout(30), joined(bus, secret) as job:
         ack = await job.client.jetstream().publish(f"cairn.v1.job.run.points-logged.main.{run}", b"p")
         assert ack.stream == "JOB"
+        ack = await job.client.jetstream().publish(f"cairn.v1.job.attempt.beat.main.{run}", b"p")
+        assert ack.stream == "ATTEMPT"
         assert await job.may_subscribe(f"{job.prefix}.more")
         refused = [
             f"cairn.v1.job.run.points-logged.main.{other}",
             f"cairn.v1.job.run.points-logged.other.{run}",
             f"cairn.v1.job.job.points-logged.main.{run}",
+            f"cairn.v1.job.attempt.ended.main.{other}",
+            f"cairn.v1.job.attempt.ended.other.{run}",
             f"cairn.v1.scheduler.job.finished.main.{run}",
             f"cairn.v1.quota.token.revoked.-.{run}",
             "cairn.v1.job.run.points-logged.main",
@@ -149,6 +154,7 @@ async def test_a_runs_token_publishes_for_its_run_and_does_nothing_else(quota: Q
             "$JS.API.INFO",
             "$JS.API.STREAM.NAMES",
             "$JS.API.STREAM.PURGE.JOB",
+            "$JS.API.STREAM.PURGE.ATTEMPT",
             "$JS.API.CONSUMER.CREATE.JOB",
             "$JS.ACK.JOB.x.1.1.1.1.1",
             "$SYS.REQ.SERVER.PING",
@@ -197,6 +203,8 @@ async def test_a_members_token_publishes_for_its_teams_runs(quota: Quota, bus: B
     async with asyncio.timeout(30), joined(bus, secret) as job:
         assert await job.may_publish(f"cairn.v1.job.run.run-started.{team}.{new_uid()}")
         assert not await job.may_publish(f"cairn.v1.job.run.run-started.{other}.{new_uid()}")
+        # How a job's attempts end is its runners' to say.
+        assert not await job.may_publish(f"cairn.v1.job.attempt.ended.{team}.{new_uid()}")
 
 
 async def test_who_has_nothing_to_tell_is_not_let_in(quota: Quota, bus: Bus) -> None:

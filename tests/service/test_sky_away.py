@@ -20,7 +20,7 @@ async def test_a_launch_that_waits_for_the_api_server_says_so_once_and_can_be_st
     nats_url: str, tmp_path: Path
 ) -> None:
     async with connect(nats_url, name="test") as bus:
-        for name in ("JOB", "SCHEDULER"):
+        for name in ("JOB", "ATTEMPT", "SCHEDULER"):
             await bus.ensure_stream(name, STREAMS[name])
     nobody = f"http://127.0.0.1:{ports.free(['sky'])['sky']}"
     task = json.dumps({"run": "true", "resources": {"infra": "slurm/lab", "cpus": 1}})

@@ -30,7 +30,7 @@ def test_a_runs_token_opens_its_own_run_alone() -> None:
     run = token(Scope.RUN, subject="runs/r1", team="main", run_uid="r1", expire_time=NOW + timedelta(hours=1))
     allowed = grant(run, roles={"main": Role.MEMBER}, secret=SECRET, now=NOW)
     assert allowed is not None
-    assert allowed.publish == ("cairn.v1.job.run.*.main.r1",)
+    assert allowed.publish == ("cairn.v1.job.run.*.main.r1", "cairn.v1.job.attempt.*.main.r1")
     assert allowed.subscribe == (
         INBOX,
         "cairn.v1.scheduler.attempt.stopping.main.r1",

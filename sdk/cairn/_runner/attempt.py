@@ -62,7 +62,7 @@ class Attempt:
         guard.adopt_orphans()
         folder.spool.mkdir(mode=0o700, exist_ok=True)
         self._writer = Writer(folder.spool)
-        self._place.tell_with(self._writer)
+        self._place.tell_in(folder.spool)
         self._secrets = dict(self._place.secrets(folder))
         secrets = Secrets(folder.token_file, self._secrets.values())
         self._console = Console(self._writer, mask=secrets.mask, first=self._place.first)
@@ -243,7 +243,7 @@ class Attempt:
 
         if self._drain is None:
             self._drain = Drain(
-                self._folder, self._launch, self._writer, rank=self._place.first,
+                self._folder, self._launch, self._writer, words=self._place.words, rank=self._place.first,
                 runners=self._launch.num_nodes // self._place.ranks, listen=self._place.listen,
                 knocked=self._visits.knock,
             )  # fmt: skip

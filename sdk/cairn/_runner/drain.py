@@ -25,6 +25,7 @@ _ANSWER_SECONDS = 3.0
 class Drain:
     """Ships an attempt's spool while it fills, and says when all of it has gone: `runners` in all do.
 
+    `words`: the writer of what the scheduler hears; there it is said once more, after the bus has the rest.
     `knocked` is called, from a thread, when the scheduler tells that somebody wants to reach in.
     """
 
@@ -34,6 +35,7 @@ class Drain:
         launch: Launch,
         writer: Writer,
         *,
+        words: Writer | None = None,
         rank: int = 0,
         runners: int = 1,
         listen: Listen | None = None,
@@ -41,9 +43,15 @@ class Drain:
     ) -> None:
         from cairn._batch import Identity
 
-        self._word = {"rank": rank, "runners": runners}
+        last: list[tuple[Writer, str, dict[str, int]]] = [
+            (writer, "attempt_drained", {"rank": rank, "runners": runners})
+        ]
+        if words is not None:
+            last.append((words, "attempt_shipped", {"rank": rank}))
+        # Each goes when everything before it has.
+        self._last = last
         self._folder = folder
-        self._writer = writer
+        self._writers = [writer] if words is None else [writer, words]
         self._marker = folder.path / "drained"
         identity = Identity(launch.team, launch.run_uid, launch.attempt_uid, launch.attempt)
         listens = [] if listen is None else [listen]
@@ -53,7 +61,7 @@ class Drain:
         self._shipper = Shipper(
             folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listens=listens
         )
-        self._said = self.done = False
+        self.done = False
         self._shipper.start()
 
     def answers(self) -> bool:
@@ -61,24 +69,26 @@ class Drain:
         return self._shipper.wait_answer(_ANSWER_SECONDS)
 
     def finish(self, seconds: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
-        """Waits until everything is shipped, and attempt_drained behind it. For when the ranks have ended."""
+        """Waits until everything is shipped, and the last words behind it. For when the ranks have ended."""
         deadline = time.monotonic() + seconds
         while not self.done:
-            self._writer.flush()
+            for writer in self._writers:
+                writer.flush()
             if not self._shipper.wait_empty(deadline - time.monotonic(), given_up=given_up):
                 return False
-            if self._writer.waiting:  # the disk was full; what was shipped has made room
-                continue
-            if self._said:
-                self.done = True
+            if any(writer.waiting for writer in self._writers):
+                continue  # the disk was full; what was shipped has made room
+            if self._last:
+                writer, arm, value = self._last.pop(0)
+                writer.json(arm, value)
             else:
-                self._writer.json("attempt_drained", self._word)
-                self._said = True
+                self.done = True
         return True
 
     def close(self) -> None:
         """Stops shipping; an empty spool is removed, anything else waits for the next drain."""
-        self._writer.close()
+        for writer in self._writers:
+            writer.close()
         self._shipper.stop()
         if self.done:
             self._marker.touch()

@@ -77,7 +77,7 @@ class Node:
         self._environ = environ
         self._stop = stop
         self._notice_file = notice_file
-        self._writer: Writer | None = None
+        self.words: Writer | None = None
         self._over = threading.Event()
 
     def basis(self) -> Mapping[str, str]:
@@ -101,9 +101,10 @@ class Node:
         """The numbers; the rest is in the environment already."""
         return {"CAIRN_RANK": str(self.first)}
 
-    def tell_with(self, writer: Writer) -> None:
-        """Begins to say every now and then that it lives."""
-        self._writer = writer
+    def tell_in(self, spool: Path) -> None:
+        """Begins to say every now and then that it lives, until it is closed: what was logged is on its way
+        when the command has ended."""
+        self.words = Writer(spool)
         threading.Thread(target=self._beat, name="cairn-beat", daemon=True).start()
 
     def started(self, time: float, pids: Sequence[int]) -> None:
@@ -114,7 +115,6 @@ class Node:
         """Tells how it ended: what of end.json the event has fields for."""
         from cairn.job.v1.events_pb2 import AttemptEnded
 
-        self._over.set()
         known = AttemptEnded.DESCRIPTOR.fields_by_name
         said = {name: value for name, value in asdict(end).items() if value is not None and name in known}
         said["last_lines"] = [line[:_LONGEST_LINE] for line in end.last_lines]
@@ -131,8 +131,8 @@ class Node:
                 return
 
     def _tell(self, arm: str, value: Mapping[str, object]) -> None:
-        if self._writer is not None:
-            self._writer.json(arm, {**value, "rank": self.first})
+        if self.words is not None:
+            self.words.json(arm, {**value, "rank": self.first})
 
     def _hear(self, data: bytes) -> None:
         """A fact of the scheduler's: this attempt is to end. In the shipper's thread."""

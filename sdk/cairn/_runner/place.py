@@ -6,6 +6,7 @@ import os
 import pwd
 import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cairn._runner import rendezvous
@@ -25,6 +26,8 @@ class Place(Protocol):
     # Seconds for what was logged to reach the bus, after the end.
     patience: float
     listen: Listen | None
+    # For words about the attempt, where the bus is to have them at once: they wait behind nothing else.
+    words: Writer | None
 
     def basis(self) -> Mapping[str, str]:
         """The environment to start from, for all ranks."""
@@ -42,7 +45,7 @@ class Place(Protocol):
         """What only the `rank`th one here is told."""
         ...
 
-    def tell_with(self, writer: Writer) -> None:
+    def tell_in(self, spool: Path) -> None:
         """The spool for words about the attempt, before the first of them."""
         ...
 
@@ -61,6 +64,7 @@ class ThisMachine:
     first = 0
     patience = 60.0
     listen = None
+    words = None
 
     def __init__(self, launch: Launch) -> None:
         self.ranks = launch.num_nodes
@@ -106,7 +110,7 @@ class ThisMachine:
         gpu_ids = self._launch.gpu_ids
         return [str(number) for number in gpu_ids[rank]] if rank < len(gpu_ids) else []
 
-    def tell_with(self, writer: Writer) -> None:
+    def tell_in(self, spool: Path) -> None:
         """The folder's files are enough."""
 
     def started(self, time: float, pids: Sequence[int]) -> None:

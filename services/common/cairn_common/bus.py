@@ -21,7 +21,7 @@ from cairn_common._pull import Message, Tail
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
-from cairn_common.subjects import KEPT
+from cairn_common.subjects import KEPT, LAST
 
 __all__ = ["Bus", "Handler", "Lag", "Message", "Room", "Unusable", "connect"]
 
@@ -109,7 +109,8 @@ class Bus:
         """Makes the stream, on disk and bounded (bytes, seconds), or gives an existing one these subjects.
 
         A stream of `KEPT` throws nothing away, of any age: when it is full it refuses what comes, and
-        `make_room` makes room. An existing one is made to be so. Remembered: after a restart in which the bus
+        `make_room` makes room. One of `LAST` keeps so many messages of each subject, the newest. An existing
+        one is made to be so. Remembered: after a restart in which the bus
         lost its store, the stream is made again. Limits of an existing stream are its operator's and stay,
         unless `max_bytes` is given for one of `KEPT`. Waits while the bus is away.
         """
@@ -123,6 +124,7 @@ class Bus:
                 discard=DiscardPolicy.NEW if kept else DiscardPolicy.OLD,
                 max_age=0 if kept else max_age,
                 max_bytes=_MAX_BYTES if max_bytes is None else max_bytes,
+                max_msgs_per_subject=LAST.get(name, -1),
                 duplicate_window=120,
                 allow_direct=True,
             ),
@@ -265,6 +267,8 @@ class Bus:
             new = replace(new, subjects=config.subjects)
         if config.name in KEPT and (found.discard, found.max_age or 0) != (config.discard, config.max_age):
             new = replace(new, discard=config.discard, max_age=config.max_age)
+        if config.name in LAST and found.max_msgs_per_subject != config.max_msgs_per_subject:
+            new = replace(new, max_msgs_per_subject=config.max_msgs_per_subject)
         if wanted.limit and found.max_bytes != config.max_bytes:
             new = replace(new, max_bytes=config.max_bytes)
         if new is not found:

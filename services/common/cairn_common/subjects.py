@@ -11,17 +11,21 @@ from typing import Final
 _PREFIX = "cairn.v1"
 _TOKEN = re.compile(r"[a-z0-9-]{1,63}")
 
-#: Stream of each publisher, and the subjects that it holds.
+#: Stream of each publisher (a job has two), and the subjects that it holds. Those before are narrowed before
+#: those behind are made: no two may hold the same.
 STREAMS: Final = MappingProxyType(
     {
         "SCHEDULER": ("cairn.v1.scheduler.>",),
         "QUOTA": ("cairn.v1.quota.>",),
         "TRACKER": ("cairn.v1.tracker.>",),
-        "JOB": ("cairn.v1.job.>",),
+        "JOB": ("cairn.v1.job.run.>",),
+        "ATTEMPT": ("cairn.v1.job.attempt.>",),
     }
 )
 #: Streams of which nothing is thrown away: whoever publishes has no other copy once the bus has taken it.
 KEPT: Final = frozenset({"JOB"})
+#: Streams of which each subject keeps its last messages only, and how many: two of each rank of an attempt.
+LAST: Final = MappingProxyType({"ATTEMPT": 2_000})
 # The tracker's durable consumer of JOB, by which others see how far it is behind.
 INGEST: Final = "tracker-ingest"
 

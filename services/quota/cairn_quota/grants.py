@@ -25,7 +25,8 @@ class Grant:
 
 
 def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime) -> Grant | None:
-    """What a good token allows: to tell of its run, or of its teams' runs; None: nothing at all.
+    """What a good token allows: to tell of its run and that run's attempts, or of its teams' runs; None:
+    nothing at all.
 
     Replies come to `_INBOX_<first 16 of the SHA-256 of the secret>.>`, so no connection can read another's.
     """
@@ -38,14 +39,17 @@ def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime)
 
 
 def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
+    told: tuple[str, ...] = ("cairn.v1.job.run",)
     if token.scope is Scope.RUN:
         places = [(token.team, token.run_uid)]
+        # Its runner's words are what the scheduler goes by.
+        told = ("cairn.v1.job.run", "cairn.v1.job.attempt")
     elif token.scope in (Scope.WRITE, Scope.ADMIN) and token.subject.startswith("users/"):
         places = [(team, "*") for team, role in sorted(roles.items()) if role >= Role.MEMBER]
     else:
         # Reading needs no bus, and services have keys of their own.
         places = []
-    return tuple(f"cairn.v1.job.run.*.{team}.{run}" for team, run in places if _are_parts(team, run))
+    return tuple(f"{of}.*.{team}.{run}" for team, run in places if _are_parts(team, run) for of in told)
 
 
 def _subscribe(token: Token) -> tuple[str, ...]:

@@ -134,6 +134,7 @@ async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChec
 async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None, bus: Bus) -> None:
     await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
     await bus.ensure_stream("JOB", STREAMS["JOB"], max_bytes=settings.job_stream_bytes)
+    await bus.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
     ingest = Ingest(db=parts.db, store=parts.store, clock=parts.clock, interval=settings.ingest_interval)
     jobs = JobEvents(db=parts.db, clock=parts.clock)
     async with asyncio.TaskGroup() as tasks:
@@ -147,6 +148,15 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
                 handler=ingest,
                 db=parts.db,
                 batch=BATCH,
+            )
+        )
+        tasks.create_task(
+            bus.consume(
+                stream="ATTEMPT",
+                durable="tracker-attempts",
+                subjects=list(STREAMS["ATTEMPT"]),
+                handler=ingest,
+                db=parts.db,
             )
         )
         tasks.create_task(

@@ -66,6 +66,8 @@ class Ingest:
         self._store = store
         self._clock = clock
         self._interval = interval
+        # Several consumers hand over; what a run came to is worked out by one at a time.
+        self._alone = asyncio.Lock()
 
     async def __call__(self, messages: Sequence[Message]) -> None:
         """Applies a batch. Raises `Unusable` after the rest of it was applied."""
@@ -82,6 +84,10 @@ class Ingest:
 
     async def _apply(self, events: Sequence[Event]) -> bool:
         """Whether anything of it was new."""
+        async with self._alone:
+            return await self._apply_alone(events)
+
+    async def _apply_alone(self, events: Sequence[Event]) -> bool:
         marks = await ingested.marks(self._db, {SegmentKey.of(event) for event in events})
         fresh = [event for event in events if marks.claim(SegmentKey.of(event), *event.span)]
         if not fresh:
@@ -209,9 +215,15 @@ def _event(message: Message) -> Event:
     if event.attempt < 0 or event.segment < 0 or not 0 <= event.start_offset <= event.end_offset:
         raise ValueError("attempt, segment and offsets must not be negative, nor end before they start")
     arm = event.WhichOneof("event")
-    if arm is None or arm.replace("_", "-") != subject.event:
+    if arm is None or arm != _arm(subject):
         raise ValueError(f"an event {arm} came on {message.subject}")
     return Event(RunKey(event.team, event.run_uid), message.time.timestamp(), event)
+
+
+def _arm(subject: subjects.Subject) -> str:
+    """What an event on this subject is."""
+    event = subject.event.replace("-", "_")
+    return event if subject.resource == "run" else f"{subject.resource}_{event}"
 
 
 def _by_run(summaries: Mapping[MetricKey, Summary]) -> dict[RunKey, dict[str, Summary]]:

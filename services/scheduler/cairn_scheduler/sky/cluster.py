@@ -41,6 +41,7 @@ from cairn_scheduler.sky.errors import Away, Kind, SkyError, explained
 from cairn_scheduler.sky.order import Surroundings, task_text, trial_text
 from cairn_scheduler.sky.ranks import Ranks
 from cairn_scheduler.sky.records import Record, Records
+from cairn_scheduler.sky.shipped import all_shipped
 from cairn_scheduler.sky.survey import Surveyor
 from cairn_scheduler.sky.tenants import Workspaces, user_of
 from cairn_scheduler.sky.tool import Tool
@@ -51,7 +52,6 @@ NAME = "skypilot"
 # Nobody knows how much there is; SkyPilot says it when it is asked for too much.
 BOUNDLESS = Resources(2**50, 2**50, "", 2**50)
 _STOP_MARGIN = 15.0
-_DRAIN_SECONDS = 30.0
 _MOST_EARLY = 1000
 _PAUSES = (1.0, 30.0)
 _AWAY = "SkyPilot's API server does not answer; the launch waits for it"
@@ -139,11 +139,11 @@ class SkyCluster:
             cluster=self._prefix + order.attempt_uid,
             num_nodes=order.spec.num_nodes,
             grace=order.spec.grace,
-            sequence=self._ears.sequence,
+            after=self._ears.sequence,
         )
         if order.attempt_uid in self._early:
             earlier = self._kept.get(order.attempt_uid)
-            record = replace(record, sequence=earlier.sequence if earlier else record.sequence)
+            record = replace(record, after=earlier.after if earlier else record.after)
         try:
             record = self._kept.save(record)
             task = await asyncio.to_thread(task_text, order, tool=self._tool, around=self._around)
@@ -433,13 +433,8 @@ class SkyCluster:
     async def _take_down(self, watched: Watched) -> None:
         """Waits for the last words, then takes the cluster away, however long that takes."""
         evidence = watched.record.evidence
-        try:
-            async with asyncio.timeout(_DRAIN_SECONDS):
-                while watched.ranks.ends and not watched.ranks.silent and not (evidence and evidence.lost):
-                    watched.changed.clear()
-                    await watched.changed.wait()
-        except TimeoutError:
-            log.warning("attempt.not_drained", attempt=watched.record.uid)
+        if not (evidence and evidence.lost) and not await all_shipped(watched.ranks, watched.changed):
+            log.warning("attempt.not_shipped", attempt=watched.record.uid)
         await self.remove(watched.record.cluster)
         watched.record = self._kept.save(watched.record, phase=records.DOWN)
         self._reports.put_nowait(Quiet(watched.record.uid))

@@ -1,4 +1,4 @@
-"""The scheduler's side of what runners say and hear: one tail on the stream of job events."""
+"""The scheduler's side of what runners say and hear: one tail on the stream of attempts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from cairn_scheduler.facts import SELF
 
 log = structlog.get_logger(__name__)
 
-_WORDS = ("attempt-started", "attempt-ended", "attempt-beat", "attempt-drained")
-STREAM = "JOB"
+# Apart from what jobs log: however much of that waits, or has no room, these words come at once.
+STREAM = "ATTEMPT"
 
 
 class Ears:
@@ -42,7 +42,8 @@ class Ears:
             try:
                 async with connect(self._url, seed=self._seed, name="scheduler-sky") as bus:
                     # The tracker's to make; whoever comes first makes the same.
-                    await bus.ensure_stream(STREAM, subjects.STREAMS[STREAM])
+                    for name in ("JOB", STREAM):
+                        await bus.ensure_stream(name, subjects.STREAMS[name])
                     if self.sequence is None:
                         self.sequence = await bus.last_sequence(STREAM) if since is None else since
                     self._bus = bus
@@ -66,8 +67,8 @@ class Ears:
         await self._bus.publish(to, fact.SerializeToString(), msg_id=fact.id)
 
     async def _listen(self, bus: Bus, hear: Callable[[events_pb2.JobEvent], None]) -> None:
-        wanted = [f"cairn.v1.job.run.{word}.>" for word in _WORDS]
         start = (self.sequence or 0) + 1
+        wanted = list(subjects.STREAMS[STREAM])
         async with aclosing(bus.tail(stream=STREAM, subjects=wanted, start_sequence=start)) as messages:
             async for message in messages:
                 self.sequence = message.sequence

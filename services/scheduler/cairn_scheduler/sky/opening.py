@@ -60,7 +60,7 @@ async def open_sky(
             prefix=prefix,
         )
         cluster.adopt()
-        known = [record.sequence for record in kept.all()]
+        known = [record.after for record in kept.all()]
         since = min((number or 0 for number in known), default=None)
         works = [
             tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),

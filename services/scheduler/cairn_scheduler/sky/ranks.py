@@ -19,7 +19,7 @@ class Ranks:
     start_time: float | None = None
     pids: dict[int, int] = field(default_factory=dict)
     ends: dict[int, Evidence] = field(default_factory=dict)
-    drained: set[int] = field(default_factory=set)
+    shipped: set[int] = field(default_factory=set)
     # When a word of any of them came last (the caller's clock).
     heard: float = 0.0
 
@@ -35,8 +35,8 @@ class Ranks:
             case "attempt_ended":
                 evidence = _evidence(event.attempt_ended)
                 self.ends.setdefault(evidence.rank, evidence)
-            case "attempt_drained":
-                self.drained.add(event.attempt_drained.rank)
+            case "attempt_shipped":
+                self.shipped.add(event.attempt_shipped.rank)
 
     @property
     def over(self) -> bool:
@@ -62,7 +62,7 @@ class Ranks:
     @property
     def silent(self) -> bool:
         """Nothing more is to come."""
-        return len(self.drained) >= self.count
+        return len(self.shipped) >= self.count
 
 
 def _well(evidence: Evidence) -> bool:

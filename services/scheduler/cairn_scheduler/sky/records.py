@@ -17,7 +17,7 @@ LAUNCHING, UP, ENDED, DOWN = "launching", "up", "ended", "down"
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One attempt. `sequence`: everything that the bus has of it comes after this."""
+    """One attempt. `after`: everything that the stream of attempts has of it comes after this sequence."""
 
     uid: str
     team: str
@@ -25,7 +25,7 @@ class Record:
     cluster: str
     num_nodes: int
     grace: float
-    sequence: int | None
+    after: int | None
     phase: str = LAUNCHING
     # The API server's id of the launch.
     request: str = ""
@@ -75,6 +75,9 @@ class Records:
 def _read(path: Path) -> Record | None:
     try:
         raw = json.loads(path.read_text())
+        # Written when runners' words were in the stream of what jobs log: in that of attempts all is new.
+        if raw.pop("sequence", None) is not None:
+            raw["after"] = 0
         if raw["evidence"] is not None:
             raw["evidence"] = _evidence(raw["evidence"])
         return Record(**raw)

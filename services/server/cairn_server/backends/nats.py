@@ -24,11 +24,12 @@ _SERVER_MAY = '"$JS.API.INFO", "cairn.v1.>"'
 # Answers the auth callout; a user of its own account, so that a job can never reach it.
 CALLOUT = "callout"
 SYSTEM = "system"
-# The account of whoever the callout lets in. It sees one thing of the services' account: where runs tell of
-# themselves, as a service to ask. So the stream's acknowledgement, which goes to whatever reply subject a
-# publisher names, with all rights of the account it goes to, ends among jobs.
+# The account of whoever the callout lets in. It sees two things of the services' account: where runs tell of
+# themselves, and where their runners tell of attempts, as services to ask. So the streams' acknowledgement,
+# which goes to whatever reply subject a publisher names, with all rights of the account it goes to, ends
+# among jobs.
 JOBS = "JOBS"
-_OF_RUNS = "cairn.v1.job.run.>"
+_OF_JOBS = ("cairn.v1.job.run.>", "cairn.v1.job.attempt.>")
 # All that they hear: that an attempt is to stop, and that somebody wants to reach into it; each run its own
 # alone, by its permissions.
 _FOR_RUNNERS = ("cairn.v1.scheduler.attempt.stopping.>", "cairn.v1.scheduler.session.opened.>")
@@ -110,6 +111,10 @@ def accounts(keys: NatsKeys) -> str:
     """Who may do what: the part of the config that an external server includes, too. Public keys only."""
     services = "\n".join(_service(name, keys.public(name)) for name in SERVICES)
     may = f'publish: [{_SERVER_MAY}], subscribe: ["_INBOX.>"]'
+    asked = ", ".join(f'{{ service: "{subject}" }}' for subject in _OF_JOBS)
+    tells = "\n    ".join(
+        f'{{ service: {{ account: CAIRN, subject: "{subject}" }} }}' for subject in _OF_JOBS
+    )
     told = ", ".join(f'{{ stream: "{subject}" }}' for subject in _FOR_RUNNERS)
     heard = "\n    ".join(
         f'{{ stream: {{ account: CAIRN, subject: "{subject}" }} }}' for subject in _FOR_RUNNERS
@@ -120,7 +125,7 @@ accounts {{
   AUTH: {{ users: [ {{ nkey: {keys.public(CALLOUT)} }} ] }}
   CAIRN: {{
     jetstream: enabled
-    exports: [ {{ service: "{_OF_RUNS}" }}, {told} ]
+    exports: [ {asked}, {told} ]
     users: [
 {services}
       # cairn up, cairn dead-letters
@@ -128,7 +133,7 @@ accounts {{
     ]
   }}
   {JOBS}: {{ imports: [
-    {{ service: {{ account: CAIRN, subject: "{_OF_RUNS}" }} }}
+    {tells}
     {heard}
   ] }}
   SYS: {{ users: [ {{ nkey: {keys.public(SYSTEM)} }} ] }}
