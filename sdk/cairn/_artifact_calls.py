@@ -71,6 +71,11 @@ class ArtifactCalls:
         """Replaces how the team keeps its artifacts; for admins."""
         return self.api.post(self._team("keeping"), {"keeping": keeping})
 
+    def collect_garbage(self, *, validate_only: bool = False) -> Json:
+        """Deletes some bytes that nobody keeps, or says what would be deleted; for admins. ``due_blobs`` of
+        the answer are left: call again."""
+        return self.api.post(self._team("storage") + ":collect", {"validate_only": validate_only})
+
     def checkpoints(self, run: str) -> list[Json]:
         """Checkpoints that a run committed, newest first."""
         return list(self.api.pages(self._team("runs", run, "checkpoints"), "versions"))

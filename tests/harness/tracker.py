@@ -81,8 +81,10 @@ def start_tracker(
     s3: servers.S3,
     interval: float = 0.02,
     job_stream_bytes: int = 2**30,
+    **more: str,
 ) -> Tracker:
-    """A tracker that keeps its points in `folder` and rests `interval` seconds after a small batch."""
+    """A tracker that keeps its points in `folder` and rests `interval` seconds after a small batch. `more`
+    are other settings, as the environment has them."""
     folder.mkdir(parents=True, exist_ok=True)
     port = ports.free(["tracker"])["tracker"]
     settings = {
@@ -99,6 +101,7 @@ def start_tracker(
         "CAIRN_JOB_STREAM_BYTES": str(job_stream_bytes),
         "PYTHONPATH": str(Path(__file__).parents[2]),
         "HOME": os.environ.get("HOME", "/"),
+        **more,
     }
     program = Program(
         name="tracker",

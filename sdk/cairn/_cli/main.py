@@ -51,6 +51,7 @@ BUILT_IN = (
     ("Results", "open", "open", "open_page"),
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "artifacts", "models"),
+    ("Results", "gc", "storage", "gc"),
     ("Account", "infra", "infra", "infra"),
     ("Account", "login", "login", "login"),
     ("Account", "team", "account", "team"),

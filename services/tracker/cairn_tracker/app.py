@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib.resources import files
 from typing import Any, NoReturn
 
@@ -29,6 +30,7 @@ from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
+from cairn_tracker.collection import Collector
 from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
@@ -47,6 +49,7 @@ class Parts:
     store: ClickHouse
     objects: ObjectStore
     clock: Clock
+    collector: Collector
 
 
 async def serve(settings: TrackerSettings) -> None:
@@ -110,7 +113,9 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
         public_endpoint=settings.s3_public_endpoint or None,
         data_dir=settings.s3_data_dir,
     )
-    return Parts(db=db, store=store, objects=objects, clock=clock)
+    grace = timedelta(seconds=settings.collection_grace)
+    collector = Collector(db=db, objects=objects, clock=clock, grace=grace)
+    return Parts(db=db, store=store, objects=objects, clock=clock, collector=collector)
 
 
 def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> Iterator[Any]:
@@ -118,6 +123,7 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     yield _on_the_bus(settings, parts, tokens)
     yield _reconcile(settings, parts)
     yield _ensure_bucket(parts.objects)
+    yield parts.collector.rounds(settings.collection_interval)
 
 
 async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> NoReturn:
@@ -182,10 +188,11 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
 
 
 async def _reconcile(settings: TrackerSettings, parts: Parts) -> None:
+    seen = parts.collector.jobs_seen
     if not settings.scheduler_address:
-        await reconcile(db=parts.db, scheduler=None, clock=parts.clock)
+        await reconcile(db=parts.db, scheduler=None, clock=parts.clock, seen=seen)
     async with rpc.channel(settings.scheduler_address, settings.service_token) as scheduler:
-        await reconcile(db=parts.db, scheduler=scheduler, clock=parts.clock)
+        await reconcile(db=parts.db, scheduler=scheduler, clock=parts.clock, seen=seen)
 
 
 async def _ensure_bucket(objects: ObjectStore) -> None:
@@ -205,7 +212,7 @@ def _server(
     tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     keeping = Keeping(db=parts.db, clock=parts.clock)
-    keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping)
+    keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping, collector=parts.collector)
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,

@@ -14,7 +14,7 @@ import asyncpg
 from cairn.tracker.v1 import artifact_pb2, events_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason
+from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, Reason, Unavailable
 from cairn_common.ids import new_uid, parse_name
 from cairn_common.objects import ObjectStore
 from cairn_tracker import manifest, wire, wire_artifacts
@@ -22,11 +22,13 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store import artifacts as rows
-from cairn_tracker.store import keeping
+from cairn_tracker.store import blobs, keeping
 from cairn_tracker.store.artifacts import Version
 
 URL_SECONDS: Final = 900
 _NAMED_IN_ERRORS: Final = 5
+# How often a commit looks at its parts again, because something was collected meanwhile.
+_MOST_EPOCHS: Final = 10
 VERSION_NAME: Final = "teams/{team}/artifacts/{artifact}/versions/{version}"
 
 
@@ -68,7 +70,9 @@ class Artifacts:
         for part in parts:
             manifest.check_part(part, largest=manifest.LARGEST_BLOB)
             sizes[part.digest] = part.size
-        known = await rows.blobs(self._db, team, sizes)
+        # First of all: what is asked for now is not collected while it is looked at.
+        await blobs.ask(self._db, team, sizes, self._clock.now())
+        known = await blobs.sizes(self._db, team, sizes)
         for digest, size in known.items():
             if size != sizes[digest]:
                 raise InvalidArgument(
@@ -110,13 +114,8 @@ class Artifacts:
         if known is not None:
             return known
         sources = [(await self.version(name, team=draft.team, entries=False)).uid for name in draft.sources]
-        sizes = manifest.parts(draft.entries)
-        await self._verify(draft.team, sizes)
-        # What was uploaded must be on the disk before anything says that it is there.
-        await self._objects.sync()
         try:
-            async with self._db.transaction() as conn:
-                return await add_version(conn, draft, sizes, sources, self._clock)
+            return await self._checked_commit(draft, sources)
         except asyncpg.UniqueViolationError:
             # The same request, at the same time.
             known = await self._repeated(draft)
@@ -178,8 +177,9 @@ class Artifacts:
     async def _sizes(self, team: str, wanted: Collection[str]) -> dict[str, int]:
         """True sizes of those blobs that the store has. What is seen for the first time has to be what its
         digest says; what is not counts as missing, so that it is uploaded again."""
-        known = await rows.blobs(self._db, team, wanted)
-        unknown = [digest for digest in wanted if digest not in known]
+        doomed = await blobs.doomed(self._db, team, wanted)
+        known = await blobs.sizes(self._db, team, wanted)
+        unknown = [digest for digest in wanted if digest not in known and digest not in doomed]
         found = await asyncio.gather(*(self._looked_at(team, digest) for digest in unknown))
         return known | {digest: size for digest, size in zip(unknown, found, strict=True) if size is not None}
 
@@ -205,13 +205,30 @@ class Artifacts:
                     digests=digest,
                 )
 
+    async def _checked_commit(self, draft: Draft, sources: Sequence[str]) -> Version:
+        """Looks at the parts, then commits. Where something was collected in between it looks again: what was
+        there may be gone."""
+        sizes = manifest.parts(draft.entries)
+        for _ in range(_MOST_EPOCHS):
+            epoch = await blobs.epoch(self._db, draft.team)
+            await self._verify(draft.team, sizes)
+            # What was uploaded must be on the disk before anything says that it is there.
+            await self._objects.sync()
+            async with self._db.transaction() as conn:
+                await keeping.enter(conn, draft.team)
+                if epoch == await blobs.epoch(conn, draft.team):
+                    return await add_version(conn, draft, sizes, sources, self._clock)
+        raise Unavailable(
+            "so much is being collected that this cannot be committed now", reason=Reason.CONFLICT
+        )
+
 
 async def add_version(
     conn: Any, draft: Draft, sizes: Mapping[str, int], sources: Sequence[str], clock: Clock
 ) -> Version:
     """Writes the next version, inside of a transaction; `sizes` are those of its parts, `sources` uids.
 
-    Raises NotFound where a source was deleted in between.
+    That the parts are there, and were not collected since, was made sure of. Raises NotFound where a source was deleted in between.
     """
     await keeping.enter(conn, draft.team)
     if await keeping.gone(conn, sources):
@@ -220,7 +237,7 @@ async def add_version(
     number = await rows.next_number(conn, draft.team, draft.artifact, draft.kind, clock.now())
     now = clock.now()
     made = _version(draft, number, now)
-    await rows.add_blobs(conn, draft.team, sizes, now)
+    await blobs.add(conn, draft.team, sizes, holder=made.uid, now=now)
     await rows.add_version(conn, made)
     await rows.add_sources(conn, made.uid, sources)
     aliases = {*draft.aliases, manifest.LATEST}

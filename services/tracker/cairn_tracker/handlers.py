@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final, NoReturn
 
@@ -24,7 +24,7 @@ from cairn_tracker.batch import Event, RunKey
 from cairn_tracker.ingest import Ingest, announce
 from cairn_tracker.model import DRAIN_GRACE
 from cairn_tracker.origins import with_checkpoint
-from cairn_tracker.store import runs
+from cairn_tracker.store import blobs, runs
 
 log = structlog.get_logger(__name__)
 
@@ -92,6 +92,8 @@ async def follow(db: Database, job: job_pb2.Job, now: datetime) -> bool:
     fact = wire.job_fact(job)
     async with db.transaction() as conn:
         fact = await with_checkpoint(conn, fact, now)
+        # Also of a job that is known: the record of what it keeps may be younger than the job.
+        await blobs.hold(conn, fact.team, fact.archives, holder=fact.uid)
         created = await runs.apply_job(conn, fact, now)
         if created is None:
             return False
@@ -99,14 +101,19 @@ async def follow(db: Database, job: job_pb2.Job, now: datetime) -> bool:
     return True
 
 
-async def reconcile(*, db: Database, scheduler: aio.Channel | None, clock: Clock) -> NoReturn:
+async def reconcile(
+    *, db: Database, scheduler: aio.Channel | None, clock: Clock, seen: Callable[[datetime], None]
+) -> NoReturn:
     """At once and then every 30 s: reads the jobs that changed, so that no event is needed for a run to be
-    right in the end, and completes runs whose last word never came."""
+    right in the end, and completes runs whose last word never came. `seen` is told up to when all jobs
+    are known."""
     jobs = None if scheduler is None else scheduler_pb2_grpc.SchedulerServiceStub(scheduler)
     while True:
         try:
+            began = clock.now()
             if jobs is not None:
                 await catch_up(db, jobs, clock)
+            seen(began)
             await complete_overdue(db, clock.now())
         except aio.AioRpcError as error:
             log.info("reconcile.waiting", error=from_rpc_error(error).message)

@@ -199,6 +199,8 @@ class JobFact:
     message: str
     attempts: Sequence[Attempt]
     origin: Origin | None = None
+    # Digests of archives that its runner unpacks.
+    archives: Sequence[str] = ()
 
 
 def run_state(state: JobState, attempts: int) -> RunState:

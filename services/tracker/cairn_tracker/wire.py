@@ -182,6 +182,7 @@ def job_fact(job: job_pb2.Job) -> JobFact:
         message=clean(job.message),
         attempts=[_told(attempt) for attempt in job.attempts],
         origin=_told_origin(job.origin) if job.HasField("origin") else None,
+        archives=[digest for digest in (job.code.digest, *(one.digest for one in job.spec.mounts)) if digest],
     )
 
 

@@ -60,4 +60,11 @@ ROUTES = (
         summary="Replace how the team keeps its artifacts.",
         bind={"parent": TEAM},
     ),
+    Route(
+        method="POST",
+        path="/teams/{team}/storage:collect",
+        rpc="KeepingService/CollectGarbage",
+        summary="Delete bytes that nobody keeps, some a call; `validate_only` says what would be deleted.",
+        bind={"parent": TEAM},
+    ),
 )

@@ -18,6 +18,7 @@ from cairn_tracker import wire, wire_artifacts
 from cairn_tracker.api.names import team_of, unknown_run
 from cairn_tracker.artifacts import VERSION_NAME, Artifacts
 from cairn_tracker.batch import RunKey
+from cairn_tracker.collection import Collected, Collector
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
@@ -31,6 +32,7 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/ListAliasMoves": access(Role.VIEWER),
     f"/{NAME}/GetKeeping": access(Role.VIEWER),
     f"/{NAME}/SetKeeping": access(Role.ADMIN),
+    f"/{NAME}/CollectGarbage": access(Role.ADMIN),
 }
 
 Context = aio.ServicerContext[Any, Any]
@@ -39,10 +41,11 @@ Context = aio.ServicerContext[Any, Any]
 class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
     """What of the artifacts stays."""
 
-    def __init__(self, *, db: Database, artifacts: Artifacts, keeping: Keeping) -> None:
+    def __init__(self, *, db: Database, artifacts: Artifacts, keeping: Keeping, collector: Collector) -> None:
         self._db = db
         self._artifacts = artifacts
         self._keeping = keeping
+        self._collector = collector
 
     async def DeleteVersion(
         self, request: keeping_pb2.DeleteVersionRequest, context: Context
@@ -111,6 +114,26 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         team = team_of(caller(), request.parent, Role.ADMIN)
         await self._keeping.protect(team, request.keeping.protected_aliases)
         return await self._rules(team)
+
+    async def CollectGarbage(
+        self, request: keeping_pb2.CollectGarbageRequest, context: Context
+    ) -> keeping_pb2.CollectGarbageResponse:
+        """Deletes what nobody keeps."""
+        team = team_of(caller(), request.parent, Role.ADMIN)
+        done = Collected() if request.validate_only else await self._collector.step(team)
+        left = await self._collector.look(team)
+        if request.validate_only:
+            done = Collected(left.due, left.due_bytes)
+        return keeping_pb2.CollectGarbageResponse(
+            blobs=done.blobs,
+            size=done.bytes,
+            due_blobs=left.due,
+            due_size=left.due_bytes,
+            given_up_blobs=left.given_up,
+            given_up_size=left.given_up_bytes,
+            waiting_blobs=left.waiting,
+            waiting_size=left.waiting_bytes,
+        )
 
     async def _rules(self, team: str) -> keeping_pb2.Keeping:
         return keeping_pb2.Keeping(protected_aliases=await store.protected_aliases(self._db, team))

@@ -124,25 +124,6 @@ def version_name(team: str, artifact: str, number: int) -> str:
     return f"teams/{team}/artifacts/{artifact}/versions/{number}"
 
 
-async def blobs(db: Reads, team: str, digests: Collection[str]) -> dict[str, int]:
-    """The sizes of those blobs that versions are made of."""
-    rows = await db.fetch(
-        "SELECT digest, size FROM blobs WHERE team = $1 AND digest = ANY($2::text[])", team, list(digests)
-    )
-    return {row["digest"]: row["size"] for row in rows}
-
-
-async def add_blobs(db: Any, team: str, sizes: Mapping[str, int], now: datetime) -> None:
-    """Notes what a version is made of, with its true size."""
-    if sizes:
-        await db.execute(
-            "INSERT INTO blobs (team, digest, size, create_time)"
-            " SELECT $1, digest, size, $4 FROM unnest($2::text[], $3::bigint[]) AS t (digest, size)"
-            " ON CONFLICT (team, digest) DO UPDATE SET size = EXCLUDED.size",
-            *(team, list(sizes), list(sizes.values()), now),
-        )
-
-
 async def next_number(conn: Any, team: str, artifact: str, kind: int, now: datetime) -> int:
     """The number of the next version. The artifact is made on first use, and held to the end of the
     transaction: versions of one artifact commit one after the other."""

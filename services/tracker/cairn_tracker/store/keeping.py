@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cairn_tracker.manifest import LATEST
+from cairn_tracker.store import blobs
 from cairn_tracker.store.artifacts import Version
 from cairn_tracker.store.runs import Reads
 
@@ -117,6 +118,7 @@ async def bury(conn: Any, version: Version, *, actor: str, now: datetime) -> Non
     await conn.execute(
         "UPDATE versions SET delete_time = $2, deleter = $3 WHERE uid = $1", version.uid, now, actor
     )
+    await blobs.release(conn, version.team, version.uid, now)
     where = (version.team, version.artifact, version.number, LATEST)
     await conn.execute(
         "DELETE FROM aliases WHERE team = $1 AND artifact = $2 AND number = $3 AND alias = $4", *where
