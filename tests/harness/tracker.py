@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
+from typing import TypeVar
 
 import asyncpg
 import nats
@@ -47,6 +48,7 @@ _ROLES = {
     STRANGER: ("users/eve", Scope.ADMIN, {"other": Role.MEMBER}),
 }
 WAIT_SECONDS = 30.0
+T = TypeVar("T")
 
 
 async def authenticate(token: str) -> Principal:
@@ -152,6 +154,12 @@ class Client:
         made = channel(self._tracker.address, token)
         self._channels.append(made)
         return keeping_pb2_grpc.KeepingServiceStub(made)
+
+    def stub(self, make: Callable[[aio.Channel], T], token: str = MEMBER) -> T:
+        """Another service, as a caller sees it."""
+        made = channel(self._tracker.address, token)
+        self._channels.append(made)
+        return make(made)
 
     async def publish(self, *events: events_pb2.JobEvent) -> None:
         """Job events, in this order."""

@@ -37,6 +37,8 @@ class Reason(StrEnum):
     ARTIFACT_INVALID = "ARTIFACT_INVALID"
     # `alias: 'v2' looks like a version's number; choose another word`
     ALIAS_INVALID = "ALIAS_INVALID"
+    # `Invalid model version source: 'file:///etc/passwd'. ...`
+    SOURCE_INVALID = "SOURCE_INVALID"
     # `digest: 'abc' is not a SHA-256 in lower-case hex`
     DIGEST_INVALID = "DIGEST_INVALID"
 
@@ -95,6 +97,8 @@ class Reason(StrEnum):
     EXPERIMENT_NOT_FOUND = "EXPERIMENT_NOT_FOUND"
     # `there is no artifact digits:best in team main`
     ARTIFACT_NOT_FOUND = "ARTIFACT_NOT_FOUND"
+    # `Registered Model with name=digits not found`
+    MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
     # `there is no session 01j... that waits for this attempt`
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     # `run 01j... has no committed checkpoint`
@@ -111,6 +115,8 @@ class Reason(StrEnum):
     MEMBER_EXISTS = "MEMBER_EXISTS"
     # `run 01j... was made by another caller`
     RUN_EXISTS = "RUN_EXISTS"
+    # `Registered Model (name=digits) already exists.`
+    MODEL_EXISTS = "MODEL_EXISTS"
 
     # --- the wrong state (FAILED_PRECONDITION)
     # `not in this state`

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.tracker.v1 import keeping_pb2_grpc, tracker_pb2_grpc
+from cairn.tracker.v1 import keeping_pb2_grpc, logged_model_pb2_grpc, registry_pb2_grpc, tracker_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import Authenticate, TokenChecker
 from cairn_common.bus import Bus, connect
@@ -27,6 +27,8 @@ from cairn_common.subjects import INGEST, STREAMS
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.keeping import KeepingApi
+from cairn_tracker.api.logged_models import LoggedModelApi
+from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
@@ -34,6 +36,9 @@ from cairn_tracker.collection import Collector
 from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
+from cairn_tracker.logged_models import LoggedModels
+from cairn_tracker.registration import Registrations
+from cairn_tracker.registry import Registry
 from cairn_tracker.settings import TrackerSettings
 
 log = structlog.get_logger(__name__)
@@ -213,6 +218,10 @@ def _server(
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping, collector=parts.collector)
+    registry = Registry(db=parts.db, clock=parts.clock)
+    registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)
+    registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
+    logged_model_api = LoggedModelApi(models=LoggedModels(db=parts.db, clock=parts.clock))
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -221,6 +230,10 @@ def _server(
             lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
             lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
             lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
+            lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),
+            lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(
+                logged_model_api, server
+            ),
         ],
         names=list(NAMES),
     )

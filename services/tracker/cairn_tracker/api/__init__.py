@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cairn_common.auth import Access
-from cairn_tracker.api import artifacts, keeping, runs
+from cairn_tracker.api import artifacts, keeping, logged_models, registry, runs
 
 #: What each RPC asks of its caller. One that is not here is refused.
-ACCESS: Mapping[str, Access] = {**runs.ACCESS, **artifacts.ACCESS, **keeping.ACCESS}
+ACCESS: Mapping[str, Access] = {
+    **runs.ACCESS,
+    **artifacts.ACCESS,
+    **keeping.ACCESS,
+    **registry.ACCESS,
+    **logged_models.ACCESS,
+}
 #: The services' full names, for health and reflection.
-NAMES = (runs.NAME, artifacts.NAME, keeping.NAME)
+NAMES = (runs.NAME, artifacts.NAME, keeping.NAME, registry.NAME, logged_models.NAME)

@@ -1,0 +1,215 @@
+"""Searches for logged models as SQL: what the caller wrote goes into parameters, and only there. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+from cairn_common.errors import InvalidArgument, Reason
+from cairn_tracker.clauses import Clause, parse
+from cairn_tracker.registry_search import FURTHEST
+from cairn_tracker.search import Parameters
+
+_NUMERIC: Final = ("<", "<=", ">", ">=", "=", "!=")
+_TEXTS: Final = ("=", "!=", "LIKE", "ILIKE", "IN", "NOT IN")
+_ENTITIES: Final = ("attributes", "metrics", "params", "tags")
+_MOST_ORDERS: Final = 10
+_MILLIS: Final = "(extract(epoch FROM {0}) * 1000)::bigint"
+#: What a search names, and the columns of it.
+_NUMBERS: Final[Mapping[str, str]] = {
+    name: _MILLIS.format(column)
+    for column, names in {
+        "create_time": ("creation_time", "creation_timestamp", "creation_timestamp_ms"),
+        "update_time": ("last_updated_timestamp", "last_updated_timestamp_ms"),
+    }.items()
+    for name in names
+}
+_COLUMNS: Final[Mapping[str, str]] = {
+    "name": "name", "model_id": "model_id", "experiment_id": "experiment_id", "model_type": "model_type",
+    "source_run_id": "source_run_id",
+    "status": "(ARRAY['PENDING', 'READY', 'FAILED'])[status]",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What a metric was measured on; an empty digest is any."""
+
+    name: str
+    digest: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What to sort by; a metric may be told of one dataset."""
+
+    field_name: str
+    falling: bool = False
+    dataset: Dataset | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """What is asked for."""
+
+    team: str
+    experiments: Sequence[str]
+    text: str = ""
+    datasets: Sequence[Dataset] = ()
+    order_by: Sequence[Order] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What follows the table's name in a search, and the values for it."""
+
+    rest: str
+    values: Sequence[object]
+
+    def statement(self, columns: str) -> str:
+        """The whole statement."""
+        return f"SELECT {columns} FROM logged_models m WHERE {self.rest}"  # noqa: S608
+
+
+def search(query: Query, *, offset: int, limit: int) -> Search:
+    """The search as SQL. Raises InvalidArgument for what cannot be read."""
+    given = Parameters([query.team])
+    clauses = parse(query.text)
+    tests = [
+        "team = $1",
+        "delete_time IS NULL",
+        f"experiment_id = ANY({given.add(list(query.experiments), 'text[]')})",
+    ]
+    tests += [_test(clause, query.datasets, given) for clause in clauses]
+    if query.datasets and not any(clause.entity == "metrics" for clause in clauses):
+        tests.append(f"EXISTS (SELECT FROM logged_model_metrics x WHERE {_own(query.datasets, given)})")
+    order = _order(query.order_by, given)
+    rest = f"{' AND '.join(tests)} ORDER BY {order} LIMIT {given.add(limit, 'integer')}"
+    return Search(f"{rest} OFFSET {given.add(offset, 'bigint')}", given.values)
+
+
+def page_token(query: Query, offset: int) -> str:
+    """A token for the page that begins at this place, good for this search alone."""
+    return base64.b64encode(json.dumps({**_shape(query), "offset": offset}).encode()).decode()
+
+
+def offset(token: str, query: Query) -> int:
+    """The place that a page begins at; 0 without a token. Raises InvalidArgument (PAGE_TOKEN_INVALID)."""
+    if not token:
+        return 0
+    try:
+        found = json.loads(base64.b64decode(token, validate=True))
+        place = found.pop("offset")
+    except (ValueError, TypeError, KeyError, AttributeError, binascii.Error, RecursionError):
+        raise _bad_token("Invalid page token; begin again without it") from None
+    for name, said in _shape(query).items():
+        if found.get(name) != said:
+            what = {"experiment_ids": "Experiment IDs", "filter_string": "Filter string"}.get(
+                name, "Order by"
+            )
+            raise _bad_token(f"{what} in the page token does not match the requested one. Expected: {said}")
+    if not isinstance(place, int) or not 0 <= place <= FURTHEST:
+        raise _bad_token("Invalid page token; begin again without it")
+    return place
+
+
+def _shape(query: Query) -> dict[str, Any]:
+    return {
+        "experiment_ids": list(query.experiments),
+        "filter_string": query.text or None,
+        "order_by": [asdict(order) for order in query.order_by] or None,
+    }
+
+
+def _test(clause: Clause, datasets: Sequence[Dataset], given: Parameters) -> str:
+    entity = clause.entity or "attributes"
+    if entity not in _ENTITIES:
+        raise _bad(f"Invalid entity type: {entity!r}. Expected one of {list(_ENTITIES)}.")
+    numeric = entity == "metrics" or (entity == "attributes" and clause.key in _NUMBERS)
+    allowed = _NUMERIC if numeric else _TEXTS
+    if clause.operator not in allowed:
+        raise _bad(
+            f"Invalid comparison operator for {entity}.{clause.key}: {clause.operator!r}. "
+            f"Expected one of {allowed}."
+        )
+    if entity == "metrics":
+        key, number = given.add(clause.key, "text"), given.add(_number(clause), "float8")
+        return (
+            f"EXISTS (SELECT FROM logged_model_metrics x WHERE {_own(datasets, given)} AND x.key = {key}"
+            f" AND x.value {clause.operator} {number})"
+        )
+    if numeric:
+        return f"{_NUMBERS[clause.key]} {clause.operator} {given.add(_number(clause), 'float8')}"
+    if entity == "attributes":
+        if clause.key not in _COLUMNS:
+            raise _bad(f"Invalid attribute key '{clause.key}' specified. Valid keys are {sorted(_COLUMNS)}")
+        return _text(_COLUMNS[clause.key], clause, given)
+    return _text(f"({entity} ->> {given.add(clause.key, 'text')})", clause, given)
+
+
+def _own(datasets: Sequence[Dataset], given: Parameters) -> str:
+    """Metrics of the model in `m`, on one of the datasets."""
+    own = "(x.team, x.model_id) = (m.team, m.model_id)"
+    if not datasets:
+        return own
+    return f"{own} AND ({' OR '.join(_on(dataset, given) for dataset in datasets)})"
+
+
+def _on(dataset: Dataset, given: Parameters) -> str:
+    test = f"x.dataset_name = {given.add(dataset.name, 'text')}"
+    return f"({test} AND x.dataset_digest = {given.add(dataset.digest, 'text')})" if dataset.digest else test
+
+
+def _text(column: str, clause: Clause, given: Parameters) -> str:
+    if isinstance(clause.value, tuple):
+        test = f"{column} = ANY({given.add(list(clause.value), 'text[]')})"
+        return test if clause.operator == "IN" else f"NOT ({test})"
+    escape = " ESCAPE ''" if clause.operator in ("LIKE", "ILIKE") else ""
+    return f"{column} {clause.operator} {given.add(clause.text, 'text')}{escape}"
+
+
+def _number(clause: Clause) -> float:
+    try:
+        return float(clause.text)
+    except ValueError:
+        raise _bad(
+            f"Invalid value for {clause.entity or 'attributes'}.{clause.key}: {clause.text[:80]!r}"
+        ) from None
+
+
+def _order(orders: Sequence[Order], given: Parameters) -> str:
+    if len(orders) > _MOST_ORDERS:
+        raise _bad(f"order_by: at most {_MOST_ORDERS} can be given", field="order_by")
+    keys = [f"{_sorted(order, given)} {'DESC' if order.falling else 'ASC'} NULLS LAST" for order in orders]
+    return ", ".join([*keys, "create_time DESC", "model_id"])
+
+
+def _sorted(order: Order, given: Parameters) -> str:
+    entity, dot, key = order.field_name.partition(".")
+    if not dot:
+        column = {**_NUMBERS, **_COLUMNS}.get(order.field_name)
+        if column is None:
+            raise _bad(f"Invalid order by field name: {order.field_name[:80]}", field="order_by")
+        return column
+    if entity != "metrics":
+        raise _bad(
+            f"Invalid order by field name: {order.field_name[:80]}. Only metrics are supported.",
+            field="order_by",
+        )
+    own = _own([order.dataset] if order.dataset else (), given)
+    return (
+        f"(SELECT x.value FROM logged_model_metrics x WHERE {own} AND x.key = {given.add(key, 'text')}"  # noqa: S608
+        " ORDER BY x.timestamp DESC, x.step DESC, x.run_id LIMIT 1)"
+    )
+
+
+def _bad(message: str, *, field: str = "filter") -> InvalidArgument:
+    return InvalidArgument(message[:500], field=field)
+
+
+def _bad_token(message: str) -> InvalidArgument:
+    return InvalidArgument(message[:500], reason=Reason.PAGE_TOKEN_INVALID)
