@@ -46,8 +46,19 @@ class Unusable(ValueError):
 class Consumption:
     """One durable consumer of one stream, worked by this process."""
 
-    def __init__(self, link: Link, *, stream: str, durable: str, handler: Handler, db: Database) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        stream: str,
+        durable: str,
+        handler: Handler,
+        db: Database,
+        acknowledged: Callable[[Sequence[Message]], None],
+    ) -> None:
+        """`acknowledged` is told what is done with."""
         self._link = link
+        self._acknowledged = acknowledged
         self._stream = stream
         self._durable = durable
         self._handler = handler
@@ -208,6 +219,7 @@ class Consumption:
 
     async def _acknowledge(self, messages: Sequence[Message]) -> None:
         await self._answer(messages, b"+ACK")
+        self._acknowledged(messages)
 
     async def _answer(self, messages: Sequence[Message], word: bytes) -> None:
         try:

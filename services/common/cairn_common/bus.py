@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -18,7 +18,7 @@ from pydantic import SecretStr
 from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, Link, Login, unavailable
 from cairn_common._pull import Message, Tail
-from cairn_common.cancellation import heed_cancellation
+from cairn_common._room import Clearing
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 from cairn_common.subjects import KEPT, LAST
@@ -34,10 +34,6 @@ _CONNECTED_TIMEOUT = 2.0
 _LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
-# A stream that throws nothing away is freed of what was taken in once it holds this share of its limit.
-_FULL_ENOUGH = 0.25
-_ROOM_SECONDS = 0.5
-_PURGE_TIMEOUT = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +93,8 @@ class Bus:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._streams: dict[str, _Wanted] = {}
+        # By stream and consumer.
+        self._clearings: dict[tuple[str, str], Clearing] = {}
 
     @property
     def connected(self) -> bool:
@@ -193,26 +191,10 @@ class Bus:
     async def make_room(self, *, stream: str, durable: str) -> NoReturn:
         """For ever: takes out of a stream of `KEPT` what its consumer has acknowledged, once much has come.
 
-        Until then it stays, for whoever else reads the stream.
+        It is this connection's `consume` that tells when to look; while nothing is taken in nobody asks.
         """
-        while True:
-            heed_cancellation()
-            await self._link.connected.wait()
-            try:
-                await self._link.answer(lambda: self._make_room(stream, durable), timeout=_PURGE_TIMEOUT)
-            except AWAY as error:
-                log.info("bus.no_room_made", stream=stream, error=type(error).__name__)
-            await asyncio.sleep(_ROOM_SECONDS)
-
-    async def _make_room(self, stream: str, durable: str) -> None:
-        info = await self._link.stream.stream_info(stream)
-        if info.state.bytes <= (info.config.max_bytes or 0) * _FULL_ENOUGH:
-            return
-        consumer = await self._link.stream.consumer_info(stream, durable)
-        floor = (consumer.ack_floor.stream_seq if consumer.ack_floor else None) or 0
-        if floor >= info.state.first_seq:
-            # Up to, and without, this one.
-            await self._link.stream.purge_stream(stream, seq=floor + 1)
+        clearing = self._clearings[stream, durable] = Clearing(self._link, stream=stream, durable=durable)
+        await clearing.run()
 
     async def consume(
         self,
@@ -232,7 +214,19 @@ class Bus:
         the messages named there go to `dead_letters`. Any other error: the batch is split until the message
         that causes it is alone; after 5 tries that one goes to `dead_letters`.
         """
-        consumption = Consumption(self._link, stream=stream, durable=durable, handler=handler, db=db)
+
+        def acknowledged(messages: Sequence[Message]) -> None:
+            if (clearing := self._clearings.get((stream, durable))) is not None:
+                clearing.acknowledged(messages)
+
+        consumption = Consumption(
+            self._link,
+            stream=stream,
+            durable=durable,
+            handler=handler,
+            db=db,
+            acknowledged=acknowledged,
+        )
         await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait)
 
     async def tail(
