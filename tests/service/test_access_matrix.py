@@ -34,7 +34,9 @@ OF_RUNS = {
 # What only looks, though it is a POST.
 LOOKS = {"CompareRuns", "CreateDownloads"}
 # Beside looking, what somebody may do with what is their own.
-OWN = {"CreateToken", "RevokeToken"}
+OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword"}
+# By which people come in; no token is asked for.
+PUBLIC = {"AcceptInvitation", "CreateSession"}
 OF_SERVICES = {
     "AcceptInvitation",
     "ApplyPlan",
@@ -93,8 +95,8 @@ class Operation:
     def url(self, team: str) -> str:
         """The path with ids of nothing in it."""
         uid = new_uid()
-        ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64}
-        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget"), uid)
+        ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
+        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget", "invitation"), uid)
         return self.path.format(**ids)
 
     def ask(self, place: Place, token: str | None, *, team: str = MAIN) -> tuple[int, str]:
@@ -109,7 +111,7 @@ class Operation:
 
 
 @pytest.fixture(scope="module")
-def operations(place: Place) -> list[Operation]:
+def all_operations(place: Place) -> list[Operation]:
     headers = {"Authorization": f"Bearer {place.people.viewer}"}
     document = place.http.get("/api/v1/openapi.json", headers=headers).json()
     found = [
@@ -120,6 +122,20 @@ def operations(place: Place) -> list[Operation]:
     ]
     assert len(found) >= 35
     return found
+
+
+@pytest.fixture(scope="module")
+def operations(all_operations: list[Operation]) -> list[Operation]:
+    return [operation for operation in all_operations if operation.id not in PUBLIC]
+
+
+def test_what_needs_no_token_gives_nothing_to_who_knows_nothing(
+    place: Place, all_operations: list[Operation]
+) -> None:
+    public = [operation for operation in all_operations if operation.id in PUBLIC]
+    assert {operation.id for operation in public} == PUBLIC
+    answers = {operation.id: operation.ask(place, None)[0] for operation in public}
+    assert set(answers.values()) <= {400, 401}
 
 
 def test_no_route_answers_without_a_good_token(place: Place, operations: list[Operation]) -> None:

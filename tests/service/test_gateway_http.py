@@ -18,7 +18,7 @@ from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
 from cairn_common import bus
 from cairn_common.errors import Aborted, NotFound, Reason
-from cairn_gateway.http import CODE, PLATFORM, ROUTES
+from cairn_gateway.http import CODE, ENTRIES, PLATFORM, ROUTES, people
 from cairn_gateway.http.limits import MOST_REQUESTS_EACH
 from cairn_gateway.listen import listen
 from tests.harness import servers
@@ -27,7 +27,7 @@ from tests.harness.gateway import Neighbours, bearer, gateway, neighbours
 TOKEN = "cairn_0123456789abcdef-ada"
 JUNK = "cairn_junkjunkjunkjunkjunk"
 PATHS = [
-    *((route.method, f"/api/v1{route.path}") for route in (*ROUTES, PLATFORM, CODE)),
+    *((route.method, f"/api/v1{route.path}") for route in (*ROUTES, people.SIGN_OUT, PLATFORM, CODE)),
     ("GET", "/api/v1/teams/{team}/events"),
     ("GET", "/api/v1/openapi.json"),
 ]
@@ -324,7 +324,7 @@ async def test_one_token_cannot_take_all_the_room(client: httpx.AsyncClient, beh
 async def test_openapi_says_what_there_is(client: httpx.AsyncClient) -> None:
     document = (await client.get("/api/v1/openapi.json", headers=bearer(TOKEN))).json()
     operations = [operation for path in document["paths"].values() for operation in path.values()]
-    assert len(operations) == len(PATHS) - 1
+    assert len(operations) == len(PATHS) - 1 + len(ENTRIES)
     assert len({operation["operationId"] for operation in operations}) == len(operations)
     assert all(operation["summary"].endswith(".") for operation in operations)
     create = document["paths"]["/api/v1/teams/{team}/jobs"]["post"]

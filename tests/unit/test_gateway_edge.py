@@ -15,7 +15,7 @@ from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import errors
 from cairn_common.errors import DomainError, InvalidArgument
 from cairn_gateway import live, problems
-from cairn_gateway.http import CODE, PLATFORM, ROUTES, limits
+from cairn_gateway.http import CODE, ENTRIES, PLATFORM, ROUTES, limits
 from cairn_gateway.http.route import SERVICES
 from cairn_gateway.live import Position
 from cairn_gateway.schema import Schemas
@@ -136,7 +136,7 @@ def test_a_path_has_one_spelling(path: str) -> None:
 
 
 def test_every_rpc_for_people_has_a_route() -> None:
-    routed = {route.descriptor.name for route in (*ROUTES, PLATFORM, CODE)}
+    routed = {route.descriptor.name for route in (*ROUTES, *ENTRIES, PLATFORM, CODE)}
     rpcs = {method for service in SERVICES.values() for method in service.methods_by_name}
     assert rpcs - routed == WITHOUT_ROUTE
 

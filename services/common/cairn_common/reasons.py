@@ -63,6 +63,8 @@ class Reason(StrEnum):
     SCOPE_TOO_LOW = "SCOPE_TOO_LOW"
     # `this token is for run 01j... alone`
     RUN_TOKEN_FOREIGN = "RUN_TOKEN_FOREIGN"  # noqa: S105
+    # `this session is the page's own, and another site asks`
+    REQUEST_FORGED = "REQUEST_FORGED"
     # `/cairn.quota.v1.QuotaService/Wipe is not open to anyone`
     METHOD_REFUSED = "METHOD_REFUSED"
 

@@ -14,6 +14,8 @@ from cairn_common import bus, rpc, subjects
 from cairn_common.auth import TokenChecker
 from cairn_gateway import api, upstream
 from cairn_gateway.http import Behind, create_app
+from cairn_gateway.http.address import networks
+from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.limits import hosts_of
 from cairn_gateway.listen import HttpServer, listen
 from cairn_gateway.live import Live
@@ -61,6 +63,9 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             platform=platform,
             authenticate=checker.check,
             hosts=hosts_of(settings.public_url, settings.allowed_hosts),
+            token=settings.service_token.get_secret_value(),
+            cookie=Cookie(secure=settings.public_url.startswith("https://")),
+            proxies=networks(settings.trusted_proxies),
             version=release,
         )
         http = HttpServer(create_app(behind))

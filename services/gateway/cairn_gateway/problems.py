@@ -69,6 +69,9 @@ def of_exception(error: Exception, *, request_id: str) -> Response:
             detail=error.message,
             reason=str(error.reason),
             metadata=error.metadata,
+            headers={"Retry-After": error.metadata["retry_after"]}
+            if "retry_after" in error.metadata
+            else None,
             request_id=request_id,
         )
     return of_status(

@@ -13,3 +13,6 @@ class GatewaySettings(ServiceSettings):
     # More names that may stand in a request's Host header, with commas between; the names of this
     # machine's loopback and the host of CAIRN_PUBLIC_URL always may.
     allowed_hosts: str = ""
+    # Addresses or networks of proxies in front, with commas between: from these, and from nobody else, the
+    # client's address is taken from X-Forwarded-For.
+    trusted_proxies: str = ""

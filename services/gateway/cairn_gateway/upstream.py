@@ -31,6 +31,16 @@ class Caller:
     token: str = field(repr=False)
     principal: Principal
     request_id: str
+    # Of the client, as far as is known.
+    address: str = ""
+    # Whether the token came in the page's cookie.
+    by_cookie: bool = False
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """What goes on with a call."""
+        found = (("authorization", f"Bearer {self.token}"), ("x-request-id", self.request_id))
+        return (*found, ("x-client-address", self.address)) if self.address else found
 
 
 class Upstream:
@@ -51,9 +61,8 @@ class Upstream:
             request_serializer=type(request).SerializeToString,
             response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
         )
-        metadata = (("authorization", f"Bearer {caller.token}"), ("x-request-id", caller.request_id))
         try:
-            answer: Message = await invoke(request, timeout=CALL_TIMEOUT, metadata=metadata)
+            answer: Message = await invoke(request, timeout=CALL_TIMEOUT, metadata=caller.metadata)
         except grpc.aio.AioRpcError as error:
             raise _translated(error, neighbour) from error
         return answer
@@ -67,8 +76,7 @@ class Upstream:
         """
         neighbour = service.split(".")[1]
         invoke: Any = self.channels[neighbour].stream_stream(f"/{service}/{method}")
-        metadata = (("authorization", f"Bearer {caller.token}"), ("x-request-id", caller.request_id))
-        call = invoke(messages, metadata=metadata)
+        call = invoke(messages, metadata=caller.metadata)
         try:
             async for message in call:
                 yield message

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 from fastapi import FastAPI, Request
@@ -17,8 +17,10 @@ from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_gateway import mlflow, problems, wire
-from cairn_gateway.http import artifacts, identity, jobs, keeping, quota, runs
-from cairn_gateway.http.door import Door, caller_of
+from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, quota, runs
+from cairn_gateway.http.address import Networks
+from cairn_gateway.http.cookie import Cookie
+from cairn_gateway.http.door import Door, Entrance, caller_of
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.events import Events
 from cairn_gateway.http.limits import Limits
@@ -46,7 +48,17 @@ CODE = Route(
     bind={"parent": "teams/{team}", "digests": "{digest}"},
     operation="GetCode",
 )
-ROUTES = (*identity.ROUTES, *quota.ROUTES, *jobs.ROUTES, *runs.ROUTES, *artifacts.ROUTES, *keeping.ROUTES)
+ROUTES = (
+    *identity.ROUTES,
+    *people.ROUTES,
+    *quota.ROUTES,
+    *jobs.ROUTES,
+    *runs.ROUTES,
+    *artifacts.ROUTES,
+    *keeping.ROUTES,
+)
+
+ENTRIES = (people.SIGN_IN, people.ACCEPT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +71,10 @@ class Behind:
     authenticate: Callable[[str], Awaitable[Principal]]
     # Names that a Host header may have.
     hosts: frozenset[str]
+    # The gateway's own token, for those who come in.
+    token: str = field(repr=False)
+    cookie: Cookie
+    proxies: Networks
     version: str
 
 
@@ -77,7 +93,15 @@ def create_app(behind: Behind) -> ASGIApp:
         app.add_exception_handler(kind, _failed)
     _add_routes(app, behind)
     inner = GZipMiddleware(app, minimum_size=1024, compresslevel=5)
-    edge = Edge(Limits(Door(inner, authenticate=behind.authenticate), hosts=behind.hosts))
+    entrance = Entrance(
+        authenticate=behind.authenticate,
+        cookie=behind.cookie,
+        token=behind.token,
+        public=frozenset((route.method, PREFIX + route.path) for route in ENTRIES),
+        hosts=behind.hosts,
+        proxies=behind.proxies,
+    )
+    edge = Edge(Limits(Door(inner, entrance), hosts=behind.hosts))
     streams = Streams(behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts)
     compatible = mlflow.create_app(
         upstream=behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts
@@ -102,6 +126,9 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
 
     for route in ROUTES:
         add(route, _answer(route, behind.upstream))
+    for route in ENTRIES:
+        add(route, entry.come_in(route, behind.upstream, behind.cookie))
+    add(people.SIGN_OUT, entry.leave(behind.upstream, behind.cookie))
     add(PLATFORM, _platform(behind.platform))
     add(CODE, _code(behind.upstream))
     events = Events(behind.live)

@@ -1,36 +1,84 @@
-"""The check at the door of the API: no path below /api is answered without a good token."""
+"""The check at the door of the API: no path below /api is answered without a good token, but those few by
+which people come in."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, replace
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from cairn_common.auth import Principal
+from cairn_common.auth import Scope as TokenScope
 from cairn_common.errors import Reason, Unauthenticated
+from cairn_gateway.http import cookie
+from cairn_gateway.http.address import Networks, client_address
+from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.upstream import Caller
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
+NOBODY = Principal(subject="", scope=TokenScope.NONE)
+"""Who has not come in yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entrance:
+    """How people come in."""
+
+    authenticate: Callable[[str], Awaitable[Principal]]
+    cookie: Cookie
+    # The gateway's own token, for those who have none.
+    token: str
+    # Method and path of what needs no token.
+    public: frozenset[tuple[str, str]]
+    hosts: frozenset[str]
+    proxies: Networks
 
 
 class Door:
     """An ASGI application around the routes. The services check the token again, each for itself."""
 
-    def __init__(self, app: ASGIApp, *, authenticate: Callable[[str], Awaitable[Principal]]) -> None:
+    def __init__(self, app: ASGIApp, entrance: Entrance) -> None:
         self.app = app
-        self._authenticate = authenticate
+        self._entrance = entrance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/api" or scope["path"].startswith("/api/"):
-            token = bearer(Headers(scope=scope).getlist("authorization"))
-            principal = await self._authenticate(token)
-            scope["state"]["caller"] = Caller(
-                token=token, principal=principal, request_id=scope["state"]["request_id"]
-            )
+            caller = await self._caller(scope)
+            scope["state"]["caller"] = caller
+            if caller.by_cookie and scope["method"] == "GET":
+                send = _with_proof(send, caller.token)
         await self.app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        entrance, headers = self._entrance, Headers(scope=scope)
+        known = Caller(
+            token=entrance.token,
+            principal=NOBODY,
+            request_id=scope["state"]["request_id"],
+            address=client_address(scope, entrance.proxies),
+        )
+        if (scope["method"], scope["path"]) in entrance.public:
+            return known
+        given = headers.getlist("authorization")
+        secret = "" if given else entrance.cookie.secret(headers)
+        if secret:
+            cookie.check_own(scope["method"], headers, secret, entrance.hosts)
+        token = secret or bearer(given)
+        principal = await entrance.authenticate(token)
+        return replace(known, token=token, principal=principal, by_cookie=bool(secret))
+
+
+def _with_proof(send: Send, secret: str) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            MutableHeaders(scope=message)[cookie.CSRF] = cookie.proof(secret)
+        await send(message)
+
+    return sending
 
 
 def bearer(given: list[str]) -> str:

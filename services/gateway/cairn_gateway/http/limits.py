@@ -78,7 +78,9 @@ class Limits:
         lifetime = Lifetime()
         scope["state"]["lifetime"] = lifetime
         with lifetime.held:
-            lifetime.held.enter_context(self._load.slot(headers.get("authorization", "")))
+            peer = scope["client"][0] if scope.get("client") else ""
+            who = headers.get("authorization") or headers.get("cookie") or peer
+            lifetime.held.enter_context(self._load.slot(who))
             try:
                 async with asyncio.timeout(self._seconds) as lifetime.limit:
                     await self.app(scope, receive, send)

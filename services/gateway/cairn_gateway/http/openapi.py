@@ -41,6 +41,8 @@ class Documents:
         else:
             schema = self._schemas.of_message(route.descriptor.output_type)
             answers = {200: {"description": "OK", "content": {"application/json": {"schema": schema}}}}
+        if route.public:
+            extra["security"] = []
         return {
             "operation_id": route.operation_id,
             "summary": route.summary,

@@ -1,6 +1,9 @@
-// The HTTP API, with the token as a header: no cookies, so no other site can act with it.
+// The HTTP API: with this tab's token as a header, or by the session's cookie. By the cookie, what changes
+// something brings the proof along that an answer has given, which no other site can read.
 
 const KEY = "cairn.token";
+const PROOF = "X-CSRF-Token";
+let proof = "";
 
 export class Problem extends Error {
   constructor(document, status) {
@@ -22,28 +25,32 @@ export const session = {
   lost: () => {},
 };
 
-export async function call(method, path, { query, body, signal } = {}) {
+const bearer = () => (session.token ? { Authorization: `Bearer ${session.token}` } : {});
+
+export async function call(method, path, { query, body, signal, headers: more, entering } = {}) {
   const url = new URL(`/api/v1${path}`, location.origin);
   for (const [name, value] of Object.entries(query || {})) {
     for (const item of [value].flat()) if (item !== undefined && item !== "") url.searchParams.append(name, item);
   }
-  const headers = { Authorization: `Bearer ${session.token}` };
+  const headers = { ...bearer(), ...(proof && method !== "GET" ? { [PROOF]: proof } : {}), ...more };
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const answer = await fetch(url, { method, headers, body: body === undefined ? undefined : JSON.stringify(body), signal });
+  proof = answer.headers.get(PROOF) || proof;
   if (answer.ok) return answer.json();
-  throw await problemOf(answer);
+  throw await problemOf(answer, entering);
 }
 
 export const get = (path, query, signal) => call("GET", path, { query, signal });
 
-async function problemOf(answer) {
+/** `entering`: nobody is in yet, so that being refused takes nothing away. */
+async function problemOf(answer, entering) {
   let document = {};
   try {
     document = await answer.json();
   } catch {
     // Something between us and the gateway answered; its status is all that there is.
   }
-  if (answer.status === 401) session.lost();
+  if (answer.status === 401 && !entering) session.lost();
   return new Problem(document, answer.status);
 }
 
@@ -58,7 +65,7 @@ export function follow(team, { event, status }) {
     let pause = 500;
     while (!stopper.signal.aborted) {
       try {
-        const headers = { Authorization: `Bearer ${session.token}`, ...(last ? { "Last-Event-ID": last } : {}) };
+        const headers = { ...bearer(), ...(last ? { "Last-Event-ID": last } : {}) };
         const answer = await fetch(`/api/v1/teams/${encodeURIComponent(team)}/events`, { headers, signal: stopper.signal });
         if (!answer.ok) throw await problemOf(answer);
         for await (const message of frames(answer.body)) {

@@ -3,6 +3,7 @@
 import { follow, get, session } from "./api.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
+import { inviteCard, leave, signInCard } from "./entry.js";
 import { QuotaView } from "./quota.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
@@ -15,15 +16,17 @@ let view = null;
 let team = "";
 let unfollow = () => {};
 let retry = 0;
+// Whether somebody is in, by a token or by a session.
+let inside = false;
 
 takeToken();
-session.lost = () => signIn("This token is not good any more.");
+session.lost = () => signIn(inside || session.token ? "That is not good any more; sign in again." : "");
 addEventListener("hashchange", () => {
-  if (takeToken()) start();
-  else if (session.token) show();
+  if (takeToken() || location.hash.startsWith("#invite=")) start();
+  else if (inside) show();
 });
-at("leave").addEventListener("click", () => {
-  session.token = "";
+at("leave").addEventListener("click", async () => {
+  await leave();
   signIn("");
 });
 at("team").addEventListener("change", (event) => enter(event.target.value));
@@ -40,9 +43,14 @@ function takeToken() {
 }
 
 async function start() {
-  if (!session.token) return signIn("");
+  const invited = location.hash.match(/^#invite=([A-Za-z0-9_-]+)$/);
+  if (invited) {
+    history.replaceState(null, "", "#/runs");
+    return only(inviteCard(invited[1], start));
+  }
   try {
     const me = await get("/me");
+    inside = true;
     const teams = me.memberships.map((one) => one.team);
     at("team").replaceChildren(...teams.map((one) => h("option", { value: one }, one)));
     at("team").hidden = teams.length < 2;
@@ -124,22 +132,20 @@ function fail(error, again) {
 }
 
 function signIn(message) {
+  session.token = "";
+  only(signInCard(message, start));
+}
+
+/** A card for who is not in. */
+function only(card) {
   clearTimeout(retry);
   unfollow();
   unfollow = () => {};
   view?.close();
   view = null;
-  session.token = "";
+  inside = false;
   for (const id of ["live", "team", "leave"]) at(id).hidden = true;
   at("trail").replaceChildren();
-  const field = h("input", { type: "password", name: "token", autocomplete: "off", placeholder: "Token", "aria-label": "Token", required: true });
-  const submit = (event) => {
-    event.preventDefault();
-    session.token = field.value.trim();
-    start();
-  };
-  main.replaceChildren(h("div", { class: "card login" },
-    h("h1", {}, "Sign in"), h("p", { class: "dim" }, h("code", {}, "cairn open"), " signs you in; ", h("code", {}, "cairn up"), " prints your token. It stays in this tab."),
-    h("form", { onsubmit: submit }, field, h("button", { class: "main" }, "Go")), h("p", { class: "bad", role: "alert" }, message)));
-  field.focus();
+  main.replaceChildren(card);
+  card.querySelector("input").focus();
 }

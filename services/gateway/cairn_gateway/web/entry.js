@@ -1,0 +1,64 @@
+// Coming in: by password, by a token, or by an invitation's link. A password opens a session in a cookie that no
+// script reads; a token stays in this tab.
+
+import { call, session } from "./api.js";
+import { h } from "./dom.js";
+
+const COOKIE = { "X-Cairn-Cookie": "1" };
+
+const field = (name, label, props) => h("input", { name, "aria-label": label, placeholder: label, required: true, ...props });
+const wrong = () => h("p", { class: "bad", role: "alert" });
+
+/** A card with a form; `send` gets its values, and says by an error why it did not work. */
+function card(title, intro, fields, button, send, rest = []) {
+  const told = wrong();
+  const submit = async (event) => {
+    event.preventDefault();
+    const go = event.target.querySelector("button");
+    go.disabled = true;
+    told.textContent = "";
+    try {
+      await send(Object.fromEntries(new FormData(event.target)));
+    } catch (error) {
+      told.textContent = error.message;
+    }
+    go.disabled = false;
+  };
+  const form = h("form", { class: "stack", onsubmit: submit }, ...fields, h("button", { class: "main" }, button));
+  return h("div", { class: "card login" }, h("h1", {}, title), h("p", { class: "dim" }, ...intro), form, told, ...rest);
+}
+
+/** The card to sign in by; `done` is called once that has worked. */
+export function signInCard(message, done) {
+  const byPassword = card("Sign in", [message], [
+    field("email", "E-mail address", { type: "email", autocomplete: "username" }),
+    field("password", "Password", { type: "password", autocomplete: "current-password" }),
+  ], "Sign in", async ({ email, password }) => {
+    await call("POST", "/sessions", { body: { email, password }, headers: COOKIE, entering: true });
+    done();
+  });
+  const byToken = card("With a token", [h("code", {}, "cairn open"), " signs you in; ", h("code", {}, "cairn up"), " prints your token. It stays in this tab."], [
+    field("token", "Token", { type: "password", autocomplete: "off" }),
+  ], "Go", ({ token }) => {
+    session.token = token.trim();
+    done();
+  });
+  return h("div", { class: "entry" }, byPassword, byToken);
+}
+
+/** The card that an invitation's link leads to. */
+export function inviteCard(secret, done) {
+  return card("Welcome to Cairn", ["You were invited. Choose a password; if you have an account here already, give its password."], [
+    field("display_name", "Your name", { autocomplete: "name", required: false }),
+    field("password", "Password, 10 characters or more", { type: "password", autocomplete: "new-password", minlength: 10 }),
+  ], "Come in", async ({ display_name, password }) => {
+    await call("POST", "/invitations:accept", { body: { secret, display_name, password }, headers: COOKIE, entering: true });
+    done();
+  });
+}
+
+/** Ends the session: the cookie's is revoked, a token is only forgotten by this tab. */
+export async function leave() {
+  if (session.token) session.token = "";
+  else await call("POST", "/session:end", { body: {} }).catch(() => {});
+}

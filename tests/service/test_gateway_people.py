@@ -1,0 +1,171 @@
+"""How people come in by the page and by programs: over a real quota service, by HTTP alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest_asyncio
+
+from tests.harness.gateway import bearer, gateway
+from tests.harness.quota import Quota, running
+
+PASSWORD = "four words put together"
+
+
+@dataclass(frozen=True)
+class Place:
+    """The quota service, and a gateway in front of it."""
+
+    quota: Quota
+    stack: AsyncExitStack
+    nats_url: str
+    http: httpx.AsyncClient
+
+    async def gateway(self, **settings: Any) -> httpx.AsyncClient:
+        """Another gateway, with these settings."""
+        made = gateway(
+            self.nats_url, self.quota.address, service_token=self.quota.tokens.services["gateway"], **settings
+        )
+        return await self.stack.enter_async_context(made)
+
+    async def link(self, email: str, *, role: str = "ROLE_MEMBER") -> str:
+        """The secret of an invitation to `main`."""
+        made = await self.http.post(
+            "/api/v1/teams/main/invitations",
+            json={"email": email, "role": role},
+            headers=bearer(self.quota.tokens.admin),
+        )
+        assert made.status_code == 200, made.text
+        return str(made.json()["secret"])
+
+    async def member(self, email: str) -> dict[str, Any]:
+        """Somebody who has come in without a cookie: the session."""
+        body = {"secret": await self.link(email), "password": PASSWORD, "display_name": "Ada"}
+        accepted = await self.http.post("/api/v1/invitations:accept", json=body)
+        assert accepted.status_code == 200, accepted.text
+        return dict(accepted.json())
+
+
+@pytest_asyncio.fixture
+async def place(database_url: Callable[[str], str], nats_url: str, tmp_path: Path) -> AsyncIterator[Place]:
+    async with (
+        running(postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path) as quota,
+        AsyncExitStack() as stack,
+    ):
+        made = gateway(nats_url, quota.address, service_token=quota.tokens.services["gateway"])
+        yield Place(quota, stack, nats_url, await stack.enter_async_context(made))
+
+
+COOKIE = {"X-Cairn-Cookie": "1"}
+
+
+async def test_the_page_comes_in_by_a_cookie_that_no_script_and_no_other_site_can_use(place: Place) -> None:
+    http = place.http
+    body = {"secret": await place.link("ada@lab.example"), "password": PASSWORD}
+    accepted = await http.post("/api/v1/invitations:accept", json=body, headers=COOKIE)
+    assert accepted.status_code == 200, accepted.text
+    assert accepted.json()["secret"] == ""
+    written = accepted.headers["set-cookie"]
+    assert all(word in written for word in ("HttpOnly", "SameSite=Strict", "Path=/", "Max-Age="))
+    assert http.cookies["cairn_session"] not in accepted.text
+    me = await http.get("/api/v1/me")
+    assert me.json()["subject"] == "users/ada"
+    proof = {"X-CSRF-Token": me.headers["x-csrf-token"]}
+    order = {"display_name": "ci", "scope": "SCOPE_READ"}
+    forged = [
+        await http.post("/api/v1/tokens", json=order),
+        await http.post("/api/v1/tokens", json=order, headers={"X-CSRF-Token": "0" * 64}),
+        await http.post("/api/v1/tokens", json=order, headers={**proof, "Origin": "https://evil.example"}),
+        await http.post("/api/v1/tokens", json=order, headers={**proof, "Sec-Fetch-Site": "cross-site"}),
+        await http.get("/api/v1/tokens", headers={"Sec-Fetch-Site": "same-site"}),
+    ]
+    assert [(one.status_code, one.json()["reason"]) for one in forged] == [(403, "REQUEST_FORGED")] * 5
+    plain = await http.post("/api/v1/tokens", content=b"{}", headers={**proof, "Content-Type": "text/plain"})
+    assert plain.status_code == 415
+    made = await http.post("/api/v1/tokens", json=order, headers=proof)
+    assert made.status_code == 200, made.text
+    # With a token of one's own there is nothing to forge.
+    token = bearer(made.json()["secret"])
+    async with httpx.AsyncClient(base_url=http.base_url) as other:
+        assert (await other.get("/api/v1/me", headers=token)).json()["scope"] == "SCOPE_READ"
+    secret = http.cookies["cairn_session"]
+    ended = await http.post("/api/v1/session:end", headers=proof)
+    assert ended.status_code == 200
+    assert "Max-Age=0" in ended.headers["set-cookie"]
+    refused = await http.get("/api/v1/me", headers=bearer(secret))
+    assert refused.json()["reason"] == "TOKEN_REVOKED"
+
+
+async def test_behind_tls_the_cookie_is_for_this_host_and_tls_alone(place: Place) -> None:
+    http = await place.gateway(public_url="https://cairn.lab.example")
+    await place.member("tess@lab.example")
+    body = {"email": "tess@lab.example", "password": PASSWORD}
+    session = await http.post("/api/v1/sessions", json=body, headers=COOKIE)
+    written = session.headers["set-cookie"]
+    assert written.startswith("__Host-cairn=")
+    assert "; Secure" in written
+    assert "Domain" not in written
+
+
+async def test_a_program_signs_in_and_out_without_a_cookie(place: Place) -> None:
+    await place.member("pia@lab.example")
+    body = {"email": "pia@lab.example", "password": PASSWORD, "ttl": "3600s"}
+    session = await place.http.post("/api/v1/sessions", json=body)
+    assert "set-cookie" not in session.headers
+    token = bearer(session.json()["secret"])
+    assert (await place.http.get("/api/v1/users/me", headers=token)).json()["email"] == "pia@lab.example"
+    assert (await place.http.post("/api/v1/session:end", headers=token)).status_code == 200
+    assert (await place.http.get("/api/v1/me", headers=token)).status_code == 401
+
+
+async def test_the_clients_address_is_the_one_that_a_trusted_proxy_tells(place: Place) -> None:
+    await place.member("noor@lab.example")
+    behind = await place.gateway(trusted_proxies="127.0.0.1, 10.0.0.0/8")
+    told = {"X-Forwarded-For": "203.0.113.9, 198.51.100.4, 10.1.1.1", "X-Client-Address": "192.0.2.1"}
+    body = {"email": "noor@lab.example", "password": PASSWORD}
+    for http in (place.http, behind):
+        assert (await http.post("/api/v1/sessions", json=body, headers=told)).status_code == 200
+    rows = await place.quota.db.fetch(
+        "SELECT address FROM audit_entries WHERE action = 'session.created' AND actor = 'users/noor'"
+        " AND detail ->> 'how' = 'password' ORDER BY seq"
+    )
+    assert [row["address"] for row in rows] == ["127.0.0.1", "198.51.100.4"]
+
+
+async def test_a_guesser_is_told_how_long_to_wait(place: Place) -> None:
+    body = {"email": "nobody@lab.example", "password": "a word that is wrong"}
+    answers = [await place.http.post("/api/v1/sessions", json=body) for _ in range(6)]
+    assert [one.status_code for one in answers] == [401] * 5 + [429]
+    assert 60 < int(answers[-1].headers["retry-after"]) <= 900
+    assert len({one.json()["detail"] for one in answers[:5]}) == 1
+
+
+async def test_who_comes_in_finds_the_team_and_manages_it_by_its_role(place: Place) -> None:
+    ada = bearer((await place.member("ada.b@lab.example"))["secret"])
+    admin = bearer(place.quota.tokens.admin)
+    members = "/api/v1/teams/main/members"
+    found = (await place.http.get(members, headers=ada)).json()["memberships"]
+    assert {"users/admin", "users/ada-b"} <= {one["user"] for one in found}
+    raised = await place.http.post(f"{members}/ada-b:role", json={"role": "ROLE_ADMIN"}, headers=ada)
+    assert (raised.status_code, raised.json()["reason"]) == (403, "ROLE_TOO_LOW")
+    assert (
+        await place.http.post(f"{members}/ada-b:role", json={"role": "ROLE_VIEWER"}, headers=admin)
+    ).json()["role"] == "ROLE_VIEWER"
+    account = await place.http.post(
+        "/api/v1/teams/main/accounts", json={"account_id": "ci", "role": "ROLE_MEMBER"}, headers=admin
+    )
+    assert account.json()["name"] == "users/ci.main"
+    token = await place.http.post(
+        f"{members}/ci.main:token", json={"scope": "SCOPE_WRITE", "ttl": "86400s"}, headers=admin
+    )
+    program = bearer(token.json()["secret"])
+    assert (await place.http.get("/api/v1/me", headers=program)).json()["subject"] == "users/ci.main"
+    assert (await place.http.post(f"{members}/ci.main:disable", headers=admin)).status_code == 200
+    assert (await place.http.get("/api/v1/me", headers=program)).status_code == 401
+    assert (await place.http.post(f"{members}/ada-b:remove", headers=ada)).status_code == 200
+    assert (await place.http.get("/api/v1/teams/main", headers=ada)).status_code == 401
