@@ -58,6 +58,7 @@ class Writer:
     ) -> None:
         self.spool = spool
         self.dropped = 0
+        self._dropped_told = 0
         self._segment_bytes = segment_bytes
         self._ring_bytes = ring_bytes
         self._warned = False
@@ -287,6 +288,11 @@ class Writer:
                 return
             self._ring.popleft()
             self._ring_size -= kept.size
+        # Behind what the gap is in.
+        if lost := self.dropped - self._dropped_told:
+            data = _frames.json_frame("points_dropped", {"points": lost})
+            if self._try(partial(self._write, data)):
+                self._dropped_told += lost
 
     def _wake_syncer(self) -> None:
         if self._syncer is None and not self._closed:

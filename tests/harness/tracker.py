@@ -283,6 +283,12 @@ class Spool:
             )
         return event
 
+    def dropped(self, points: int) -> events_pb2.JobEvent:
+        """Points that were lost where they were logged."""
+        event = self.event()
+        event.points_dropped.points = points
+        return event
+
     def drained(self, *, rank: int = 0, runners: int = 0) -> events_pb2.JobEvent:
         """The last word of the attempt, or of one of its runners."""
         event = self.event()

@@ -211,15 +211,16 @@ async def test_what_is_no_event_is_put_aside_and_the_rest_goes_on(tracker: Track
         await client.stream.publish(subject, b"\xff\xff not an event")
         stolen = Spool(foreign).points([1], loss=[1.0])
         await client.stream.publish(subject, stolen.SerializeToString())
-        await client.publish(odd, last)
+        lost = spool.dropped(7)
+        await client.publish(odd, lost, lost, last)
         await client.applied(last)
         series = {item.key: item for item in (await client.series(run)).series}
         assert list(series["loss"].steps) == [1, 2, 3, 4]
         assert list(series["it's"].last) == [2.0]
         assert set(series) == {"loss", "it's"}
         await until(lambda: buried(client, before + 2))
-        rejected = await client.postgres.fetchval("SELECT rejected_points FROM runs WHERE uid = $1", run)
-        assert rejected == 4
+        told = await client.runs.GetRun(tracker_pb2.GetRunRequest(name=run_name(run)))
+        assert (told.rejected_points, told.dropped_points) == (4, 7)
         assert await client.postgres.fetchval("SELECT count(*) FROM runs WHERE uid = $1", foreign) == 0
 
 

@@ -11,6 +11,7 @@ from cairn._cli.errors import CliError, tell
 from cairn._cli.find import choose
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import Record, join, merge
+from cairn._cli.summary import lost_text
 from cairn._cli.text import (
     ago,
     clean,
@@ -157,3 +158,10 @@ def test_each_error_has_its_exit_code(error: Exception, code: int) -> None:
     told = tell(error)
     assert told.code == code
     assert told.message
+
+
+def test_missing_points_are_told_of_where_there_are_any() -> None:
+    assert lost_text({"summary": {}, "rejected_points": "0"}) is None
+    told = str(lost_text({"rejected_points": "4", "dropped_points": "12000"}))
+    assert told.splitlines()[0].startswith("  4 points were refused")
+    assert told.splitlines()[1].startswith("  12,000 points were lost where they were logged")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import resource
@@ -189,6 +190,12 @@ def test_a_full_disk_warns_once_keeps_a_ring_and_counts_what_it_drops(
     os.close(usual)
     assert writer.waiting == 0
     assert [step for step, _ in rows_of(writer.folder)] == [0, *range(first, 1001)]
+    frames = [frame.payload for _, frame in read_all(writer.folder)]
+    told = {"arm": "points_dropped", "value": {"points": writer.dropped}}
+    assert [json.loads(payload[1:]) for payload in frames if payload[0] == _frames.JSON] == [told]
+    assert json.loads(frames[-1][1:]) == told
+    writer.close()
+    assert len([*read_all(writer.folder)]) == len(frames), "it is said once"
 
 
 SMALL_FILES = """

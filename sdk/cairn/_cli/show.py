@@ -14,6 +14,7 @@ from cairn._cli.summary import (
     code_text,
     heading,
     last_lines,
+    lost_text,
     metrics_table,
     origin_text,
     own_code,
@@ -76,6 +77,8 @@ def _print_page(
     if not all(key.startswith(SYSTEM) for key in summary):
         _section(session, "Metrics")
         out.print(metrics_table(series, summary))
+    if lost := lost_text(run or {}):
+        out.print(lost)
     if any(key.startswith(SYSTEM) for key in summary):
         _section(session, "System (cores, GiB, MiB/s, %)")
         out.print(system_text(summary))

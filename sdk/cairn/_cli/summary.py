@@ -82,6 +82,19 @@ def metrics_table(series: list[Json], summary: Json) -> Table:
     return table
 
 
+def lost_text(run: Json) -> Text | None:
+    """How many points are missing, and why; None where none is."""
+    told = [
+        f"{count:,} points {why}"
+        for name, why in (
+            ("rejected_points", "were refused: a key or step that cannot be, or a metric too many"),
+            ("dropped_points", "were lost where they were logged: its disk was full for too long"),
+        )
+        if (count := int(run.get(name) or 0))
+    ]
+    return Text("\n".join(f"  {line}" for line in told), "yellow") if told else None
+
+
 def system_text(summary: Json) -> Text:
     """What it used of its machine: the last value and the greatest of each."""
     text = Text("  ")

@@ -15,6 +15,8 @@ from cairn_tracker.model import DEFAULT_EXPERIMENT, Json
 LONGEST_TEXT = 500
 LONGEST_NOTES = 16_000
 MOST_AXES = 100
+# In one event: a sum of them fits into what counts them.
+MOST_DROPPED = 10**12
 
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -71,12 +73,15 @@ class RunChange:
     finished: Finished | None = None
     # Last words of runners.
     drained: list[Drained] = field(default_factory=list)
+    # Points that were lost where they were logged.
+    dropped: int = 0
 
     @property
     def told(self) -> bool:
         """Whether anything was said of the run itself."""
         described = self.params or self.tags or self.axes or self.group is not None or self.notes is not None
-        return bool(self.started or described or self.resumed or self.finished or self.drained)
+        ended = self.finished or self.drained
+        return bool(self.started or described or self.resumed or ended or self.dropped)
 
 
 def changes(events: Iterable[Event]) -> dict[RunKey, RunChange]:
@@ -148,6 +153,8 @@ def _apply(change: RunChange, event: Event) -> None:
         case "attempt_drained":
             word = message.attempt_drained
             change.drained.append(Drained(message.attempt, word.rank, max(word.runners, 1)))
+        case "points_dropped":
+            change.dropped += min(max(message.points_dropped.points, 0), MOST_DROPPED)
 
 
 def _describe(change: RunChange, group: str | None, notes: str | None) -> None:

@@ -160,7 +160,8 @@ class Ingest:
         await ingested.add_marks(conn, taken.marks.fresh())
         await ingested.add_line_marks(conn, taken.line_marks.fresh())
         await ingested.set_summaries(conn, taken.summaries)
-        await ingested.set_counts(conn, taken.counts, taken.rejected)
+        dropped = {key: change.dropped for key, change in taken.changes.items() if change.dropped}
+        await ingested.set_counts(conn, taken.counts, taken.rejected, dropped)
         for key in keys:
             if key in created or taken.changes[key].told:
                 await announce(conn, key, created=key in created, now=now)

@@ -166,6 +166,9 @@ class Run:
     # The metric that others are drawn over, by their keys with `*`.
     axes: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    # Points that are not there: left out by the tracker, or lost where they were logged.
+    rejected_points: int = 0
+    dropped_points: int = 0
 
     @property
     def etag(self) -> str:

@@ -72,6 +72,8 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         group=value.group,
         notes=value.notes,
         axes=value.axes,
+        rejected_points=value.rejected_points,
+        dropped_points=value.dropped_points,
     )
     if value.origin is not None:
         made.origin.CopyFrom(_origin(value.team, value.origin))

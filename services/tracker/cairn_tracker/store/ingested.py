@@ -139,17 +139,20 @@ async def set_summaries(conn: Any, changed: Mapping[MetricKey, Summary]) -> None
         await conn.execute(_SET_SUMMARIES, *_columns(rows, 16))
 
 
-async def set_counts(conn: Any, lines: Mapping[RunKey, int], rejected: Mapping[RunKey, int]) -> None:
-    """Writes counts of lines, and adds points that were left out."""
-    keys = sorted({*lines, *rejected})
+async def set_counts(
+    conn: Any, lines: Mapping[RunKey, int], rejected: Mapping[RunKey, int], dropped: Mapping[RunKey, int]
+) -> None:
+    """Writes counts of lines, and adds points that were left out here, or lost before they came here."""
+    keys = sorted({*lines, *rejected, *dropped})
     if keys:
         await conn.execute(
             "UPDATE runs r SET line_count = coalesce(k.lines, r.line_count),"
-            " rejected_points = r.rejected_points + k.rejected"
-            " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[])"
-            " AS k (team, uid, lines, rejected)"
+            " rejected_points = r.rejected_points + k.rejected,"
+            " dropped_points = r.dropped_points + k.dropped"
+            " FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[], $5::bigint[])"
+            " AS k (team, uid, lines, rejected, dropped)"
             " WHERE r.team = k.team AND r.uid = k.uid",
-            *_columns([(*key, lines.get(key), rejected.get(key, 0)) for key in keys], 4),
+            *_columns([(*key, lines.get(key), rejected.get(key, 0), dropped.get(key, 0)) for key in keys], 5),
         )
 
 

@@ -61,7 +61,8 @@ class Filter:
 COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
-start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, origin
+start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, origin,
+rejected_points, dropped_points
 """
 
 _GET = f"SELECT {COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
