@@ -228,7 +228,8 @@ async def add_version(
 ) -> Version:
     """Writes the next version, inside of a transaction; `sizes` are those of its parts, `sources` uids.
 
-    That the parts are there, and were not collected since, was made sure of. Raises NotFound where a source was deleted in between.
+    That the parts are there, and were not collected since, was made sure of. Raises NotFound where a source
+    was deleted in between.
     """
     await keeping.enter(conn, draft.team)
     if await keeping.gone(conn, sources):

@@ -88,7 +88,7 @@ def offset(token: str) -> int:
     except (ValueError, TypeError, KeyError, binascii.Error, RecursionError):
         pass
     raise InvalidArgument(
-        "Invalid page token, could not base64-decode; begin again without it",
+        "Invalid page token, could not base64-decode",
         reason=Reason.PAGE_TOKEN_INVALID,
     )
 
@@ -131,7 +131,7 @@ def _tag(clause: Clause, given: Parameters) -> str:
     if clause.operator not in _SIGNS:
         raise _bad(f"Invalid comparator for tag: {clause.operator}")
     if not isinstance(clause.value, str):
-        raise _bad(f"Expected a quoted string value for tag (e.g. 'my-value'). Got value {clause.value}")
+        raise _bad(f"Expected a quoted string value for tag (e.g. 'my-value'). Got value {clause.text}")
     return _texts(f"(tags ->> {given.add(clause.key, 'text')})", clause, given)
 
 
@@ -151,9 +151,7 @@ def _attribute(clause: Clause, columns: Mapping[str, str], given: Parameters) ->
     if not isinstance(clause.value, str):
         raise _bad(
             "Expected a quoted string value or a list of quoted string values for attributes. Got value "
-            f"{clause.value:g}"
-            if isinstance(clause.value, float)
-            else "Expected a quoted string value"
+            f"{clause.text}"
         )
     return _texts(column, clause, given)
 
