@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cairn._params import Config
-from cairn._run import Run, current_run, define_metric, finish, init, log
+from cairn._run import Run, current_run, define_metric, finish, init, log, log_image, log_table
 from cairn._stopping import checkpoint_due, on_stop, stop_reason, stopping
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from cairn.client import Client
     from cairn.datasets import save_dataset
     from cairn.evaluations import log_evaluation
+    from cairn.media import Histogram, Image, Table
     from cairn.models import save_model
 
     config: Config
@@ -36,8 +37,11 @@ __all__ = [
     "CheckpointUnavailable",
     "Client",
     "Config",
+    "Histogram",
+    "Image",
     "LocalRun",
     "Run",
+    "Table",
     "checkpoint_due",
     "config",
     "current_run",
@@ -48,6 +52,8 @@ __all__ = [
     "local_runs",
     "log",
     "log_evaluation",
+    "log_image",
+    "log_table",
     "on_stop",
     "save_artifact",
     "save_checkpoint",
@@ -63,7 +69,10 @@ _LAZY = {
     "Checkpoint": "cairn.checkpoints",
     "CheckpointUnavailable": "cairn.checkpoints",
     "Client": "cairn.client",
+    "Histogram": "cairn.media",
+    "Image": "cairn.media",
     "LocalRun": "cairn._local",
+    "Table": "cairn.media",
     "latest_checkpoint": "cairn.checkpoints",
     "local_runs": "cairn._local",
     "log_evaluation": "cairn.evaluations",

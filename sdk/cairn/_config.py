@@ -47,6 +47,14 @@ def load_config(environ: Mapping[str, str] | None = None) -> Config:
     return replace(config, token=token, team=environ.get("CAIRN_TEAM") or config.team)
 
 
+def configured() -> Config:
+    """The server that is configured; none where the configuration cannot be used."""
+    try:
+        return load_config()
+    except ConfigError:
+        return Config()
+
+
 def read_file(path: Path) -> Config:
     """The file's content; an absent file gives an empty configuration. Raises `ConfigError`."""
     try:

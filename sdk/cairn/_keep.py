@@ -89,7 +89,8 @@ def measured(metrics: Mapping[str, Any]) -> dict[str, float | str]:
     Raises ValueError for what is no number.
     """
     wrong: list[str] = []
-    found = _values.flatten(metrics, wrong.append)
+    found, media = _values.flatten(metrics, wrong.append)
+    wrong += (f"the value of {key!r} is no number" for key in media)
     if wrong:
         raise ValueError(f"metrics: {wrong[0]}")
     names = {math.inf: "Infinity", -math.inf: "-Infinity"}

@@ -11,11 +11,14 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cairn import _frames
 from cairn._ids import new_uid
 from cairn._segments import read_all, writers
+
+if TYPE_CHECKING:
+    from cairn._local_media import LocalMedia
 
 FOLDER = Path(".cairn") / "runs"
 SYSTEM = "system/"
@@ -93,6 +96,12 @@ class LocalRun:
     def history(self, key: str) -> list[Point]:
         """A metric by step; of two values for one step the one that was logged last."""
         return history(*(folder / "spool" for folder in self.folders), key=key)
+
+    def media(self, key: str = "") -> list[LocalMedia]:
+        """Histograms, tables and images that lie here still, by key and step."""
+        from cairn import _local_media
+
+        return _local_media.media(*(folder / "spool" for folder in self.folders), key=key)
 
     def summary(self) -> dict[str, float]:
         """The last value of each metric."""

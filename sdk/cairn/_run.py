@@ -74,8 +74,9 @@ class Run:
     def log(self, values: Mapping[str, Any] | str, step: int | None = None) -> None:
         """Appends metrics at a step, or a line of text.
 
-        Nested mappings are joined by `/`. Without `step` each call takes the next one. A value that is no
-        number is left out with one warning. Never raises, unless the run is `strict` (ValueError then).
+        Nested mappings are joined by `/`. Without `step` each call takes the next one. A value may be a
+        `Histogram`, `Table` or `Image`, or a list of them; what is neither that nor a number is left out with
+        one warning. Never raises, unless the run is `strict` (ValueError then).
         """
         now = time.time()
         try:
@@ -97,6 +98,11 @@ class Run:
                 self._log_carefully(values, step, now)
         except Exception as error:
             self._problem("log", str(error), error)
+
+    def media_waits(self) -> None:
+        """Called when a file of media lies beside the spool: in a job its runner sends it."""
+        if self._shipping is not None:
+            self._shipping.media_waits()
 
     def event(self, arm: str, value: Mapping[str, Any]) -> None:
         """Appends an event of cairn.job.v1, such as `run_resumed`. Never raises, unless the run is `strict`.
@@ -196,8 +202,8 @@ class Run:
             if self.job is not None:
                 self._api = Api(self.job.url, self.job.token) if self.job.url else None
             else:
-                config = _configured()
-                self._api = Api(config.url, lambda: _configured().token) if config.url else None
+                config = _config.configured()
+                self._api = Api(config.url, lambda: _config.configured().token) if config.url else None
         return self._api
 
     def finish(self, *, failed: bool = False, message: str = "", timeout: float = 10.0) -> None:
@@ -212,7 +218,9 @@ class Run:
             if self.job is not None or self._owner != os.getpid():
                 self._writer.flush()
             elif not self.finished:
-                self._finish_jobless(failed, message, timeout)
+                from cairn import _jobless
+
+                _jobless.finish(self, failed=failed, message=message, timeout=timeout)
         except Exception as error:
             self._problem("finish", f"the run could not be finished: {error}", error)
 
@@ -236,11 +244,15 @@ class Run:
 
     def _log_carefully(self, values: Mapping[Any, Any], step: int, now: float) -> None:
         problems: list[str] = []
-        flat = _values.flatten(values, problems.append)
+        flat, media = _values.flatten(values, problems.append)
         with self._lock:
             self._next_step = max(self._next_step, step + 1)
         if flat:
             self._writer.points(tuple(flat), flat.values(), step, now)
+        if media:
+            from cairn import _media
+
+            _media.log(self, media, step=step, time=now, report=problems.append)
         for problem in problems:
             self._problem(problem.split(":")[0], problem, ValueError(problem))
 
@@ -297,34 +309,6 @@ class Run:
     def _save_record(self) -> None:
         _local.write_record(self.directory, self._record)
 
-    def _finish_jobless(self, failed: bool, message: str, timeout: float) -> None:
-        failed, message = failed or bool(self._error), message or self._error
-        if self._capture is not None:
-            self._capture.stop()
-        now = datetime.now(UTC)
-        ended = {"time": now.isoformat().replace("+00:00", "Z"), "succeeded": not failed, "message": message}
-        self._writer.json("run_finished", ended)
-        self.finished = True
-        self._writer.close()
-        self._record |= {
-            "state": "failed" if failed else "succeeded", "message": message, "end_time": now.timestamp(),
-        }  # fmt: skip
-        self._save_end()
-        if lost := self.dropped + self._writer.waiting_points:
-            _log.warning("cairn: %d points of this run are lost: %s was full", lost, self.spool)
-        if self._shipping is not None:
-            if self._shipping.finish(timeout):
-                self._record["sent"] = True
-                self._save_end()
-            else:
-                _log.warning("cairn: the server lacks a part of this run; cairn.sync() sends it later")
-
-    def _save_end(self) -> None:
-        try:
-            self._save_record()
-        except OSError as error:  # a full disk, most likely, of which the spool has told; the rest goes on
-            _log.info("cairn: the end of the run is not in %s: %s", self.directory, error)
-
 
 _current: Run | None = None
 _beginning = threading.RLock()
@@ -374,10 +358,10 @@ def init(
         except Exception as error:
             made._problem("init", f"the run's beginning could not be recorded: {error}", error)
         if made.job is None:
-            _begin_shipping(made)
+            from cairn import _jobless
+
+            _jobless.begin(made, capture=capture)
             _watch_exit()
-            if capture:
-                _begin_capture(made)
         if run is not None:
             from cairn import _past
 
@@ -401,6 +385,27 @@ def has_run() -> bool:
 def log(values: Mapping[str, Any] | str, step: int | None = None) -> None:
     """Appends metrics at a step, or a line of text, to this process's run. See `Run.log`."""
     (_current or current_run()).log(values, step)
+
+
+def log_table(
+    key: str,
+    rows: Any = (),
+    columns: Sequence[Any] | None = None,
+    *,
+    step: int | None = None,
+    caption: str = "",
+) -> None:
+    """Appends a `Table` to this process's run: rows (sequences or dicts) or a data frame."""
+    from cairn.media import Table
+
+    log({key: Table(rows, columns, caption=caption)}, step)
+
+
+def log_image(key: str, image: Any, *, step: int | None = None, caption: str = "") -> None:
+    """Appends an `Image` to this process's run: a path, bytes, an array, a PIL image or a figure."""
+    from cairn.media import Image
+
+    log({key: Image(image, caption=caption)}, step)
 
 
 def define_metric(key: str, *, step_metric: str) -> None:
@@ -430,43 +435,9 @@ def _make_run(asked: str | None, name: str, params: Mapping[str, Any], strict: b
     uid = str(asked) if known else new_uid()
     folder = _local.make_run_folder(_local.part_of(uid) if known else uid)
     return Run(
-        uid=uid, team=_configured().team, name=name, spool=folder / "spool", params=params, strict=strict,
-        directory=folder,
+        uid=uid, team=_config.configured().team, name=name, spool=folder / "spool", directory=folder,
+        params=params, strict=strict,
     )  # fmt: skip
-
-
-def _configured() -> _config.Config:
-    """The server that is configured; none where the configuration cannot be used (`init` says so)."""
-    try:
-        return _config.load_config()
-    except _config.ConfigError:
-        return _config.Config()
-
-
-def _begin_shipping(run: Run) -> None:
-    try:
-        config = _config.load_config()
-    except _config.ConfigError as error:
-        run._problem("config", f"no server is used: {error}", error)
-        return
-    if not config.url or not config.token:
-        return
-    from cairn._shipping import Shipping
-
-    run._shipping = Shipping(
-        run.spool, team=run.team, run_uid=run.uid, url=config.url, token=lambda: _configured().token
-    )
-    run._shipping.start()
-
-
-def _begin_capture(run: Run) -> None:
-    from cairn._capture import Capture
-
-    run._capture = Capture(run._writer, run.directory)
-    try:
-        run._capture.start()
-    except RuntimeError:  # no more threads, or the interpreter ends
-        run._capture = None
 
 
 _watching = False

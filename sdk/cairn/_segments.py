@@ -26,6 +26,11 @@ def segments(folder: Path) -> list[int]:
     return sorted(int(name[:-4]) for name in names if name.endswith(".seg") and name[:-4].isdigit())
 
 
+def media_folder(spool: Path) -> Path:
+    """Where the files of what a spool says of media lie, each named by the SHA-256 of its bytes."""
+    return spool.parent / "media"
+
+
 def writers(spool: Path) -> list[Path]:
     """Folders of all writers in a spool."""
     try:

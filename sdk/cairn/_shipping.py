@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cairn._imports import importing
+from cairn._segments import media_folder
 
 if TYPE_CHECKING:
+    from cairn._http import Api
     from cairn._ship import Shipper
+    from cairn._uploading import Uploading
 
 _log = logging.getLogger("cairn")
 
@@ -30,6 +33,7 @@ class Shipping:
         self._url = url
         self._token = token
         self._shipper: Shipper | None = None
+        self._uploading: Uploading | None = None
         self._made = threading.Event()
         self._thread = threading.Thread(target=self._run, name="cairn-shipper", daemon=True)
 
@@ -48,7 +52,33 @@ class Shipping:
             deadline - time.monotonic(), given_up=lambda: shipper.away and time.monotonic() > patient
         )
         shipper.stop()
+        return self._finish_media(deadline, patient) and sent
+
+    def media_waits(self) -> None:
+        """There is a file of media to send."""
+        self._media().start()
+
+    def _finish_media(self, deadline: float, patient: float) -> bool:
+        if not media_folder(self._spool).exists():
+            return True
+        uploading = self._media()
+        sent = uploading.wait_empty(
+            deadline - time.monotonic(), given_up=lambda: uploading.away and time.monotonic() > patient
+        )
+        uploading.stop()
         return sent
+
+    def _media(self) -> Uploading:
+        if self._uploading is None:
+            from cairn._uploading import Uploading
+
+            self._uploading = Uploading(media_folder(self._spool), team=self._team, api=self._api)
+        return self._uploading
+
+    def _api(self) -> Api:
+        from cairn._http import Api
+
+        return Api(self._url, self._token, patience=5.0)
 
     def _run(self) -> None:
         try:

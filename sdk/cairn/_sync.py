@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn._config import load_config
 from cairn._local import local_parts, write_record
+from cairn._segments import media_folder
 from cairn._ship import Shipper
 
 if TYPE_CHECKING:
@@ -59,10 +61,26 @@ def _send(folder: Path, record: dict[str, Any], timeout: float) -> bool:
         bus_url=lambda: bus_url(config.url, config.token), token=lambda: config.token,
     )  # fmt: skip
     shipper.start()
+    deadline = time.monotonic() + timeout
     sent = shipper.wait_empty(timeout)
     shipper.stop()
+    sent = _send_media(folder, record, deadline - time.monotonic()) and sent
     if sent:
         write_record(folder, {**record, "sent": True})
+    return sent
+
+
+def _send_media(folder: Path, record: dict[str, Any], timeout: float) -> bool:
+    from cairn._http import Api
+    from cairn._uploading import Uploading
+
+    config = load_config()
+    uploading = Uploading(
+        media_folder(folder / "spool"), team=str(record.get("team") or config.team),
+        api=lambda: Api(config.url, config.token, patience=5.0),
+    )  # fmt: skip
+    sent = uploading.wait_empty(timeout)
+    uploading.stop()
     return sent
 
 

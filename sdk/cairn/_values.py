@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Mapping
-from typing import Any, SupportsFloat, cast
+from typing import TYPE_CHECKING, Any, SupportsFloat, cast
 
 from cairn import _frames
+
+if TYPE_CHECKING:
+    from cairn.media import Media
 
 _MAX_DEPTH = 20
 _STEP_LIMIT = 2**63
 
 
-def flatten(values: Mapping[Any, Any], report: Callable[[str], None]) -> dict[str, float]:
-    """Metrics by key, nested mappings joined by `/`. What cannot be one is reported and left out."""
+def flatten(
+    values: Mapping[Any, Any], report: Callable[[str], None]
+) -> tuple[dict[str, float], dict[str, list[Media]]]:
+    """Metrics and media by key, nested mappings joined by `/`. What is neither is reported and left out."""
     flat: dict[str, float] = {}
-    _flatten_into(flat, "", values, 0, report)
-    return flat
+    media: dict[str, list[Media]] = {}
+    _flatten_into(flat, media, "", values, 0, report)
+    return flat, media
 
 
 def whole_step(step: object) -> int:
@@ -45,20 +52,32 @@ def plain(value: Any, depth: int = 0) -> Any:
 
 
 def _flatten_into(
-    flat: dict[str, float], prefix: str, values: Mapping[Any, Any], depth: int, report: Callable[[str], None]
-) -> None:
+    flat: dict[str, float], media: dict[str, list[Media]], prefix: str, values: Mapping[Any, Any], depth: int,
+    report: Callable[[str], None],
+) -> None:  # fmt: skip
     for name, value in values.items():
         key = f"{prefix}/{name}" if prefix else str(name)
         try:
             if isinstance(value, Mapping):
                 if depth >= _MAX_DEPTH:
                     raise ValueError(f"the metrics under {key!r} are nested too deeply")
-                _flatten_into(flat, key, value, depth + 1, report)
+                _flatten_into(flat, media, key, value, depth + 1, report)
+            elif (found := _media(value)) is not None:
+                media[_frames.check_key(key)] = found
             else:
                 flat[_frames.check_key(key)] = _scalar(key, value)
         except Exception as error:  # user objects may raise anything from item() or float()
             text = str(error)
             report(text if repr(key) in text else f"the value of {key!r} is no number: {text}")
+
+
+def _media(value: object) -> list[Media] | None:
+    """What is to be looked at: there is none before somebody has imported what makes it."""
+    if "cairn.media" not in sys.modules:
+        return None
+    from cairn._media import taken_out
+
+    return taken_out(value)
 
 
 def _scalar(key: str, value: object) -> float:

@@ -19,6 +19,7 @@ from cairn._config import Config, load_config
 from cairn._history import MOST, History, Runs, collect
 from cairn._http import Api, Event, Json, Query, segment
 from cairn._ids import new_uid
+from cairn._media_calls import MediaCalls
 from cairn._transfer import Part, Progress, put_file
 
 
@@ -26,7 +27,7 @@ class NotConfigured(Exception):
     """No server's address is known: neither an argument, nor CAIRN_URL, nor ``cairn login``."""
 
 
-class Client(ArtifactCalls):
+class Client(ArtifactCalls, MediaCalls):
     """One Cairn server, seen by one bearer, in one team.
 
     What is not given comes from CAIRN_URL, CAIRN_TOKEN, CAIRN_TEAM, then from what ``cairn login`` wrote.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import struct
 import subprocess
@@ -67,6 +68,13 @@ def platform(module_folder: Path) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def client(platform: Platform) -> Client:
     return platform.client()
+
+
+def wait_until(fact: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not fact():
+        assert time.monotonic() < deadline, "it did not come true"
+        time.sleep(0.05)
 
 
 def wait_for(client: Client, uid: str, fact: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
@@ -209,3 +217,67 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert platform.cairn("edit", uid).returncode == 2
     with pytest.raises(ApiError, match="16,000"):
         client.update_run(uid, notes="x" * 16_001)
+
+
+LOOKS = """
+import sys, cairn
+import numpy as np
+
+run = cairn.init("looks", run=sys.argv[1], capture=False)
+noise = np.random.default_rng(1).integers(0, 255, (80, 120, 3), dtype=np.uint8)
+for step in range(3):
+    cairn.log({"weights": cairn.Histogram(noise[step]), "loss": 1.0}, step=step)
+    cairn.log_image("train/sample", noise, caption="<b>noise</b>", step=step)
+cairn.log_table("pairs", [("<script>alert(1)</script>", 1.5)], ["text", "number"], step=2)
+large = np.random.default_rng(2).integers(0, 255, (1000, 1000, 3), dtype=np.uint8)
+cairn.log_image("../large", large, step=2)
+cairn.finish(timeout=60)
+"""
+
+
+def test_what_a_run_shows_is_seen_saved_exported_and_sent_later(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    uid = new_uid()
+    alone = {key: value for key, value in platform.env.items() if key != "CAIRN_CONFIG"}
+    alone["CAIRN_CONFIG"] = str(tmp_path / "none.json")
+    done = subprocess.run(
+        [sys.executable, "-c", LOOKS, uid],
+        env=alone,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=90,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    assert list(tmp_path.glob(".cairn/runs/*/media/*"))
+    assert platform.cairn("sync", str(tmp_path)).returncode == 0
+    assert not list(tmp_path.glob(".cairn/runs/*/media/*"))
+
+    def there() -> bool:
+        return platform.cairn("media", uid).stdout.count("\n") >= 5
+
+    wait_until(there)
+    listed = platform.cairn("media", uid).stdout
+    for words in ("image 120 x 80 png", "table of 1 rows", "histogram", "../large", "train/sample"):
+        assert words in listed
+    assert "█" in platform.cairn("media", uid, "weights", "--step", "1").stdout
+    assert "<script>alert(1)</script>" in platform.cairn("media", uid, "pairs").stdout
+    told = json.loads(platform.cairn("media", uid, "pairs", "--json").stdout)
+    assert told[0]["items"][0]["value"]["rows"] == [["<script>alert(1)</script>", 1.5]]
+    assert platform.cairn("media", uid, "nothing").returncode == 3
+    saved = json.loads(platform.cairn("media", uid, "--out", str(tmp_path / "out"), "--json").stdout)
+    assert len(saved) == 8
+    assert all(Path(path).is_relative_to(tmp_path / "out") and Path(path).stat().st_size for path in saved)
+    assert (tmp_path / "out" / "train%2Fsample" / "2-0.png").read_bytes()[:4] == b"\x89PNG"
+    done = platform.cairn("export", "looks", str(tmp_path / "export"), "--format", "csv")
+    assert done.returncode == 0, done.stderr
+    rows = list(csv.DictReader((tmp_path / "export" / "media.csv").read_text().splitlines()))
+    assert len(rows) == 8
+    assert all((tmp_path / "export" / row["file"]).stat().st_size == int(row["size"]) for row in rows)
+    page = browse(platform.cairn("open", "--print", uid).stdout.strip(), tmp_path / "profile")
+    assert page.count('<img src="blob:') == 1  # the large one is a link
+    assert "Open (2." in page
+    for words in ("&lt;b&gt;noise&lt;/b&gt;", "&lt;script&gt;alert(1)", "over 3 steps"):
+        assert words in page

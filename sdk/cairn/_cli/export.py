@@ -14,9 +14,10 @@ from typing import Any
 import click
 
 from cairn._cli.errors import NOT_FOUND, USAGE, CliError
+from cairn._cli.media_files import kind_of, save
 from cairn._cli.session import Session, common
 from cairn._history import COLUMNS
-from cairn._http import Json
+from cairn._http import ApiError, Json
 from cairn.client import Client
 
 # Name and kind of each column; sdk/README.md documents them.
@@ -30,6 +31,11 @@ LINES = {
     "run": "string", "number": "int64", "attempt": "int64", "rank": "int64", "stream": "string",
     "time": "float64", "text": "string",
 }  # fmt: skip
+MEDIA = {
+    "run": "string", "key": "string", "step": "int64", "index": "int64", "time": "string",
+    "attempt": "int64", "kind": "string", "media_type": "string", "size": "int64", "digest": "string",
+    "caption": "string", "width": "int64", "height": "int64", "rows": "int64", "file": "string",
+}  # fmt: skip
 
 
 @click.command(short_help="Write an experiment's runs, metrics and logs into files.")
@@ -39,9 +45,13 @@ LINES = {
     "--format", "form", type=click.Choice(("parquet", "csv")), help="Default: parquet with pyarrow."
 )
 @click.option("--no-logs", is_flag=True, help="Without what the runs printed.")
+@click.option("--no-media", is_flag=True, help="Without histograms, tables and images.")
 @common
-def export(session: Session, experiment: str, folder: Path, form: str | None, no_logs: bool) -> None:
-    """Write EXPERIMENT into FOLDER: runs, points/<run> and lines/<run>, as parquet (with pyarrow) or CSV.
+def export(
+    session: Session, experiment: str, folder: Path, form: str | None, no_logs: bool, no_media: bool
+) -> None:
+    """Write EXPERIMENT into FOLDER: runs, media, points/<run> and lines/<run>, as parquet (with pyarrow) or
+    CSV; the files of the media are in media/<run>/<key>/.
 
     A file is there whole or not at all. Exported again, what has changed is replaced.
     """
@@ -52,8 +62,9 @@ def export(session: Session, experiment: str, folder: Path, form: str | None, no
     uids = [str(run["uid"]) for run in client.runs(experiment=experiment)]
     if not uids:
         raise CliError(f"there are no runs in experiment {experiment!r}", code=NOT_FOUND, hint="`cairn ls`")
-    counts = {"runs": len(uids), "points": 0, "lines": 0}
+    counts = {"runs": len(uids), "points": 0, "lines": 0, "media": 0}
     rows: list[Json] = []
+    media: list[Json] = []
     for uid in uids:
         rows.append(_run_row(client.run(uid)))
         history = client.history(uid, system=True)
@@ -61,6 +72,11 @@ def export(session: Session, experiment: str, folder: Path, form: str | None, no
         counts["points"] += len(history)
         if not no_logs:
             counts["lines"] += _write(folder / "lines" / f"{uid}.{form}", LINES, _lines(client, uid))
+        if not no_media:
+            media += _media(client, uid, folder)
+    counts["media"] = len(media)
+    if not no_media:
+        _write(folder / f"media.{form}", MEDIA, [{name: [row[name] for row in media] for name in MEDIA}])
     _write(folder / f"runs.{form}", RUNS, [{name: [row[name] for row in rows] for name in RUNS}])
     if session.as_json:
         session.emit({"folder": str(folder), "format": form, **counts})
@@ -82,6 +98,26 @@ def _run_row(run: Json) -> Json:
         "tags": json.dumps(run.get("tags") or [], ensure_ascii=False),
         **texts,
     }
+
+
+def _media(client: Client, uid: str, folder: Path) -> Iterator[Json]:
+    """A row for each item; `file`, below the folder, is empty where its bytes are on their way still."""
+    for one in client.media(uid):
+        for index, item in enumerate(one["items"]):
+            try:
+                path = save(client, uid, one, index, folder / "media" / uid)
+                file = path.relative_to(folder).as_posix()
+            except ApiError as error:
+                if error.reason != "BLOB_NOT_FOUND":
+                    raise
+                file = ""
+            yield {
+                "run": uid, "index": index, "kind": kind_of(item), "file": file,
+                **{name: str(one.get(name) or "") for name in ("key", "time")},
+                **{name: int(one.get(name) or 0) for name in ("step", "attempt")},
+                **{name: str(item.get(name) or "") for name in ("media_type", "digest", "caption")},
+                **{name: int(item.get(name) or 0) for name in ("size", "width", "height", "rows")},
+            }  # fmt: skip
 
 
 def _lines(client: Client, uid: str) -> Iterator[Mapping[str, Sequence[Any]]]:

@@ -46,6 +46,7 @@ BUILT_IN = (
     ("Interactive", "serve-model", "interactive", "serve_model"),
     ("Results", "compare", "compare", "compare"),
     ("Results", "metrics", "metrics", "metrics"),
+    ("Results", "media", "media", "media"),
     ("Results", "export", "export", "export"),
     ("Results", "sync", "sync", "sync"),
     ("Results", "open", "open", "open_page"),

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from cairn._http import Api
 from cairn._link import Listen
 from cairn._runner import guard
 from cairn._runner.folder import BadLaunch, Folder, Launch
-from cairn._segments import segments, writers
+from cairn._segments import media_folder, segments, writers
 from cairn._ship import Shipper
 from cairn._spool import Writer
+from cairn._uploading import Uploading, waiting
 
 _log = logging.getLogger("cairn")
 
@@ -62,7 +64,12 @@ class Drain:
             folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listens=listens
         )
         self.done = False
+        self._uploading = Uploading(
+            media_folder(folder.spool), team=launch.team,
+            api=lambda: Api(launch.url, folder.token, patience=5.0) if launch.url else None,
+        )  # fmt: skip
         self._shipper.start()
+        self._uploading.start()
 
     def answers(self) -> bool:
         """Whether the bus does, as far as is known after a short wait."""
@@ -75,6 +82,8 @@ class Drain:
             for writer in self._writers:
                 writer.flush()
             if not self._shipper.wait_empty(deadline - time.monotonic(), given_up=given_up):
+                return False
+            if not self._uploading.wait_empty(deadline - time.monotonic(), given_up=given_up):
                 return False
             if any(writer.waiting for writer in self._writers):
                 continue  # the disk was full; what was shipped has made room
@@ -90,6 +99,7 @@ class Drain:
         for writer in self._writers:
             writer.close()
         self._shipper.stop()
+        self._uploading.stop()
         if self.done:
             self._marker.touch()
             self._shipper.clean()
@@ -106,7 +116,8 @@ def drain_left(path: Path, *, seconds: float = AFTER_END_SECONDS) -> bool:
         _log.error("%s", error)
         return False
     guard.sweep(guard.mark(launch.attempt_uid))
-    if (path / "drained").exists() and not any(map(segments, writers(folder.spool))):
+    left = any(map(segments, writers(folder.spool))) or waiting(media_folder(folder.spool))
+    if (path / "drained").exists() and not left:
         return True
     drain = Drain(folder, launch, Writer(folder.spool))
     try:

@@ -107,6 +107,8 @@ class Reason(StrEnum):
     CHECKPOINT_NOT_FOUND = "CHECKPOINT_NOT_FOUND"
     # `team main has no blob 9f86d0...`
     BLOB_NOT_FOUND = "BLOB_NOT_FOUND"
+    # `run 01j... has no 'sample' at step 7, item 0`
+    MEDIA_NOT_FOUND = "MEDIA_NOT_FOUND"
 
     # --- what is there already (ALREADY_EXISTS)
     # `it exists already`

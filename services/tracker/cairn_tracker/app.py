@@ -13,7 +13,13 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.tracker.v1 import keeping_pb2_grpc, logged_model_pb2_grpc, registry_pb2_grpc, tracker_pb2_grpc
+from cairn.tracker.v1 import (
+    keeping_pb2_grpc,
+    logged_model_pb2_grpc,
+    media_pb2_grpc,
+    registry_pb2_grpc,
+    tracker_pb2_grpc,
+)
 from cairn_common import outbox, rpc
 from cairn_common.auth import Authenticate, TokenChecker
 from cairn_common.bus import Bus, connect
@@ -28,6 +34,7 @@ from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.logged_models import LoggedModelApi
+from cairn_tracker.api.media import MediaApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
@@ -216,6 +223,7 @@ def _server(
     artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock)
     tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
+    media_api = MediaApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping, collector=parts.collector)
     registry = Registry(db=parts.db, clock=parts.clock)
@@ -229,6 +237,7 @@ def _server(
         services=[
             lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
             lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
+            lambda server: media_pb2_grpc.add_MediaServiceServicer_to_server(media_api, server),
             lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),
             lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -100,6 +101,18 @@ class Artifacts:
             digest: (self._objects.presign_get(blob_key(team, digest), URL_SECONDS), there[digest])
             for digest in digests
         }
+
+    async def read(self, team: str, digest: str) -> bytes:
+        """The bytes of a small blob. Raises NotFound (BLOB_NOT_FOUND), also where they are others."""
+        sizes = await self._sizes(team, [digest])
+        data = await self._objects.get(blob_key(team, digest)) if digest in sizes else None
+        if data is None or hashlib.sha256(data).hexdigest() != digest:
+            raise NotFound(
+                f"team {team} has no blob {digest}; it may be on its way still",
+                reason=Reason.BLOB_NOT_FOUND,
+                digest=digest,
+            )
+        return data
 
     async def commit(self, draft: Draft) -> Version:
         """Makes the next version visible, all or nothing. The same request_id again gives the same version.

@@ -28,8 +28,10 @@ from cairn_tracker.batch import Event, Line, MetricKey, Points, RunKey
 from cairn_tracker.changes import RunChange, changes
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.marks import LineKey, Marks, SegmentKey
+from cairn_tracker.media import Media, MediaKey
+from cairn_tracker.media import read as read_media
 from cairn_tracker.model import Summary, is_complete
-from cairn_tracker.store import ingested, runs
+from cairn_tracker.store import ingested, media, runs
 
 log = structlog.get_logger(__name__)
 
@@ -55,6 +57,7 @@ class Taken:
     counts: Mapping[RunKey, int]
     summaries: Mapping[MetricKey, Summary]
     rejected: Mapping[RunKey, int]
+    media: Mapping[MediaKey, Media]
 
 
 class Ingest:
@@ -100,6 +103,7 @@ class Ingest:
     async def _take(self, events: Sequence[Event], marks: Marks[SegmentKey]) -> Taken:
         runs_told = changes(events)
         found = layout.points(events)
+        looks = await self._new_media(events, found.rejected)
         line_marks, lines = await self._new_lines(batch.lines(events))
         before = await ingested.line_counts(self._db, runs_told.keys())
         known = await ingested.summaries(self._db, found.metrics)
@@ -117,7 +121,25 @@ class Ingest:
             counts=counts,
             summaries=summaries,
             rejected=found.rejected,
+            media=looks,
         )
+
+    async def _new_media(
+        self, events: Sequence[Event], rejected: dict[RunKey, int]
+    ) -> Mapping[MediaKey, Media]:
+        """Those that can be kept; the others are counted in `rejected`."""
+        found, refused = read_media(events)
+        full = {
+            run
+            for run, places in (await media.counts(self._db, {RunKey(*key[:2]) for key in found})).items()
+            if places >= media.MOST_PLACES
+        }
+        kept = {key: one for key, one in found.items() if RunKey(*key[:2]) not in full}
+        for key in found.keys() - kept.keys():
+            refused[RunKey(*key[:2])] = refused.get(RunKey(*key[:2]), 0) + 1
+        for run, number in refused.items():
+            rejected[run] = rejected.get(run, 0) + number
+        return kept
 
     async def _limited(self, found: Points, known: Collection[MetricKey]) -> Points:
         """Without the metrics that would give a run more than `MOST_METRICS`."""
@@ -162,10 +184,13 @@ class Ingest:
         await ingested.set_summaries(conn, taken.summaries)
         dropped = {key: change.dropped for key, change in taken.changes.items() if change.dropped}
         await ingested.set_counts(conn, taken.counts, taken.rejected, dropped)
+        await media.add(conn, taken.media)
         for key in keys:
             if key in created or taken.changes[key].told:
                 await announce(conn, key, created=key in created, now=now)
-        await wire.tell_progressed(conn, _by_run(taken.summaries), lines=taken.counts.keys(), now=now)
+        await wire.tell_progressed(
+            conn, _by_run(taken.summaries), lines=taken.counts.keys(), media=taken.media, now=now
+        )
 
     async def _hold(self, conn: Any, taken: Taken, keys: Sequence[RunKey]) -> None:
         """Locks the runs, and makes sure that they are as they were when all this was worked out."""

@@ -17,6 +17,7 @@ from cairn_tracker import compare, logs
 from cairn_tracker import series as stored
 from cairn_tracker.batch import RunKey
 from cairn_tracker.changes import clean, clean_texts
+from cairn_tracker.media import MediaKey
 from cairn_tracker.model import (
     DEFAULT_EXPERIMENT,
     Attempt,
@@ -201,16 +202,21 @@ async def tell_updated(conn: Any, value: Run, now: datetime) -> None:
 
 
 async def tell_progressed(
-    conn: Any, changed: Mapping[RunKey, Mapping[str, Summary]], *, lines: Collection[RunKey], now: datetime
-) -> None:
-    """Puts `run.progressed` of runs with new points or `lines` into the outbox."""
+    conn: Any, changed: Mapping[RunKey, Mapping[str, Summary]], *, lines: Collection[RunKey],
+    media: Collection[MediaKey], now: datetime,
+) -> None:  # fmt: skip
+    """Puts `run.progressed` of runs with new points, `lines` or `media` into the outbox."""
     facts = []
-    for key in sorted({*changed, *lines}):
+    looks: dict[RunKey, set[str]] = {}
+    for place in media:
+        looks.setdefault(RunKey(place.team, place.run), set()).add(place.key)
+    for key in sorted({*changed, *lines, *looks}):
         of = changed.get(key, {})
         progress = events_pb2.RunProgressed(
             run=run_name(key.team, key.uid),
             summary={name: summary(of[name]) for name in sorted(of)[:_MOST_PROGRESS_KEYS]},
             lines=key in lines,
+            media=sorted(looks.get(key, ()))[:_MOST_PROGRESS_KEYS],
         )
         facts.append(_fact(events_pb2.TrackerEvent(run_progressed=progress), key, "run", now, ACTOR))
     if facts:

@@ -70,4 +70,18 @@ ROUTES = (
         summary="Console lines in order, with a cursor to go on from.",
         bind={"parent": RUN},
     ),
+    Route(
+        method="GET",
+        path="/teams/{team}/runs/{run}/media",
+        rpc="MediaService/ListMedia",
+        summary="Histograms, tables and images by key and step; `latest_only`: of each key the last.",
+        bind={"parent": RUN},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/runs/{run}/media/content",
+        rpc="MediaService/GetMedia",
+        summary="One histogram, table or image with its bytes, or where they are.",
+        bind={"parent": RUN},
+    ),
 )

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { Charts, isSystem } from "./chart.js";
+import { Media } from "./media.js";
 import { ago, bytes, duration, elapsed, h, idOf, paced, param, plain, stateMark, words } from "./dom.js";
 
 const MOST_LINES = 2000;
@@ -16,6 +17,7 @@ export class RunView {
     this.system = new Charts();
     this.systemCard = h("details", { class: "card pad", hidden: true }, h("summary", {}, "System: what it used of its machine"), this.system.node);
     this.systemCard.addEventListener("toggle", () => this.drawSystem());
+    this.media = new Media(this.base);
     this.logs = new Logs(this.base);
     this.title = h("h1");
     this.state = h("span");
@@ -33,7 +35,7 @@ export class RunView {
     this.node = h("div", {},
       h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem,
       h("div", { class: "cols" },
-        h("div", {}, this.noPoints, this.charts.node, this.systemCard, this.logs.node),
+        h("div", {}, this.noPoints, this.charts.node, this.media.node, this.systemCard, this.logs.node),
         h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files),
           h("section", { class: "card pad" }, h("details", {}, h("summary", {}, "Code and environment"), this.origin)))));
     this.redraw = paced(() => this.drawPoints(), 1000);
@@ -43,7 +45,7 @@ export class RunView {
 
   async open() {
     this.keep(await get(this.base));
-    await Promise.all([this.drawPoints(), this.drawSystem(), this.logs.open(), this.drawFiles(), this.drawJob()]);
+    await Promise.all([this.drawPoints(), this.drawSystem(), this.logs.open(), this.media.draw(), this.drawFiles(), this.drawJob()]);
   }
 
   /** Once it is in the page, and has a size. */
@@ -56,6 +58,7 @@ export class RunView {
     this.redraw.stop();
     this.retell.stop();
     this.logs.close();
+    this.media.close();
     this.charts.close();
     this.system.close();
   }
@@ -77,6 +80,7 @@ export class RunView {
       if (keys.some((key) => !isSystem(key))) this.redraw();
       if (keys.some(isSystem)) this.drawSystem().catch(() => {});
       if (data.lines) this.logs.more();
+      if (data.media.length) this.media.more();
       if (data.lines && this.job?.state === "LAUNCHING") this.retell();
     } else if (kind === "job" && data.uid === this.uid) this.keepJob(data);
     else if (kind === "artifact" && idOf((data.version?.run ? data.version : data).run) === this.uid) this.drawFiles();

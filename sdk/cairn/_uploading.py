@@ -1,0 +1,134 @@
+"""Sends the files of media to the store while they come; each is removed once the store has it."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._http import Api, ApiError, Unreachable
+from cairn._transfer import Part, ask_uploads
+
+_log = logging.getLogger("cairn")
+
+POLL_SECONDS = (0.2, 2.0)
+_BACK_OFF_SECONDS = (0.5, 30.0)
+_AT_ONCE = 100
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FAILURES = (TransferError, Unreachable, ApiError, OSError, ValueError)
+
+
+def waiting(folder: Path) -> list[Path]:
+    """Files that are to be sent."""
+    try:
+        return [path for path in folder.iterdir() if _DIGEST.fullmatch(path.name)]
+    except OSError:
+        return []
+
+
+class Uploading:
+    """A thread that looks into `folder`, in which files are named by their SHA-256.
+
+    `api` is asked before each try: None stands for "not now". One that the store refuses is tried again, ever
+    more seldom.
+    """
+
+    def __init__(self, folder: Path, *, team: str, api: Callable[[], Api | None]) -> None:
+        self._folder = folder
+        self._team = team
+        self._api = api
+        self._store = Store(patience=5.0)
+        self._nudge = threading.Event()
+        self._changed = threading.Condition()
+        self._stopping = False
+        self._complained = False
+        self._thread: threading.Thread | None = None
+        #: Whether the last try failed.
+        self.away = False
+
+    def start(self) -> None:
+        """Begins the thread, once; then it looks at once."""
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name="cairn-media", daemon=True)
+            self._thread.start()
+        self._nudge.set()
+
+    def wait_empty(self, timeout: float, *, given_up: Callable[[], bool] = lambda: False) -> bool:
+        """Waits until every file was sent. False: some lie there still."""
+        deadline = time.monotonic() + timeout
+        if not waiting(self._folder):
+            return True
+        self.start()
+        with self._changed:
+            while waiting(self._folder):
+                left = deadline - time.monotonic()
+                if left <= 0 or self._stopping or given_up():
+                    return False
+                self._changed.wait(min(left, 0.1))
+        return True
+
+    def stop(self, timeout: float = 5.0) -> None:
+        """Ends the thread; what is left stays."""
+        self._stopping = True
+        self._nudge.set()
+        if self._thread is not None:
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        least, most = POLL_SECONDS
+        pause = least
+        while not self._stopping:
+            found = waiting(self._folder)
+            try:
+                if found:
+                    self._send(found[:_AT_ONCE])
+                self.away = self._complained = False
+                pause = least if found else min(pause * 1.5, most)
+            except _FAILURES as error:
+                self._complain(error)
+                pause = min(max(pause * 2, _BACK_OFF_SECONDS[0]), _BACK_OFF_SECONDS[1])
+            with self._changed:
+                self._changed.notify_all()
+            if not (found and not self.away):
+                self._nudge.wait(pause)
+                self._nudge.clear()
+
+    def _send(self, files: list[Path]) -> None:
+        """Raises what a transfer raises, after those that went well."""
+        api = self._api()
+        if api is None:
+            raise ValueError("no server is configured")
+        sizes = {path.name: path.stat().st_size for path in files}
+        urls = ask_uploads(api, self._team, [Part(digest, size) for digest, size in sizes.items() if size])
+        failure: Exception | None = None
+        for path in files:
+            if self._stopping:
+                return
+            try:
+                if path.name in urls:
+                    self._put(path, urls[path.name])
+                path.unlink(missing_ok=True)
+            except UrlExpired:
+                return  # the next try asks for new ones
+            except TransferError as error:
+                failure = error  # of this one; the others may go
+        if failure is not None:
+            raise failure
+
+    def _put(self, path: Path, url: str) -> None:
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() == path.name:
+            self._store.put(url, data)
+        else:  # a power cut, most likely
+            _log.warning("cairn: %s is damaged, and left out", path)
+
+    def _complain(self, error: Exception) -> None:
+        self.away = True
+        if not self._complained:
+            self._complained = True
+            _log.warning("cairn: images and tables wait in %s: %s", self._folder, error)
