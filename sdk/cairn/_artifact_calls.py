@@ -71,6 +71,18 @@ class ArtifactCalls:
         """Replaces how the team keeps its artifacts; for admins."""
         return self.api.post(self._team("keeping"), {"keeping": keeping})
 
+    def preview_retention(self, retention: Sequence[Json] = (), *, limit: int | None = None) -> list[Json]:
+        """Versions that would go by these rules, or by the team's own: ``version``, and who keeps it
+        nevertheless, ``held_by``."""
+        found: list[Json] = []
+        body: Json = {"retention": list(retention)}
+        while True:
+            page = self.api.post(self._team("keeping") + ":preview", body)
+            found += page.get("outlived", [])
+            body["page_token"] = page.get("next_page_token", "")
+            if not body["page_token"] or (limit is not None and len(found) >= limit):
+                return found[:limit]
+
     def collect_garbage(self, *, validate_only: bool = False) -> Json:
         """Deletes some bytes that nobody keeps, or says what would be deleted; for admins. ``due_blobs`` of
         the answer are left: call again."""

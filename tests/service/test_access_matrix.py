@@ -34,7 +34,7 @@ OF_RUNS = {
     "QuerySeries",
 }
 # What only looks, though it is a POST.
-LOOKS = {"CompareRuns", "CreateDownloads"}
+LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword"}
 # By which people come in; no token is asked for.

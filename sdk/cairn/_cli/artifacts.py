@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cairn._cli.errors import USAGE, CliError
 from cairn._cli.looks import plain_table
+from cairn._cli.retention import protect
 from cairn._cli.session import Session, common
 from cairn._cli.text import age, clean, moment, size
 from cairn._http import Json
@@ -121,6 +122,9 @@ def artifacts_unpin(session: Session, ref: str) -> None:
     """Take the pin away."""
     name, which = _exactly(ref)
     _done(session, name, session.client.pin_version(name, which, pinned=False), "is not pinned any more")
+
+
+artifacts.add_command(protect)
 
 
 @click.command()

@@ -52,6 +52,7 @@ BUILT_IN = (
     ("Results", "open", "open", "open_page"),
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "artifacts", "models"),
+    ("Results", "retention", "retention", "retention"),
     ("Results", "gc", "storage", "gc"),
     ("Account", "infra", "infra", "infra"),
     ("Account", "login", "login", "login"),

@@ -46,6 +46,8 @@ from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
 from cairn_tracker.registration import Registrations
 from cairn_tracker.registry import Registry
+from cairn_tracker.retention import Retention
+from cairn_tracker.rounds import every
 from cairn_tracker.settings import TrackerSettings
 
 log = structlog.get_logger(__name__)
@@ -135,7 +137,10 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     yield _on_the_bus(settings, parts, tokens)
     yield _reconcile(settings, parts)
     yield _ensure_bucket(parts.objects)
-    yield parts.collector.rounds(settings.collection_interval)
+    keeping = Keeping(db=parts.db, clock=parts.clock)
+    retention = Retention(db=parts.db, keeping=keeping, clock=parts.clock)
+    yield every(settings.collection_interval, retention.step, name="retention")
+    yield every(settings.collection_interval, parts.collector.round, name="collection")
 
 
 async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> NoReturn:
@@ -225,7 +230,13 @@ def _server(
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     media_api = MediaApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     keeping = Keeping(db=parts.db, clock=parts.clock)
-    keeping_api = KeepingApi(db=parts.db, artifacts=artifacts, keeping=keeping, collector=parts.collector)
+    keeping_api = KeepingApi(
+        db=parts.db,
+        artifacts=artifacts,
+        keeping=keeping,
+        collector=parts.collector,
+        retention=Retention(db=parts.db, keeping=keeping, clock=parts.clock),
+    )
     registry = Registry(db=parts.db, clock=parts.clock)
     registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)

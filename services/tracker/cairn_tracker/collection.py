@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final, NoReturn
+from typing import Final
 
 import structlog
 
@@ -69,21 +69,12 @@ class Collector:
                 await blobs.doom(conn, each, before, limit=STEP)
         return await self._delete(team)
 
-    async def rounds(self, interval: float) -> NoReturn:
-        """A few steps every `interval` seconds, for as long as the process runs."""
-        while True:
-            await asyncio.sleep(interval)
-            try:
-                for _ in range(_STEPS_A_ROUND):
-                    if not (done := await self.step()).blobs:
-                        break
-                    log.info("collection.deleted", blobs=done.blobs, bytes=done.bytes)
-            except Unavailable as error:
-                log.info("collection.waiting", error=error.message)
-            except Exception as error:
-                # Such as a store that lets us delete nothing. The next round tries again; ending here would
-                # end the whole service.
-                log.error("collection.failed", exc_info=error)
+    async def round(self) -> None:
+        """A few steps, as long as anything is due."""
+        for _ in range(_STEPS_A_ROUND):
+            if not (done := await self.step()).blobs:
+                return
+            log.info("collection.deleted", blobs=done.blobs, bytes=done.bytes)
 
     async def _delete(self, team: str) -> Collected:
         now, who = self._clock.now(), new_uid()

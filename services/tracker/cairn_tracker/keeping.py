@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any, Final
 
 from cairn.tracker.v1 import artifact_pb2, events_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
+from cairn_common.errors import Aborted, FailedPrecondition, InvalidArgument, Reason
 from cairn_tracker import manifest, wire, wire_artifacts
 from cairn_tracker.artifacts import CHECKPOINT, again, held_still, take_alias
 from cairn_tracker.batch import RunKey
 from cairn_tracker.store import keeping as store
 from cairn_tracker.store.artifacts import Version
+from cairn_tracker.store.keeping import Rules
 
 _NAMED: Final = 5
 _MOST_PROTECTED: Final = 50
@@ -49,16 +49,19 @@ class Keeping:
                 raise FailedPrecondition(f"alias {alias} does not name {found.artifact}:v{found.number}")
         return left
 
-    async def protect(self, team: str, aliases: Sequence[str]) -> None:
-        """Sets which aliases only admins move. Raises InvalidArgument."""
-        if len(aliases) > _MOST_PROTECTED:
+    async def set_rules(self, team: str, wanted: Rules, *, revision: int | None) -> None:
+        """Replaces how a team keeps its artifacts. Raises InvalidArgument for aliases that cannot be, and
+        Aborted where it is not at this revision (None: at any) any more."""
+        if len(wanted.protected_aliases) > _MOST_PROTECTED:
             raise InvalidArgument(f"protected_aliases: at most {_MOST_PROTECTED} can be given")
-        for alias in aliases:
+        for alias in wanted.protected_aliases:
             manifest.check_alias(alias)
         async with self._db.transaction() as conn:
             # What a promoted model was made from depends on it.
             await store.enter_alone(conn, team)
-            await store.set_protected_aliases(conn, team, aliases)
+            if revision is not None and (await store.rules(conn, team)).revision != revision:
+                raise Aborted("etag: somebody changed the team's keeping in between; read it again")
+            await store.set_rules(conn, team, wanted)
 
 
 async def delete(conn: Any, version: Version, *, actor: str, clock: Clock) -> None:

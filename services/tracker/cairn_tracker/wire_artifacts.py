@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from cairn.tracker.v1 import artifact_pb2
+from cairn.tracker.v1 import artifact_pb2, keeping_pb2
 from cairn_tracker import wire
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.store.artifacts import Artifact, Version
+from cairn_tracker.store.keeping import Rule, Rules
 
 
 def artifact(value: Artifact) -> artifact_pb2.Artifact:
@@ -49,6 +50,47 @@ def part(message: artifact_pb2.ArtifactPart) -> Part:
 def entry(message: artifact_pb2.ArtifactEntry) -> Entry:
     """An entry as it was sent."""
     return Entry(message.path, message.size, message.digest, [part(item) for item in message.parts])
+
+
+def keeping(value: Rules) -> keeping_pb2.Keeping:
+    """How a team keeps its artifacts, as the API has it."""
+    return keeping_pb2.Keeping(
+        protected_aliases=value.protected_aliases,
+        retention=[_rule(item) for item in value.retention],
+        etag=str(value.revision),
+    )
+
+
+def rules(message: keeping_pb2.Keeping) -> Rules:
+    """How a team is to keep its artifacts, as it was sent."""
+    return Rules(list(message.protected_aliases), [rule(item) for item in message.retention])
+
+
+def rule(message: keeping_pb2.RetentionRule) -> Rule:
+    """A rule as it was sent."""
+    return Rule(
+        kind=message.kind,
+        experiment=message.experiment,
+        keep_last=message.keep_last,
+        keep_best=message.keep_best,
+        metric=message.metric,
+        lowest=message.lowest,
+        keep_for=message.keep_for.ToNanoseconds() / 1e9,
+    )
+
+
+def _rule(value: Rule) -> keeping_pb2.RetentionRule:
+    made = keeping_pb2.RetentionRule(
+        kind=artifact_pb2.ArtifactKind.ValueType(value.kind),
+        experiment=value.experiment,
+        keep_last=value.keep_last,
+        keep_best=value.keep_best,
+        metric=value.metric,
+        lowest=value.lowest,
+    )
+    if value.keep_for:
+        made.keep_for.FromNanoseconds(int(value.keep_for * 1e9))
+    return made
 
 
 def _entry(value: Entry) -> artifact_pb2.ArtifactEntry:

@@ -67,4 +67,11 @@ ROUTES = (
         summary="Delete bytes that nobody keeps, some a call; `validate_only` says what would be deleted.",
         bind={"parent": TEAM},
     ),
+    Route(
+        method="POST",
+        path="/teams/{team}/keeping:preview",
+        rpc="KeepingService/PreviewRetention",
+        summary="Versions that would go by these rules, or the team's own, and who keeps them nevertheless.",
+        bind={"parent": TEAM},
+    ),
 )

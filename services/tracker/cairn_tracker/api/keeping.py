@@ -14,12 +14,13 @@ from cairn_common.errors import NotFound, Reason
 from cairn_common.ids import parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import wire, wire_artifacts
+from cairn_tracker import retention, wire, wire_artifacts
 from cairn_tracker.api.names import team_of, unknown_run
 from cairn_tracker.artifacts import VERSION_NAME, Artifacts
 from cairn_tracker.batch import RunKey
 from cairn_tracker.collection import Collected, Collector
 from cairn_tracker.keeping import Keeping
+from cairn_tracker.retention import Retention
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
 from cairn_tracker.store.artifacts import Version
@@ -33,7 +34,11 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/GetKeeping": access(Role.VIEWER),
     f"/{NAME}/SetKeeping": access(Role.ADMIN),
     f"/{NAME}/CollectGarbage": access(Role.ADMIN),
+    f"/{NAME}/PreviewRetention": access(Role.VIEWER),
 }
+
+# Who holds each is looked up.
+_MOST_PREVIEWED: Final = 100
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -41,11 +46,20 @@ Context = aio.ServicerContext[Any, Any]
 class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
     """What of the artifacts stays."""
 
-    def __init__(self, *, db: Database, artifacts: Artifacts, keeping: Keeping, collector: Collector) -> None:
+    def __init__(
+        self,
+        *,
+        db: Database,
+        artifacts: Artifacts,
+        keeping: Keeping,
+        collector: Collector,
+        retention: Retention,
+    ) -> None:
         self._db = db
         self._artifacts = artifacts
         self._keeping = keeping
         self._collector = collector
+        self._retention = retention
 
     async def DeleteVersion(
         self, request: keeping_pb2.DeleteVersionRequest, context: Context
@@ -112,8 +126,37 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
     ) -> keeping_pb2.Keeping:
         """Replaces the team's rules."""
         team = team_of(caller(), request.parent, Role.ADMIN)
-        await self._keeping.protect(team, request.keeping.protected_aliases)
+        wanted = wire_artifacts.rules(request.keeping)
+        retention.check(wanted.retention)
+        etag = request.keeping.etag
+        # One that never was one matches nothing.
+        revision = (
+            (int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else -1) if etag else None
+        )
+        await self._keeping.set_rules(team, wanted, revision=revision)
         return await self._rules(team)
+
+    async def PreviewRetention(
+        self, request: keeping_pb2.PreviewRetentionRequest, context: Context
+    ) -> keeping_pb2.PreviewRetentionResponse:
+        """What would go."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        rules = [wire_artifacts.rule(item) for item in request.retention] or None
+        retention.check(rules or [])
+        scope = f"retention/{team}"
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: int(at["seq"])) if token else 0
+        size = min(page_size(request.page_size), _MOST_PREVIEWED)
+        found, more = await self._retention.look(team, rules, after=after, limit=size)
+        return keeping_pb2.PreviewRetentionResponse(
+            outlived=[
+                keeping_pb2.Outlived(
+                    version=wire_artifacts.version(item.version, entries=False), held_by=item.held
+                )
+                for item in found
+            ],
+            next_page_token="" if more is None else encode_token({"seq": more}, scope=scope),
+        )
 
     async def CollectGarbage(
         self, request: keeping_pb2.CollectGarbageRequest, context: Context
@@ -136,7 +179,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         )
 
     async def _rules(self, team: str) -> keeping_pb2.Keeping:
-        return keeping_pb2.Keeping(protected_aliases=await store.protected_aliases(self._db, team))
+        return wire_artifacts.keeping(await store.rules(self._db, team))
 
 
 async def version_of(

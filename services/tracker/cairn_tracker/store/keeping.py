@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
@@ -50,6 +51,33 @@ ORDER BY 1 LIMIT $5
 
 
 @dataclass(frozen=True, slots=True)
+class Rule:
+    """Which versions of a kind stay: all those for which one of the amounts holds; 0: it says nothing."""
+
+    kind: int
+    # Empty: runs of experiments without a rule of their own, and what no run made.
+    experiment: str = ""
+    # So many of each artifact, by their commits.
+    keep_last: int = 0
+    # So many of each artifact, by a metric that they, or their runs, have.
+    keep_best: int = 0
+    metric: str = ""
+    lowest: bool = False
+    # Seconds since the commit.
+    keep_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """How a team keeps its artifacts."""
+
+    protected_aliases: Sequence[str] = PROTECTED
+    retention: Sequence[Rule] = ()
+    # Grows with each change; 0: nobody changed anything yet.
+    revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Move:
     """An alias came to name a version; None: it was removed."""
 
@@ -85,17 +113,34 @@ async def gone(conn: Any, uids: Sequence[str]) -> bool:
 
 async def protected_aliases(db: Reads, team: str) -> list[str]:
     """Aliases of the team that only admins move."""
-    rows = await db.fetch("SELECT protected_aliases FROM keeping WHERE team = $1", team)
-    return list(rows[0]["protected_aliases"]) if rows else list(PROTECTED)
+    return list((await rules(db, team)).protected_aliases)
 
 
-async def set_protected_aliases(db: Any, team: str, aliases: Collection[str]) -> None:
-    """Writes them down."""
-    await db.execute(
-        "INSERT INTO keeping (team, protected_aliases) VALUES ($1, $2::text[])"
-        " ON CONFLICT (team) DO UPDATE SET protected_aliases = EXCLUDED.protected_aliases",
-        *(team, sorted(set(aliases))),
+async def rules(db: Reads, team: str) -> Rules:
+    """How a team keeps its artifacts."""
+    rows = await db.fetch("SELECT protected_aliases, retention, revision FROM keeping WHERE team = $1", team)
+    if not rows:
+        return Rules()
+    (row,) = rows
+    retention = [Rule(**rule) for rule in json.loads(row["retention"])]
+    return Rules(list(row["protected_aliases"]), retention, row["revision"])
+
+
+async def set_rules(conn: Any, team: str, wanted: Rules) -> None:
+    """Writes them down, under the team's lock."""
+    await conn.execute(
+        "INSERT INTO keeping AS k (team, protected_aliases, retention) VALUES ($1, $2::text[], $3::jsonb)"
+        " ON CONFLICT (team) DO UPDATE SET protected_aliases = EXCLUDED.protected_aliases,"
+        " retention = EXCLUDED.retention, revision = k.revision + 1",
+        *(team, sorted(set(wanted.protected_aliases))),
+        json.dumps([asdict(rule) for rule in wanted.retention]),
     )
+
+
+async def teams_with_rules(db: Reads) -> list[str]:
+    """Teams that let versions go by themselves."""
+    rows = await db.fetch("SELECT team FROM keeping WHERE retention <> '[]' ORDER BY team")
+    return [row["team"] for row in rows]
 
 
 async def models_from(

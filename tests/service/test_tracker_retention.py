@@ -1,0 +1,181 @@
+"""Versions go by themselves by a team's rules, and never one that somebody keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+
+from cairn.tracker.v1 import artifact_pb2, keeping_pb2, tracker_pb2
+from cairn_common.ids import new_uid
+from tests.harness import servers
+from tests.harness.parts import TEAM, commit, entry, refused, upload
+from tests.harness.tracker import ADMIN, MEMBER, Client, Tracker, start_tracker, until
+
+CHECKPOINT = artifact_pb2.ARTIFACT_KIND_CHECKPOINT
+MODEL = artifact_pb2.ARTIFACT_KIND_MODEL
+
+
+@pytest.fixture(scope="module")
+def tracker(
+    tmp_path_factory: pytest.TempPathFactory, database_url: Callable[[str], str], s3: servers.S3
+) -> Iterator[Tracker]:
+    """A tracker that looks at its rules all the time."""
+    folder = tmp_path_factory.mktemp("retention")
+    bus = servers.start_nats(folder / "nats")
+    server = start_tracker(
+        folder / "tracker", nats_url=bus.url, postgres_url=database_url("tracker"), s3=s3,
+        CAIRN_COLLECTION_INTERVAL="0.1",
+    )  # fmt: skip
+    yield server
+    server.stop()
+    bus.stop()
+
+
+async def ended_run(client: Client, experiment: str) -> str:
+    request = tracker_pb2.CreateRunRequest(parent=TEAM, run={"experiment": experiment})
+    run = await client.runs.CreateRun(request)
+    await client.postgres.execute("UPDATE tracker.runs SET state = 4 WHERE uid = $1", run.uid)
+    return run.name
+
+
+async def saved(
+    client: Client, name: str, accuracies: Sequence[float | None], **fields: object
+) -> list[artifact_pb2.ArtifactVersion]:
+    """A version for each accuracy."""
+    made = []
+    for accuracy in accuracies:
+        data = new_uid().encode()
+        await upload(client, data)
+        wanted = commit(name, entry("a", data), **fields)
+        if accuracy is not None:
+            wanted.metadata.update({"metrics": {"acc": accuracy}})
+        made.append(await client.artifacts.CommitVersion(wanted))
+    return made
+
+
+async def left(client: Client, name: str) -> list[int]:
+    request = tracker_pb2.ListVersionsRequest(parent=f"{TEAM}/artifacts/{name}")
+    return sorted(item.version for item in (await client.artifacts.ListVersions(request)).versions)
+
+
+async def rule(client: Client, **fields: object) -> keeping_pb2.Keeping:
+    made = keeping_pb2.RetentionRule(**fields)  # type: ignore[arg-type]
+    wanted = keeping_pb2.Keeping(protected_aliases=["production"], retention=[made])
+    return await client.keeping(ADMIN).SetKeeping(keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=wanted))
+
+
+async def preview(client: Client, **fields: object) -> dict[str, list[str]]:
+    """Who holds each version that would go, by artifact and number."""
+    wanted = [keeping_pb2.RetentionRule(**fields)] if fields else []  # type: ignore[arg-type]
+    request = keeping_pb2.PreviewRetentionRequest(parent=TEAM, retention=wanted)
+    found = (await client.keeping().PreviewRetention(request)).outlived
+    return {item.version.name.removeprefix(f"{TEAM}/artifacts/"): list(item.held_by) for item in found}
+
+
+async def test_the_last_and_the_best_stay_and_the_others_go(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        experiment = f"e-{new_uid()}"
+        run = await ended_run(client, experiment)
+        name, other = f"kept-{new_uid()}", f"other-{new_uid()}"
+        await saved(client, name, [0.9, 0.1, 0.8, None, 0.2, 0.3], run=run, kind=CHECKPOINT)
+        await saved(client, other, [0.1] * 4, run=await ended_run(client, "elsewhere"), kind=CHECKPOINT)
+        wanted = {
+            "kind": CHECKPOINT,
+            "experiment": experiment,
+            "keep_last": 1,
+            "keep_best": 2,
+            "metric": "acc",
+        }
+        going = await preview(client, **wanted)
+        assert going == {f"{name}/versions/{number}": [] for number in (2, 5)}
+        assert await left(client, name) == [1, 2, 3, 4, 5, 6]
+        set_ = await rule(client, **wanted)
+        assert [item.metric for item in set_.retention] == ["acc"]
+        await until(lambda: is_left(client, name, [1, 3, 4, 6]))
+        assert await left(client, other) == [1, 2, 3, 4]
+        assert await preview(client) == {}
+        deleter = "SELECT deleter FROM tracker.versions WHERE artifact = $1 AND number = 2"
+        assert await client.postgres.fetchval(deleter, name) == "services/tracker"
+
+
+async def is_left(client: Client, name: str, numbers: list[int]) -> bool:
+    return await left(client, name) == numbers
+
+
+async def test_nothing_goes_that_an_alias_a_pin_a_run_or_a_promoted_model_keeps(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        experiment = f"e-{new_uid()}"
+        run, name = await ended_run(client, experiment), f"held-{new_uid()}"
+        made = await saved(client, name, [None] * 6, run=run, kind=CHECKPOINT)
+        _, admin = client.calling(ADMIN)
+        await admin.SetAlias(tracker_pb2.SetAliasRequest(name=made[0].name, alias="mine"))
+        await client.keeping().PinVersion(keeping_pb2.PinVersionRequest(name=made[1].name, pinned=True))
+        reader = await client.runs.CreateRun(tracker_pb2.CreateRunRequest(parent=TEAM))
+        await client.artifacts.GetVersion(
+            tracker_pb2.GetVersionRequest(name=made[2].name, used_by=reader.name)
+        )
+        (model,) = await saved(client, f"model-{new_uid()}", [None], kind=MODEL, sources=[made[3].name])
+        await admin.SetAlias(tracker_pb2.SetAliasRequest(name=model.name, alias="production"))
+        wanted = {"kind": CHECKPOINT, "experiment": experiment, "keep_last": 1}
+        going = await preview(client, **wanted)
+        assert {name: bool(held) for name, held in going.items()} == {
+            f"{name}/versions/3": True,
+            f"{name}/versions/4": True,
+            f"{name}/versions/5": False,
+        }
+        await rule(client, **wanted)
+        await until(lambda: is_left(client, name, [1, 2, 3, 4, 6]))
+
+
+async def test_what_is_older_goes_and_an_experiments_own_rule_comes_before_that_of_all(
+    tracker: Tracker,
+) -> None:
+    async with Client(tracker) as client:
+        own = f"own-{new_uid()}"
+        names = {}
+        for experiment in (own, f"e-{new_uid()}", ""):
+            run = await ended_run(client, experiment) if experiment else ""
+            names[experiment] = f"old-{new_uid()}"
+            await saved(client, names[experiment], [None, None], run=run, kind=MODEL)
+            await client.postgres.execute(
+                "UPDATE tracker.versions SET create_time = create_time - interval '3 days'"
+                " WHERE artifact = $1 AND number = 1",
+                names[experiment],
+            )
+        wanted = [
+            keeping_pb2.RetentionRule(kind=MODEL, keep_for={"seconds": 86_400}),
+            keeping_pb2.RetentionRule(kind=MODEL, experiment=own, keep_for={"seconds": 864_000}),
+        ]
+        request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=keeping_pb2.Keeping(retention=wanted))
+        await client.keeping(ADMIN).SetKeeping(request)
+        for experiment, name in names.items():
+            await until(
+                lambda name=name, whole=experiment == own: is_left(client, name, [1, 2] if whole else [2])
+            )
+        assert await left(client, names[own]) == [1, 2]
+
+
+async def test_rules_that_cannot_be_meant_and_changes_over_others_are_refused(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        for fields in (
+            {"kind": 0, "keep_last": 1},
+            {"kind": MODEL},
+            {"kind": MODEL, "keep_last": -1},
+            {"kind": MODEL, "keep_best": 1},
+            {"kind": MODEL, "keep_last": 1, "metric": "acc"},
+            {"kind": MODEL, "keep_last": 1, "experiment": "Not An Id"},
+            {"kind": MODEL, "keep_for": {"seconds": -1}},
+        ):
+            keeping = keeping_pb2.Keeping(retention=[keeping_pb2.RetentionRule(**fields)])  # type: ignore[arg-type]
+            request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=keeping)
+            assert await refused(client.keeping(ADMIN).SetKeeping(request)) == "INVALID_ARGUMENT", fields
+            assert await refused(client.keeping(MEMBER).SetKeeping(request)) == "PERMISSION_DENIED"
+        now = await rule(client, kind=MODEL, keep_last=3)
+        request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=now)
+        after = await client.keeping(ADMIN).SetKeeping(request)
+        assert after.etag != now.etag
+        assert await refused(client.keeping(ADMIN).SetKeeping(request)) == "ABORTED"
+        stored = await client.postgres.fetchval("SELECT retention FROM tracker.keeping WHERE team = 'main'")
+        assert [rule["keep_last"] for rule in json.loads(stored)] == [3]
