@@ -149,11 +149,15 @@ class Client:
         self._channels.append(made)
         return tracker_pb2_grpc.TrackerServiceStub(made), tracker_pb2_grpc.ArtifactServiceStub(made)
 
-    def keeping(self, token: str = MEMBER) -> keeping_pb2_grpc.KeepingServiceAsyncStub:
-        """What of the artifacts stays, as a caller sees it."""
+    def channel(self, token: str = MEMBER) -> aio.Channel:
+        """To any of its services, as a caller."""
         made = channel(self._tracker.address, token)
         self._channels.append(made)
-        return keeping_pb2_grpc.KeepingServiceStub(made)
+        return made
+
+    def keeping(self, token: str = MEMBER) -> keeping_pb2_grpc.KeepingServiceAsyncStub:
+        """What of the artifacts stays, as a caller sees it."""
+        return keeping_pb2_grpc.KeepingServiceStub(self.channel(token))
 
     def stub(self, make: Callable[[aio.Channel], T], token: str = MEMBER) -> T:
         """Another service, as a caller sees it."""

@@ -98,7 +98,7 @@ class Operation:
         """The path with ids of nothing in it."""
         uid = new_uid()
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
-        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget", "invitation"), uid)
+        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget", "invitation", "promotion"), uid)
         return self.path.format(**ids)
 
     def ask(self, place: Place, token: str | None, *, team: str = MAIN) -> tuple[int, str]:

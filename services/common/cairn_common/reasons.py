@@ -65,6 +65,8 @@ class Reason(StrEnum):
     RUN_TOKEN_FOREIGN = "RUN_TOKEN_FOREIGN"  # noqa: S105
     # `this session is the page's own, and another site asks`
     REQUEST_FORGED = "REQUEST_FORGED"
+    # `users/ada asked for it; another admin of team main approves it`
+    APPROVER_SAME = "APPROVER_SAME"
     # `/cairn.quota.v1.QuotaService/Wipe is not open to anyone`
     METHOD_REFUSED = "METHOD_REFUSED"
 
@@ -105,6 +107,8 @@ class Reason(StrEnum):
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     # `run 01j... has no committed checkpoint`
     CHECKPOINT_NOT_FOUND = "CHECKPOINT_NOT_FOUND"
+    # `there is no promotion 01j... in team main`
+    PROMOTION_NOT_FOUND = "PROMOTION_NOT_FOUND"
     # `team main has no blob 9f86d0...`
     BLOB_NOT_FOUND = "BLOB_NOT_FOUND"
     # `run 01j... has no 'sample' at step 7, item 0`
@@ -137,6 +141,8 @@ class Reason(StrEnum):
     PARTS_MISSING = "PARTS_MISSING"
     # `weights:v3 is held by alias best; remove that first`
     VERSION_HELD = "VERSION_HELD"
+    # `alias production of team main moves with a second person's consent: ask for it`
+    APPROVAL_REQUIRED = "APPROVAL_REQUIRED"
     # `nothing listens on port 8888 of the job's node`
     TARGET_REFUSED = "TARGET_REFUSED"
     # `part 9f86d0... has 10 bytes in the store, 12 were declared`

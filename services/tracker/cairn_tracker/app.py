@@ -14,9 +14,11 @@ from typing import Any, NoReturn
 import structlog
 
 from cairn.tracker.v1 import (
+    evaluation_pb2_grpc,
     keeping_pb2_grpc,
     logged_model_pb2_grpc,
     media_pb2_grpc,
+    promotion_pb2_grpc,
     registry_pb2_grpc,
     tracker_pb2_grpc,
 )
@@ -32,9 +34,11 @@ from cairn_common.settings import required
 from cairn_common.subjects import INGEST, STREAMS
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
+from cairn_tracker.api.evaluations import EvaluationApi
 from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.logged_models import LoggedModelApi
 from cairn_tracker.api.media import MediaApi
+from cairn_tracker.api.promotions import PromotionApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.artifacts import Artifacts
@@ -44,6 +48,7 @@ from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
+from cairn_tracker.promotions import Promotions
 from cairn_tracker.registration import Registrations
 from cairn_tracker.registry import Registry
 from cairn_tracker.retention import Retention
@@ -241,6 +246,9 @@ def _server(
     registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
     logged_model_api = LoggedModelApi(models=LoggedModels(db=parts.db, clock=parts.clock))
+    promotions = Promotions(db=parts.db, clock=parts.clock)
+    promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
+    evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -253,6 +261,10 @@ def _server(
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),
             lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(
                 logged_model_api, server
+            ),
+            lambda server: promotion_pb2_grpc.add_PromotionServiceServicer_to_server(promotion_api, server),
+            lambda server: evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
+                evaluation_api, server
             ),
         ],
         names=list(NAMES),

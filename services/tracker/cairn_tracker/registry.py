@@ -19,6 +19,7 @@ from cairn_common.errors import AlreadyExists, InvalidArgument, NotFound, Permis
 from cairn_tracker import keeping, manifest, model_names
 from cairn_tracker.artifacts import held_still, move_alias, take_alias
 from cairn_tracker.keeping import MODEL
+from cairn_tracker.promotions import refuse_without_approval
 from cairn_tracker.registry_search import PROMPT
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as kept
@@ -180,9 +181,11 @@ class Registry:
         return gone
 
     async def set_alias(self, team: str, name: str, number: int, alias: str, *, actor: Actor) -> ModelVersion:
-        """Moves an alias to a version. Raises NotFound, PermissionDenied for a protected one."""
+        """Moves an alias to a version. Raises NotFound, PermissionDenied for a protected one,
+        FailedPrecondition (APPROVAL_REQUIRED)."""
         async with self._still(team, name, number) as (conn, _, version):
             await _may_lose(conn, team, [alias], actor)
+            await refuse_without_approval(conn, team, [alias])
             await move_alias(conn, version, alias, actor=actor.subject, clock=self._clock)
             return await _version(conn, team, name, number)
 

@@ -17,7 +17,7 @@ from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_gateway import mlflow, problems, wire
-from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, quota, runs
+from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, promotions, quota, runs
 from cairn_gateway.http.address import Networks
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import Door, Entrance, caller_of
@@ -56,6 +56,7 @@ ROUTES = (
     *runs.ROUTES,
     *artifacts.ROUTES,
     *keeping.ROUTES,
+    *promotions.ROUTES,
 )
 
 ENTRIES = (people.SIGN_IN, people.ACCEPT)

@@ -12,7 +12,16 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescri
 from cairn.gateway.v1 import gateway_pb2
 from cairn.quota.v1 import allocation_pb2, quota_pb2, user_service_pb2
 from cairn.scheduler.v1 import infra_pb2, orphan_pb2, outlook_pb2, scheduler_pb2
-from cairn.tracker.v1 import keeping_pb2, logged_model_pb2, media_pb2, registry_pb2, tracker_pb2
+from cairn.tracker.v1 import (
+    evaluation_pb2,
+    keeping_pb2,
+    lineage_pb2,
+    logged_model_pb2,
+    media_pb2,
+    promotion_pb2,
+    registry_pb2,
+    tracker_pb2,
+)
 
 SERVICES = {
     name: service
@@ -29,6 +38,9 @@ SERVICES = {
         registry_pb2,
         logged_model_pb2,
         media_pb2,
+        promotion_pb2,
+        evaluation_pb2,
+        lineage_pb2,
         gateway_pb2,
     )
     for name, service in file.DESCRIPTOR.services_by_name.items()

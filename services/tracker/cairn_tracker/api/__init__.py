@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from cairn_common.auth import Access
-from cairn_tracker.api import artifacts, keeping, logged_models, media, registry, runs
+from cairn_tracker.api import (
+    artifacts,
+    evaluations,
+    keeping,
+    logged_models,
+    media,
+    promotions,
+    registry,
+    runs,
+)
+
+_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations)
 
 #: What each RPC asks of its caller. One that is not here is refused.
-ACCESS: Mapping[str, Access] = {
-    **runs.ACCESS,
-    **artifacts.ACCESS,
-    **keeping.ACCESS,
-    **registry.ACCESS,
-    **logged_models.ACCESS,
-    **media.ACCESS,
-}
+ACCESS: Mapping[str, Access] = {path: asked for api in _APIS for path, asked in api.ACCESS.items()}
 #: The services' full names, for health and reflection.
-NAMES = (runs.NAME, artifacts.NAME, keeping.NAME, registry.NAME, logged_models.NAME, media.NAME)
+NAMES = tuple(api.NAME for api in _APIS)

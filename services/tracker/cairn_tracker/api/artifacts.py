@@ -24,6 +24,7 @@ from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
 from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, Artifacts, Draft
 from cairn_tracker.batch import LAST_STEP, RunKey
 from cairn_tracker.changes import plain
+from cairn_tracker.promotions import refuse_without_approval
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import runs
 from cairn_tracker.store.artifacts import Version
@@ -82,6 +83,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         run_uid = own_run(who, team, request.run)
         await self._known_run(who, team, run_uid)
         await require_for_aliases(self._db, who, team, request.aliases)
+        await refuse_without_approval(self._db, team, request.aliases)
         made = await self._artifacts.commit(_draft(request, team, run_uid, who))
         return wire_artifacts.version(made)
 
@@ -172,6 +174,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         who = caller()
         found = await self._version(who, request.name, Role.MEMBER)
         await require_for_aliases(self._db, who, found.team, [request.alias])
+        await refuse_without_approval(self._db, found.team, [request.alias])
         return wire_artifacts.version(
             await self._artifacts.set_alias(found, request.alias, actor=who.subject)
         )

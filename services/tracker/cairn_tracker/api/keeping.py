@@ -108,7 +108,11 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         return keeping_pb2.ListAliasMovesResponse(
             moves=[
                 keeping_pb2.AliasMove(
-                    alias=move.alias, version=move.number or 0, actor=move.actor, time=wire.stamp(move.time)
+                    alias=move.alias,
+                    version=move.number or 0,
+                    actor=move.actor,
+                    time=wire.stamp(move.time),
+                    approver=move.approver,
                 )
                 for move in found[:size]
             ],

@@ -86,6 +86,8 @@ class Move:
     number: int | None
     actor: str
     time: datetime
+    # Who consented; empty: nobody was asked.
+    approver: str
 
 
 async def enter(conn: Any, team: str) -> None:
@@ -198,7 +200,7 @@ async def remove_alias(conn: Any, version: Version, alias: str) -> bool:
 async def moves(db: Reads, team: str, artifact: str, *, before: int | None, limit: int) -> list[Move]:
     """What the aliases of an artifact named, newest first."""
     rows = await db.fetch(
-        "SELECT seq, alias, number, actor, time FROM alias_moves"
+        "SELECT seq, alias, number, actor, time, approver FROM alias_moves"
         " WHERE team = $1 AND artifact = $2 AND ($3::bigint IS NULL OR seq < $3)"
         " ORDER BY seq DESC LIMIT $4",
         *(team, artifact, before, limit),
