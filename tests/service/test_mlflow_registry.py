@@ -74,7 +74,8 @@ async def test_a_model_is_what_mlflows_clients_read(door: Door, name: str) -> No
     assert all(isinstance(time, int) and time > 10**12 for time in times.values())
     assert made == {
         "name": name, "version": "1", "current_stage": "None", "description": "first",
-        "source": "runs:/r1/model", "run_id": "r1", "run_link": "", "status": "READY", "tags": [{"key": "k", "value": "v"}],
+        "source": "runs:/r1/model", "run_id": "r1", "run_link": "", "status": "READY",
+        "tags": [{"key": "k", "value": "v"}],
     }  # fmt: skip
     found = (await door.good("GET", "registered-models/get", name=name))["registered_model"]
     assert (found["name"], found["tags"]) == (name, [{"key": "a", "value": "b"}])
