@@ -385,7 +385,8 @@ class Plan:
     `promises`: who starts when victims are gone, those of this plan and those that are still in their grace;
     the next plans will say so again, and admit them then. `holds` are all reservations from now on, old ones
     that go on included; so are `claims`. `overtaken`: new counts of those that were passed. `news`: the
-    reasons that are not the engine's last ones. `wake_at`: when the passing of time alone may change the plan; None: never.
+    reasons that are not the engine's last ones. `wake_at`: when the passing of time alone may
+    change the plan; None: never.
     """
 
     admissions: tuple[Admission, ...] = ()
