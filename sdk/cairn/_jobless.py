@@ -14,9 +14,11 @@ if TYPE_CHECKING:
 _log = logging.getLogger("cairn")
 
 
-def begin(run: Run, *, capture: bool) -> None:
+def begin(run: Run, *, capture: bool, console: str | None) -> None:
     """Begins to send what the run logs, where a server is configured, and to look around."""
     _begin_shipping(run)
+    if console is not None:
+        _begin_console(run, console)
     if capture:
         _begin_capture(run)
 
@@ -24,6 +26,8 @@ def begin(run: Run, *, capture: bool) -> None:
 def finish(run: Run, *, failed: bool, message: str, timeout: float) -> None:
     """Records the end, and waits up to `timeout` seconds until the server has everything."""
     failed, message = failed or bool(run._error), message or run._error
+    if run._console is not None:
+        run._console.stop()
     if run._capture is not None:
         run._capture.stop()
     now = datetime.now(UTC)
@@ -66,6 +70,22 @@ def _begin_shipping(run: Run) -> None:
         run.spool, team=run.team, run_uid=run.uid, url=config.url, token=lambda: _config.configured().token
     )
     run._shipping.start()
+
+
+def _begin_console(run: Run, console: str) -> None:
+    if console != "fd":
+        text = f"console={console!r} is nothing that can be recorded; it is 'fd' or None"
+        run._problem("console", text, ValueError(text))
+        return
+    from cairn._console import ConsoleCapture
+
+    made = ConsoleCapture(run.spool)
+    try:
+        made.start()
+    except (OSError, RuntimeError) as error:
+        run._problem("console", f"what is printed is not recorded: {error}", error)
+        return
+    run._console = made
 
 
 def _begin_capture(run: Run) -> None:

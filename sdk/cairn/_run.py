@@ -26,6 +26,7 @@ from cairn._spool import Writer
 
 if TYPE_CHECKING:
     from cairn._capture import Capture
+    from cairn._console import ConsoleCapture
     from cairn._http import Api
     from cairn._shipping import Shipping
 
@@ -67,6 +68,7 @@ class Run:
         self._api: Api | None = None
         self._shipping: Shipping | None = None
         self._capture: Capture | None = None
+        self._console: ConsoleCapture | None = None
         self._record: dict[str, Any] = {}
         self._error = ""
         self._owner = os.getpid()
@@ -260,8 +262,8 @@ class Run:
         if sys.stdout is not None:
             sys.stdout.write(text + "\n")
             sys.stdout.flush()
-        if self.job is not None:
-            return  # the runner records what a job prints, in the order that it was printed
+        if self.job is not None or self._console is not None:
+            return  # what is printed is recorded, in the order that it was printed
         with self._lock:
             if not self._line_number and os.getpid() != self._owner:
                 self._line_number = os.getpid() << 32  # numbers of forks do not meet
@@ -326,6 +328,7 @@ def init(
     notes: str | None = None,
     strict: bool = False,
     capture: bool = True,
+    console: str | None = None,
 ) -> Run:
     """Begins this process's run and returns it; in a job that is the job's run.
 
@@ -333,7 +336,9 @@ def init(
     `group` names runs that belong together, `notes` are for people. `experiment` and `name` are for runs
     without a job. Needs no server and no network. Never raises, unless `strict`: then it, and
     the run's `log`, raise ValueError for what they cannot take. Without a job, git, installed packages and
-    use of the machine (`system/...`) are recorded, too, unless `capture` is false.
+    use of the machine (`system/...`) are recorded, too, unless `capture` is false; with `console="fd"` also
+    what this process and its children print, to descriptors 1 and 2, until the run's end (in a job its runner
+    does that).
 
     With `run`, the uid of a run (of any process or machine, running or ended), this process goes on in that
     one, beside others that do; a uid that nobody knows begins a run, so a launcher makes one for all its
@@ -360,7 +365,7 @@ def init(
         if made.job is None:
             from cairn import _jobless
 
-            _jobless.begin(made, capture=capture)
+            _jobless.begin(made, capture=capture, console=console)
             _watch_exit()
         if run is not None:
             from cairn import _past

@@ -126,7 +126,7 @@ class LeftOut:
 class Secrets:
     """What is kept out of what is recorded: the run token, those that it replaced, the task's secrets."""
 
-    def __init__(self, token_file: Path, values: Iterable[str] = ()) -> None:
+    def __init__(self, token_file: Path | None, values: Iterable[str] = ()) -> None:
         self._file = token_file
         self._known: list[str] = []
         # Lines are recorded one by one, so of a value of several lines each is kept out.
@@ -146,6 +146,8 @@ class Secrets:
         return text
 
     def _read(self) -> None:
+        if self._file is None:
+            return
         try:
             status = os.stat(self._file)
             if self._seen == (status.st_mtime_ns, status.st_ino):
