@@ -36,9 +36,9 @@ def test_what_is_missing_or_of_another_type_is_told_in_mlflows_words() -> None:
     )
     assert (
         refusal(fields.text, "name")
-        == f"Invalid value 123 for parameter 'name' supplied: Hint: Value was of type 'int'.{SEE}"
+        == f"Invalid value 123 for parameter 'name' supplied:  Hint: Value was of type 'int'.{SEE}"
     )
-    assert "for parameter 'tags' supplied: Hint: Value was of type 'dict'" in refusal(fields.pairs, "tags")
+    assert "for parameter 'tags' supplied:  Hint: Value was of type 'dict'" in refusal(fields.pairs, "tags")
     assert "Invalid value \"4.5\" for parameter 'step'" in refusal(fields.whole, "step")
     assert fields.run_id.__name__ == "run_id"
     assert "'run_id'" in refusal(fields.run_id)

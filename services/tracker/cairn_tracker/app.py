@@ -18,6 +18,7 @@ from cairn.tracker.v1 import (
     keeping_pb2_grpc,
     logged_model_pb2_grpc,
     media_pb2_grpc,
+    mlflow_pb2_grpc,
     promotion_pb2_grpc,
     registry_pb2_grpc,
     tracker_pb2_grpc,
@@ -38,6 +39,7 @@ from cairn_tracker.api.evaluations import EvaluationApi
 from cairn_tracker.api.keeping import KeepingApi
 from cairn_tracker.api.logged_models import LoggedModelApi
 from cairn_tracker.api.media import MediaApi
+from cairn_tracker.api.mlflow import MlflowApi
 from cairn_tracker.api.promotions import PromotionApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
@@ -48,6 +50,7 @@ from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
+from cairn_tracker.pending import Pending
 from cairn_tracker.promotions import Promotions
 from cairn_tracker.registration import Registrations
 from cairn_tracker.registry import Registry
@@ -69,6 +72,9 @@ class Parts:
     objects: ObjectStore
     clock: Clock
     collector: Collector
+    pending: Pending
+    # Held by whoever works out what metrics come to.
+    writing: asyncio.Lock
 
 
 async def serve(settings: TrackerSettings) -> None:
@@ -134,12 +140,23 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
     )
     grace = timedelta(seconds=settings.collection_grace)
     collector = Collector(db=db, objects=objects, clock=clock, grace=grace)
-    return Parts(db=db, store=store, objects=objects, clock=clock, collector=collector)
+    writing = asyncio.Lock()
+    pending = Pending(db=db, store=store, clock=clock, writing=writing)
+    return Parts(
+        db=db,
+        store=store,
+        objects=objects,
+        clock=clock,
+        collector=collector,
+        pending=pending,
+        writing=writing,
+    )
 
 
 def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> Iterator[Any]:
     """All that goes on beside answering calls."""
     yield _on_the_bus(settings, parts, tokens)
+    yield parts.pending.keep_going()
     yield _reconcile(settings, parts)
     yield _ensure_bucket(parts.objects)
     keeping = Keeping(db=parts.db, clock=parts.clock)
@@ -163,7 +180,13 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
     await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
     await bus.ensure_stream("JOB", STREAMS["JOB"], max_bytes=settings.job_stream_bytes)
     await bus.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
-    ingest = Ingest(db=parts.db, store=parts.store, clock=parts.clock, interval=settings.ingest_interval)
+    ingest = Ingest(
+        db=parts.db,
+        store=parts.store,
+        clock=parts.clock,
+        interval=settings.ingest_interval,
+        writing=parts.writing,
+    )
     jobs = JobEvents(db=parts.db, clock=parts.clock)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(parts.db, bus))
@@ -249,6 +272,7 @@ def _server(
     promotions = Promotions(db=parts.db, clock=parts.clock)
     promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
+    mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -257,6 +281,7 @@ def _server(
             lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
             lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
             lambda server: media_pb2_grpc.add_MediaServiceServicer_to_server(media_api, server),
+            lambda server: mlflow_pb2_grpc.add_MlflowServiceServicer_to_server(mlflow_api, server),
             lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),
             lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(

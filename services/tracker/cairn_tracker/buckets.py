@@ -147,7 +147,7 @@ def summaries(made: Buckets) -> list[tuple[MetricKey, int, int, Summary]]:
         made.last[last].tolist(), made.last_step[last].tolist(),
         np.add.reduceat(made.count, starts).tolist(),
         _none_for_nan(least), least_step.tolist(), _none_for_nan(most), most_step.tolist(),
-        (Tail(*tail) for tail in tails), strict=True,
+        (Tail(*tail) for tail in tails), made.time[last].tolist(), strict=True,
     )  # fmt: skip
     return [(made.metrics[metric], start, end, Summary(*values)) for metric, start, end, *values in found]
 

@@ -63,14 +63,18 @@ class Taken:
 class Ingest:
     """The handler of the stream of job events."""
 
-    def __init__(self, *, db: Database, store: ClickHouse, clock: Clock, interval: float) -> None:
-        """`interval`: seconds to rest at most after a small batch; what comes meanwhile goes together."""
+    def __init__(
+        self, *, db: Database, store: ClickHouse, clock: Clock, interval: float, writing: asyncio.Lock
+    ) -> None:
+        """`interval`: seconds to rest at most after a small batch; what comes meanwhile goes together.
+        `writing` is held while what metrics come to is worked out: several consumers hand over, and points
+        come on another way, too.
+        """
         self._db = db
         self._store = store
         self._clock = clock
         self._interval = interval
-        # Several consumers hand over; what a run came to is worked out by one at a time.
-        self._alone = asyncio.Lock()
+        self._writing = writing
 
     async def __call__(self, messages: Sequence[Message]) -> None:
         """Applies a batch. Raises `Unusable` after the rest of it was applied."""
@@ -87,7 +91,7 @@ class Ingest:
 
     async def _apply(self, events: Sequence[Event]) -> bool:
         """Whether anything of it was new."""
-        async with self._alone:
+        async with self._writing:
             return await self._apply_alone(events)
 
     async def _apply_alone(self, events: Sequence[Event]) -> bool:

@@ -129,6 +129,8 @@ class Summary:
     max_step: int = 0
     # Known where points are added only.
     tail: Tail | None = field(default=None, compare=False)
+    # Of the last value; microseconds since 1970.
+    last_time: int = field(default=0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

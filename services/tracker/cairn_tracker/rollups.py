@@ -40,12 +40,13 @@ GROUP BY run, key, intDiv(step, {WIDTH})
 """  # noqa: S608
 
 _SUMMARIES = """
-SELECT key, argMax(last, last_step), max(last_step), sum(count),
+SELECT key, argMax(time, last_step), argMax(last, last_step), max(last_step), sum(count),
     minOrNullIf(min, isFinite(min)), argMinOrNullIf(min_step, min, isFinite(min)),
     maxOrNullIf(max, isFinite(max)), argMaxOrNullIf(max_step, max, isFinite(max)),
     argMax(first_step, bucket), argMax(count, bucket), argMax(min, bucket), argMax(min_step, bucket),
     argMax(max, bucket), argMax(max_step, bucket)
-FROM (SELECT key, bucket, first_step, last_step, last, min, min_step, max, max_step, count FROM rollups FINAL
+FROM (SELECT key, bucket, first_step, last_step, time, last, min, min_step, max, max_step, count
+      FROM rollups FINAL
       WHERE team = {team:String} AND run = {run:String} AND key IN {keys:Array(String)})
 GROUP BY key
 """
@@ -95,11 +96,12 @@ async def _summaries(store: ClickHouse, run: RunKey, keys: Collection[str]) -> d
 
 
 def _summary(
-    last: float, last_step: int, count: int, least: float | None, least_at: int | None,
+    last_time: int, last: float, last_step: int, count: int, least: float | None, least_at: int | None,
     most: float | None, most_at: int | None, *tail: Any,
 ) -> Summary:  # fmt: skip
     first_step, in_tail, low, low_at, high, high_at = tail
     return Summary(
+        last_time=last_time,
         last=last,
         last_step=last_step,
         count=count,

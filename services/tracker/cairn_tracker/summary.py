@@ -68,6 +68,7 @@ def follow(before: Summary, after: Summary) -> Summary:
         min_step=least.min_step,
         max=most.max,
         max_step=most.max_step,
+        last_time=after.last_time,
     )
 
 
@@ -80,5 +81,6 @@ def estimate(before: Summary, after: Summary) -> Summary:
         both,
         last=after.last if newer else before.last,
         last_step=after.last_step if newer else before.last_step,
+        last_time=after.last_time if newer else before.last_time,
         count=before.count + max(0, min(after.count, after.last_step - before.last_step)),
     )

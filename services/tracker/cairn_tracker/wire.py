@@ -88,7 +88,7 @@ def experiment(value: Experiment) -> run_pb2.Experiment:
     return run_pb2.Experiment(
         name=f"teams/{value.team}/experiments/{value.id}",
         uid=value.uid,
-        display_name=value.id,
+        display_name=value.display_name,
         create_time=stamp(value.create_time),
         update_time=stamp(value.update_time),
         run_count=value.run_count,

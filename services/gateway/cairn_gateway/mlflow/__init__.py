@@ -21,14 +21,29 @@ from cairn_common.auth import Principal, access, admit, require
 from cairn_gateway import wire
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.limits import Limits
-from cairn_gateway.mlflow import about, door, errors, logged_models, registry
+from cairn_gateway.mlflow import (
+    about,
+    door,
+    errors,
+    experiments,
+    logged_models,
+    metrics,
+    registry,
+    runs,
+)
 from cairn_gateway.mlflow.errors import MlflowError
 from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, of_body, of_query
 from cairn_gateway.mlflow.route import Asked, Route
 from cairn_gateway.upstream import Caller, Upstream
 
 PREFIX: Final = "/mlflow"
-ROUTES: Final[Sequence[Route]] = (*registry.ROUTES, *logged_models.ROUTES)
+ROUTES: Final[Sequence[Route]] = (
+    *experiments.ROUTES,
+    *runs.ROUTES,
+    *metrics.ROUTES,
+    *registry.ROUTES,
+    *logged_models.ROUTES,
+)
 # Bytes of files come and go through here: longer than a question takes.
 _SECONDS: Final = 900.0
 

@@ -198,7 +198,7 @@ def missing_value(name: str) -> MlflowError:
 
 def wrong_type(name: str, value: Any) -> MlflowError:
     """The error for a field of another type."""
-    return invalid(f"{invalid_value(name, value)} Hint: Value was of type '{type(value).__name__}'.{_SEE}")
+    return invalid(f"{invalid_value(name, value)}  Hint: Value was of type '{type(value).__name__}'.{_SEE}")
 
 
 def invalid_value(name: str, value: Any) -> str:

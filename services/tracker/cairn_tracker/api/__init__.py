@@ -11,12 +11,13 @@ from cairn_tracker.api import (
     keeping,
     logged_models,
     media,
+    mlflow,
     promotions,
     registry,
     runs,
 )
 
-_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations)
+_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, mlflow)
 
 #: What each RPC asks of its caller. One that is not here is refused.
 ACCESS: Mapping[str, Access] = {path: asked for api in _APIS for path, asked in api.ACCESS.items()}

@@ -27,11 +27,14 @@ JOIN unnest($1::text[], $2::text[], $3::integer[], $4::integer[], $5::text[])
   ON (m.team, m.run_uid, m.attempt, m.rank, m.writer) = (k.team, k.run_uid, k.attempt, k.rank, k.writer)
 """
 
+# What is known of a metric as far as its points are settled.
 _SUMMARIES = """
-SELECT s.team, s.run_uid, s.key, s.last, s.last_step, s.count, s.min, s.min_step, s.max, s.max_step,
+SELECT s.team, s.run_uid, s.key, s.last, coalesce(s.settled_step, s.last_step) AS last_step, s.count,
+    s.min, s.min_step, s.max, s.max_step,
     s.tail_first, s.tail_count, s.tail_min, s.tail_min_step, s.tail_max, s.tail_max_step
 FROM summaries s JOIN unnest($1::text[], $2::text[], $3::text[]) AS k (team, run_uid, key)
   ON (s.team, s.run_uid, s.key) = (k.team, k.run_uid, k.key)
+WHERE s.count > 0
 """
 
 _ADD_MARKS = """
@@ -52,18 +55,24 @@ GROUP BY team, run_uid, attempt, rank, writer
 ON CONFLICT (team, run_uid, attempt, rank, writer) DO UPDATE SET ranges = line_marks.ranges + EXCLUDED.ranges
 """
 
-_SET_SUMMARIES = """
-INSERT INTO summaries (team, run_uid, key, last, last_step, count, min, min_step, max, max_step,
-    tail_first, tail_count, tail_min, tail_min_step, tail_max, tail_max_step)
+_AHEAD: Final = "(s.settled_step IS NOT NULL OR s.count = 0) AND s.last_step >= EXCLUDED.last_step"
+_SET_SUMMARIES = f"""
+INSERT INTO summaries AS s (team, run_uid, key, last, last_step, count, min, min_step, max, max_step,
+    tail_first, tail_count, tail_min, tail_min_step, tail_max, tail_max_step, last_time)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::bigint[], $6::bigint[],
     $7::float8[], $8::bigint[], $9::float8[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::float8[], $14::bigint[], $15::float8[], $16::bigint[])
-ON CONFLICT (team, run_uid, key) DO UPDATE SET last = EXCLUDED.last, last_step = EXCLUDED.last_step,
+    $13::float8[], $14::bigint[], $15::float8[], $16::bigint[], $17::bigint[])
+ON CONFLICT (team, run_uid, key) DO UPDATE SET
+    -- A point that still waits may be later than all of these.
+    last = CASE WHEN {_AHEAD} THEN s.last ELSE EXCLUDED.last END,
+    last_step = CASE WHEN {_AHEAD} THEN s.last_step ELSE EXCLUDED.last_step END,
+    last_time = CASE WHEN {_AHEAD} THEN s.last_time ELSE EXCLUDED.last_time END,
+    settled_step = CASE WHEN {_AHEAD} AND s.last_step > EXCLUDED.last_step THEN EXCLUDED.last_step END,
     count = EXCLUDED.count, min = EXCLUDED.min, min_step = EXCLUDED.min_step, max = EXCLUDED.max,
     max_step = EXCLUDED.max_step, tail_first = EXCLUDED.tail_first, tail_count = EXCLUDED.tail_count,
     tail_min = EXCLUDED.tail_min, tail_min_step = EXCLUDED.tail_min_step, tail_max = EXCLUDED.tail_max,
     tail_max_step = EXCLUDED.tail_max_step
-"""
+"""  # noqa: S608
 
 
 async def marks(db: Reads, keys: Collection[SegmentKey]) -> Marks[SegmentKey]:
@@ -135,8 +144,9 @@ async def add_line_marks(conn: Any, fresh: Sequence[tuple[LineKey, int, int]]) -
 async def set_summaries(conn: Any, changed: Mapping[MetricKey, Summary]) -> None:
     """Writes what metrics come to."""
     if changed:
-        rows = [(*key, *_summary(of)) for key, of in changed.items()]
-        await conn.execute(_SET_SUMMARIES, *_columns(rows, 16))
+        # Always in one order: others write rows of these, too.
+        rows = [(*key, *_summary(of), of.last_time) for key, of in sorted(changed.items(), key=_name)]
+        await conn.execute(_SET_SUMMARIES, *_columns(rows, 17))
 
 
 async def set_counts(
@@ -154,6 +164,10 @@ async def set_counts(
             " WHERE r.team = k.team AND r.uid = k.uid",
             *_columns([(*key, lines.get(key), rejected.get(key, 0), dropped.get(key, 0)) for key in keys], 5),
         )
+
+
+def _name(item: tuple[MetricKey, Summary]) -> MetricKey:
+    return item[0]
 
 
 def _summary(of: Summary) -> tuple[Any, ...]:

@@ -43,6 +43,7 @@ class Experiment:
     team: str
     id: str
     uid: str
+    display_name: str
     create_time: datetime
     update_time: datetime
     run_count: int
@@ -82,7 +83,7 @@ ON CONFLICT (team, run_uid, number) DO UPDATE SET
 """
 
 _SUMMARIES = """
-SELECT run_uid, key, last, last_step, count, min, min_step, max, max_step FROM (
+SELECT run_uid, key, last, last_step, last_time, count, min, min_step, max, max_step FROM (
     -- What the machine did comes behind what the program measured.
     SELECT s.*, row_number() OVER (PARTITION BY run_uid ORDER BY starts_with(key, 'system/'), key) AS place
     FROM summaries s
@@ -159,9 +160,10 @@ WHERE runs.team = $1 AND runs.uid = $2
 """
 
 _EXPERIMENTS = """
-SELECT e.team, e.id, e.uid, e.create_time, e.update_time,
-    (SELECT count(*) FROM runs r WHERE r.team = e.team AND r.experiment = e.id) AS run_count
-FROM experiments e WHERE e.team = $1 AND e.id > $2 ORDER BY e.id LIMIT $3
+SELECT e.team, e.id, e.uid, e.display_name, e.create_time, e.update_time,
+    (SELECT count(*) FROM runs r WHERE r.team = e.team AND r.experiment = e.id AND r.delete_time IS NULL)
+        AS run_count
+FROM experiments e WHERE e.team = $1 AND e.id > $2 AND e.delete_time IS NULL ORDER BY e.id LIMIT $3
 """
 
 
@@ -194,8 +196,14 @@ async def list_experiments(db: Reads, team: str, *, after: str, limit: int) -> l
 async def ensure_experiment(conn: Any, team: str, id: str, now: datetime) -> None:
     """Makes the experiment if it is new."""
     await conn.execute(
-        "INSERT INTO experiments (team, id, uid, create_time, update_time) VALUES ($1, $2, $3, $4, $4)"
-        " ON CONFLICT (team, id) DO NOTHING",
+        # The name may have been given to another one.
+        "INSERT INTO experiments (team, id, uid, create_time, update_time, number, display_name)"
+        " SELECT $1::text, $2::text, $3, $4, $4, number, CASE WHEN $2 = 'default' THEN 'Default'"
+        " WHEN EXISTS (SELECT FROM experiments WHERE team = $1 AND display_name = $2 AND id <> $2)"
+        " THEN $2 || '-' || number ELSE $2 END"
+        " FROM (SELECT CASE WHEN $2 = 'default' THEN 0 ELSE experiment_number() END AS number) made"
+        " WHERE NOT EXISTS (SELECT FROM experiments WHERE team = $1 AND id = $2)"
+        " ON CONFLICT DO NOTHING",
         team,
         id,
         new_uid(),

@@ -83,7 +83,7 @@ def _statement(wanted: Search, limit: int) -> tuple[str, list[object]]:
     where, given = wanted.where, Parameters()
     team = given.add(where.team, "text")
     join, sorted_by = _keys(wanted.by, wanted.falling, given)
-    tests = [f"team = {team}"]
+    tests = [f"team = {team}", "delete_time IS NULL"]
     if where.experiment:
         tests.append(f"experiment = {given.add(where.experiment, 'text')}")
     if where.sweep:

@@ -1,0 +1,279 @@
+"""Routes of runs: what they are, what they read, which of them hold a filter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from cairn.tracker.v1 import mlflow_pb2 as pb
+from cairn_common.auth import Role
+from cairn_gateway.mlflow import pages
+from cairn_gateway.mlflow.checks import as_json, check_length, check_tag
+from cairn_gateway.mlflow.errors import invalid
+from cairn_gateway.mlflow.experiments import pairs, stage, view_of
+from cairn_gateway.mlflow.fields import Fields, as_object, invalid_value, missing_value, wrong_type
+from cairn_gateway.mlflow.route import Asked, Route, of_runs
+from cairn_gateway.wire import Json
+
+_STATUSES: Final = {1: "RUNNING", 2: "SCHEDULED", 3: "FINISHED", 4: "FAILED", 5: "KILLED"}
+_USUAL_PAGE: Final = 1_000
+# Of an answer: a page that is larger has a next one.
+_PAGE_RUNS: Final = 64 * 1024 * 1024
+_MOST_INPUTS: Final = 1_000
+_LOGGED_MODELS: Final = "mlflow.log-model.history"
+
+
+async def create(asked: Asked) -> Json:
+    """runs/create"""
+    fields = asked.fields
+    tags = fields.pairs("tags")
+    for place, (key, value) in enumerate(tags):
+        check_tag(f"tags[{place}].", key, value)
+    request = pb.CreateMlflowRunRequest(
+        parent=asked.parent,
+        experiment_id=fields.text("experiment_id") or "0",
+        run_name=fields.text("run_name"),
+        user_id=fields.text("user_id"),
+        start_time=fields.whole("start_time"),
+        tags=dict(tags),
+    )
+    made = await asked.call("MlflowService/CreateMlflowRun", request, pb.MlflowRun)
+    told = run(made)
+    del told["outputs"]
+    return {"run": told}
+
+
+async def get(asked: Asked) -> Json:
+    """runs/get"""
+    request = pb.GetMlflowRunRequest(parent=asked.parent, run_id=asked.fields.run_id())
+    return {"run": run(await asked.call("MlflowService/GetMlflowRun", request, pb.MlflowRun))}
+
+
+async def update(asked: Asked) -> Json:
+    """runs/update"""
+    fields = asked.fields
+    run_id = fields.run_id()
+    changed = await _change(
+        asked,
+        run_id,
+        end_time=fields.whole("end_time"),
+        status=_status(fields.values.get("status")),
+        run_name=fields.text("run_name"),
+    )
+    return {"run_info": info(changed)}
+
+
+async def delete(asked: Asked) -> Json:
+    """runs/delete"""
+    await _change(asked, asked.fields.run_id(), deleted=True)
+    return {}
+
+
+async def restore(asked: Asked) -> Json:
+    """runs/restore"""
+    await _change(asked, asked.fields.run_id(), deleted=False)
+    return {}
+
+
+async def delete_tag(asked: Asked) -> Json:
+    """runs/delete-tag"""
+    run_id = asked.fields.run_id()
+    await _change(asked, run_id, delete_tags=[asked.fields.text("key", required=True)])
+    return {}
+
+
+async def search(asked: Asked) -> Json:
+    """runs/search. The tracker's pages are put together to the one that was asked for."""
+    fields = asked.fields
+    asked_for = fields.whole("max_results")
+    if asked_for is not None and asked_for > pages.MOST:
+        raise wrong_type("max_results", asked_for)
+    wanted = pages.max_results(fields, _USUAL_PAGE)
+    offset = first = pages.offset_of(fields)
+    request = pb.SearchMlflowRunsRequest(
+        parent=asked.parent,
+        experiment_ids=fields.text_items("experiment_ids"),
+        filter=fields.text("filter"),
+        order_by=fields.text_items("order_by"),
+        view=view_of(fields, "run_view_type"),
+    )
+    runs: list[Json] = []
+    size, more = 0, True
+    while more and offset - first < wanted and size < _PAGE_RUNS:
+        request.offset, request.limit = offset, wanted - (offset - first)
+        found = await asked.call("MlflowService/SearchMlflowRuns", request, pb.SearchMlflowRunsResponse)
+        runs += [run(item) for item in found.runs]
+        offset, more, size = offset + len(found.runs), found.more, size + found.ByteSize()
+    answer: dict[str, Any] = {"runs": runs} if runs else {}
+    if more:
+        answer["next_page_token"] = pages.token_at(offset)
+    return answer
+
+
+async def log_inputs(asked: Asked) -> Json:
+    """runs/log-inputs"""
+    fields = asked.fields
+    run_id = fields.run_id()
+    request = pb.LogMlflowInputsRequest(
+        parent=asked.parent,
+        run_id=run_id,
+        datasets=[
+            _dataset_input(f"datasets[{place}]", item)
+            for place, item in enumerate(fields.objects("datasets"))
+        ],
+        model_inputs=[pb.MlflowModelUse(model_id=item.text("model_id")) for item in fields.objects("models")],
+    )
+    if len(request.datasets) > _MOST_INPUTS:
+        raise invalid(f"at most {_MOST_INPUTS} datasets can be logged at once")
+    await asked.call("MlflowService/LogMlflowInputs", request, pb.LogMlflowInputsResponse)
+    return {}
+
+
+async def log_outputs(asked: Asked) -> Json:
+    """runs/outputs"""
+    fields = asked.fields
+    request = pb.LogMlflowInputsRequest(
+        parent=asked.parent,
+        run_id=fields.run_id(),
+        model_outputs=[
+            pb.MlflowModelUse(model_id=item.text("model_id"), step=item.whole("step") or 0)
+            for item in fields.objects("models", required=True)
+        ],
+    )
+    await asked.call("MlflowService/LogMlflowInputs", request, pb.LogMlflowInputsResponse)
+    return {}
+
+
+async def log_model(asked: Asked) -> Json:
+    """runs/log-model, of old clients: the models are a tag."""
+    run_id = asked.fields.run_id()
+    text = asked.fields.text("model_json", required=True)
+    try:
+        model = json.loads(text)
+    except (ValueError, RecursionError):
+        raise invalid(f"Malformed model info. \n {text[:500]} \n is not a valid JSON.") from None
+    absent = {"artifact_path", "flavors", "utc_time_created", "run_id"} - set(as_object("model_json", model))
+    if absent:
+        raise invalid(f"Model json is missing mandatory fields: {absent}")
+    get_run = pb.GetMlflowRunRequest(parent=asked.parent, run_id=run_id)
+    known = await asked.call("MlflowService/GetMlflowRun", get_run, pb.MlflowRun)
+    tags = dict(zip(known.tag_keys, known.tag_values, strict=True))
+    model["flavors"] = {
+        name: {key: item for key, item in flavor.items() if key != "config"}
+        if isinstance(flavor, dict)
+        else flavor
+        for name, flavor in as_object("flavors", model["flavors"]).items()
+    }
+    models = json.dumps([*json.loads(tags.get(_LOGGED_MODELS, "[]")), model])
+    check_length("value", 8_000, models)
+    request = pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, tags={_LOGGED_MODELS: models})
+    await asked.call("MlflowService/LogMlflowBatch", request, pb.LogMlflowBatchResponse)
+    return {}
+
+
+def run(value: pb.MlflowRun) -> Json:
+    """A run as MLflow's JSON has it; lists that are empty are left out, as its server does."""
+    data: dict[str, Any] = {}
+    if value.metric_keys:
+        columns = (value.metric_keys, value.metric_values, value.metric_times, value.metric_steps)
+        data["metrics"] = [
+            {"key": key, "value": as_json(number), "timestamp": time, "step": step}
+            for key, number, time, step in zip(*columns, strict=True)
+        ]
+    for name, keys, texts in (
+        ("params", value.param_keys, value.param_values),
+        ("tags", value.tag_keys, value.tag_values),
+    ):
+        if keys:
+            data[name] = [{"key": key, "value": text} for key, text in zip(keys, texts, strict=True)]
+    inputs: dict[str, Any] = {}
+    if value.datasets:
+        inputs["dataset_inputs"] = [_described(item) for item in value.datasets]
+    if value.model_inputs:
+        inputs["model_inputs"] = [{"model_id": item.model_id} for item in value.model_inputs]
+    made = [{"model_id": item.model_id, "step": item.step} for item in value.model_outputs]
+    return {
+        "info": info(value),
+        "data": data,
+        "inputs": inputs,
+        "outputs": {"model_outputs": made} if made else {},
+    }
+
+
+def info(value: pb.MlflowRun) -> Json:
+    """What a run is, as MLflow's JSON has it."""
+    return {
+        "run_id": value.run_id,
+        "run_uuid": value.run_id,
+        "run_name": value.run_name,
+        "experiment_id": value.experiment_id,
+        "user_id": value.user_id,
+        "status": value.status,
+        "start_time": value.start_time,
+        **({"end_time": value.end_time} if value.HasField("end_time") else {}),
+        "artifact_uri": f"mlflow-artifacts:/{value.experiment_id}/{value.run_id}/artifacts",
+        "lifecycle_stage": stage(value.deleted),
+    }
+
+
+def _described(value: pb.MlflowDatasetInput) -> Json:
+    data = value.dataset
+    dataset = {
+        "name": data.name,
+        "digest": data.digest,
+        "source_type": data.source_type,
+        "source": data.source,
+        **({"schema": data.schema} if data.schema else {}),
+        **({"profile": data.profile} if data.profile else {}),
+    }
+    return {**({"tags": pairs(value.tags)} if value.tags else {}), "dataset": dataset}
+
+
+def _dataset_input(path: str, item: Fields) -> pb.MlflowDatasetInput:
+    given = item.values.get("dataset")
+    if given is None:
+        raise missing_value(f"{path}.dataset")
+    data = Fields(as_object(f"{path}.dataset", given))
+    made = pb.MlflowDataset()
+    for name, longest, required in (
+        ("name", 500, True), ("digest", 36, True), ("source_type", 500, True), ("source", 65_535, True),
+        ("schema", 1_048_575, False), ("profile", 2_000_000, False),
+    ):  # fmt: skip
+        text = data.text(name)
+        if required and not text:
+            raise missing_value(f"{path}.dataset.{name}")
+        check_length(f"{path}.dataset.{name}", longest, text)
+        setattr(made, name, text)
+    tags = item.pairs("tags")
+    for key, value in tags:
+        check_length("key", 255, key)
+        check_length("value", 500, value)
+    return pb.MlflowDatasetInput(dataset=made, tags=dict(tags))
+
+
+async def _change(asked: Asked, run_id: str, **fields: Any) -> pb.MlflowRun:
+    request = pb.UpdateMlflowRunRequest(parent=asked.parent, run_id=run_id, **fields)
+    return await asked.call("MlflowService/UpdateMlflowRun", request, pb.MlflowRun)
+
+
+def _status(value: Any) -> str:
+    if value is None or value == "":
+        return ""
+    name = _STATUSES.get(value) if isinstance(value, int) else value
+    if name not in _STATUSES.values():
+        raise invalid(f"{invalid_value('status', value)} it is none of {', '.join(_STATUSES.values())}")
+    return str(name)
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    of_runs("POST", "runs/create", Role.MEMBER, create),
+    of_runs("GET", "runs/get", Role.VIEWER, get),
+    of_runs("POST", "runs/update", Role.MEMBER, update),
+    of_runs("POST", "runs/delete", Role.MEMBER, delete),
+    of_runs("POST", "runs/restore", Role.MEMBER, restore),
+    of_runs("POST", "runs/delete-tag", Role.MEMBER, delete_tag),
+    of_runs("POST", "runs/search", Role.VIEWER, search),
+    of_runs("POST", "runs/log-inputs", Role.MEMBER, log_inputs),
+    of_runs("POST", "runs/outputs", Role.MEMBER, log_outputs),
+    of_runs("POST", "runs/log-model", Role.MEMBER, log_model),
+)
