@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,6 +92,16 @@ class LocalRun:
     tags: tuple[str, ...]
     message: str
     folders: tuple[Path, ...]
+    group: str = ""
+    notes: str = ""
+    # Over which metric others are drawn; see `axis`.
+    axes: Mapping[str, str] = field(default_factory=dict)
+
+    def axis(self, key: str) -> str:
+        """The metric that this one is drawn over, as `define_metric` said; empty: the step."""
+        from cairn._axes import axis_of
+
+        return axis_of(self.axes, key)
 
     def history(self, key: str) -> list[Point]:
         """A metric by step; of two values for one step the one that was logged last."""
@@ -132,7 +142,8 @@ def _joined(run: LocalRun, more: LocalRun) -> LocalRun:
         run, state=last.state, message=last.message, start_time=min(run.start_time, more.start_time),
         end_time=None if last.end_time is None else max(ends), name=run.name or more.name,
         params={**run.params, **more.params}, tags=tuple(dict.fromkeys((*run.tags, *more.tags))),
-        folders=(*run.folders, *more.folders),
+        folders=(*run.folders, *more.folders), group=more.group or run.group, notes=more.notes or run.notes,
+        axes={**run.axes, **more.axes},
     )  # fmt: skip
 
 
@@ -190,6 +201,9 @@ def _load(path: Path) -> LocalRun | None:
             tags=tuple(record.get("tags") or ()),
             message=str(record.get("message") or ""),
             folders=(path.parent,),
+            group=str(record.get("group") or ""),
+            notes=str(record.get("notes") or ""),
+            axes=dict(record.get("axes") or {}),
         )
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -164,7 +164,11 @@ class Run:
         """
         try:
             axes = {_values.name(key, "a metric"): _values.name(step_metric, "step_metric", empty=True)}
-            self._writer.json("run_updated", {"axes": axes})
+            with self._lock:
+                self._writer.json("run_updated", {"axes": axes})
+                if self._record:
+                    self._record["axes"] = {**self._record.get("axes", {}), **axes}
+                    self._save_record()
         except Exception as error:
             self._problem("define_metric", str(error), error)
 

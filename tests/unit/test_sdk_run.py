@@ -278,3 +278,20 @@ def test_what_is_no_uid_is_told_and_another_run_begins(uid: Any, caplog: pytest.
     assert "is no run's uid" in caplog.text
     with pytest.raises(ValueError, match="no run's uid"):
         cairn.init(run=uid, strict=True)
+
+
+def test_a_local_run_says_of_itself_what_a_server_would() -> None:
+    run = cairn.init(group="night", notes="first", capture=False)
+    cairn.define_metric("val/*", step_metric="epoch")
+    cairn.define_metric("val/loss", step_metric="samples")
+    run.notes = "second"
+    cairn.finish()
+    (found,) = cairn.local_runs()
+    assert (found.group, found.notes) == ("night", "second")
+    assert (found.axis("val/acc"), found.axis("val/loss"), found.axis("lr")) == ("epoch", "samples", "")
+    again = cairn.init(run=run.uid, capture=False)
+    again.group = "day"
+    cairn.define_metric("val/loss", step_metric="")
+    cairn.finish()
+    (found,) = cairn.local_runs()
+    assert (found.group, found.notes, found.axis("val/loss")) == ("day", "second", "")

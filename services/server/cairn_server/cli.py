@@ -269,19 +269,8 @@ def _show_status(found: Status) -> None:
             else "does not answer: start it, or correct CAIRN_SKYPILOT_URL"
         )
         console.print(f"SkyPilot at {found.skypilot} {told}")
-    if found.backlog is not None and found.backlog.messages:
-        console.print(
-            f"logged, and not stored yet: {found.backlog.messages:,} messages,"
-            f" the oldest since {found.backlog.oldest_seconds:.0f} s;"
-            f" the bus holds {found.backlog.bytes / 2**20:.0f} of {found.backlog.limit_bytes / 2**20:.0f} MiB"
-        )
-        if found.backlog.full:
-            console.print(
-                "the bus is full: what jobs log waits on their own disks until the tracker takes in more"
-                " (does it run? `logs/tracker.log` says why not; CAIRN_JOB_STREAM_BYTES is the limit)"
-            )
-    elif found.backlog is not None:
-        console.print("all that was logged is stored")
+    for line in found.backlog.words() if found.backlog is not None else ():
+        console.print(line)
     console.print(f"together {sum(process.memory for process in found.processes) / 2**20:.0f} MiB")
 
 

@@ -48,6 +48,22 @@ class Backlog:
         """Whether the bus takes no more, or soon will not."""
         return 0 < self.limit_bytes * 0.9 <= self.bytes
 
+    def words(self) -> list[str]:
+        """What `cairn status` says of it, in lines."""
+        if not self.messages:
+            return ["all that was logged is stored"]
+        told = [
+            f"logged, and not stored yet: {self.messages:,} messages, the oldest since"
+            f" {self.oldest_seconds:.0f} s; the bus holds {self.bytes / 2**20:.0f} of"
+            f" {self.limit_bytes / 2**20:.0f} MiB"
+        ]
+        if self.full:
+            told.append(
+                "the bus is full: what jobs log waits on their own disks until the tracker takes in more"
+                " (does it run? `logs/tracker.log` says why not; CAIRN_JOB_STREAM_BYTES is the limit)"
+            )
+        return told
+
 
 @dataclass(frozen=True, slots=True)
 class Status:
