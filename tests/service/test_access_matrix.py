@@ -36,16 +36,18 @@ OF_RUNS = {
 # What only looks, though it is a POST.
 LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
 # Beside looking, what somebody may do with what is their own.
-OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword"}
+OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword", "ApproveDeviceLogin"}
 # By which people come in; no token is asked for.
-PUBLIC = {"AcceptInvitation", "CreateSession"}
+PUBLIC = {"AcceptInvitation", "CreateDeviceLogin", "CreateSession", "FinishDeviceLogin"}
 OF_SERVICES = {
     "AcceptInvitation",
     "ApplyPlan",
     "BatchCreateTokens",
     "BatchRevokeTokens",
     "CheckToken",
+    "CreateDeviceLogin",
     "CreateSession",
+    "FinishDeviceLogin",
     "RenewToken",
     "ReserveQuota",
     "ReleaseReservation",
@@ -98,6 +100,7 @@ class Operation:
         """The path with ids of nothing in it."""
         uid = new_uid()
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
+        ids["code"] = "BBBB-BBBB"
         ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget", "invitation", "promotion"), uid)
         return self.path.format(**ids)
 
@@ -137,7 +140,8 @@ def test_what_needs_no_token_gives_nothing_to_who_knows_nothing(
     public = [operation for operation in all_operations if operation.id in PUBLIC]
     assert {operation.id for operation in public} == PUBLIC
     answers = {operation.id: operation.ask(place, None)[0] for operation in public}
-    assert set(answers.values()) <= {400, 401}
+    assert answers.pop("CreateDeviceLogin") == 200, "it waits for somebody who is in"
+    assert set(answers.values()) <= {400, 401, 404}
 
 
 def test_no_route_answers_without_a_good_token(place: Place, operations: list[Operation]) -> None:

@@ -377,6 +377,20 @@ async def test_the_first_admin_sets_a_password_by_a_link_of_its_own(quota: Quota
     )
     assert (session.user.name, session.user.email) == ("users/admin", "boss@lab.example")
     assert (await sign_in(quota, "boss@lab.example", PASSWORD)).user.name == "users/admin"
+    # Without an address whoever comes by the link says it; the latest link is the only one that is good.
+    await quota.db.execute("UPDATE users SET email = NULL, password_hash = NULL WHERE id = 'admin'")
+    links = [
+        (
+            await people.CreateInvitation(users.CreateInvitationRequest(parent="teams/main", user="users/me"))
+        ).secret
+        for _ in range(2)
+    ]
+    use = [
+        users.AcceptInvitationRequest(secret=one, password=PASSWORD, email="chief@lab.example")
+        for one in links
+    ]
+    assert (await problem(door.AcceptInvitation(use[0]))).reason is Reason.INVITATION_INVALID
+    assert (await door.AcceptInvitation(use[1])).user.email == "chief@lab.example"
     # An admin of the organisation who is no owner gives nobody such a link.
     admin = await person(quota, "main", ADMIN)
     call = (await quota.people(admin.secret)).CreateInvitation(
@@ -430,3 +444,51 @@ async def test_junk_is_a_mistake_of_the_caller(quota: Quota) -> None:
     ]
     codes = {(await problem(call)).code.name for call in calls}
     assert codes <= {"INVALID_ARGUMENT", "UNAUTHENTICATED", "NOT_FOUND"}
+
+
+async def test_a_command_line_is_let_in_by_somebody_who_is_in_once(quota: Quota, clock: FakeClock) -> None:
+    ada = await person(quota, await quota.team(), MEMBER)
+    door, people = await quota.door(), await quota.people(ada.secret)
+    asked = await door.CreateDeviceLogin(users.CreateDeviceLoginRequest(client="cairn on laptop"))
+    finish = users.FinishDeviceLoginRequest(secret=asked.secret)
+    assert (await problem(door.FinishDeviceLogin(finish))).reason is Reason.LOGIN_PENDING
+    seen = await people.GetDeviceLogin(users.GetDeviceLoginRequest(name=asked.login.name))
+    assert (seen.client, seen.approved) == ("cairn on laptop", False)
+    approve = users.ApproveDeviceLoginRequest(name=asked.login.name)
+    assert (await people.ApproveDeviceLogin(approve)).approved
+    assert (await problem(people.ApproveDeviceLogin(approve))).reason is Reason.LOGIN_NOT_FOUND
+    session = await door.FinishDeviceLogin(finish)
+    assert session.user.name == f"users/{ada.id}"
+    assert session.token.expire_time.ToDatetime() - session.token.create_time.ToDatetime() == timedelta(
+        days=30
+    )
+    assert await roles(quota, session.secret) == await roles(quota, ada.secret)
+    assert (await problem(door.FinishDeviceLogin(finish))).reason is Reason.LOGIN_NOT_FOUND
+    # It lasts no longer than the token that it was confirmed with, and waits for ten minutes.
+    brief = quota_pb2.CreateTokenRequest(scope=token_pb2.SCOPE_ADMIN)
+    brief.ttl.FromSeconds(3600)
+    token = await (await quota.identity(ada.secret)).CreateToken(brief)
+    asked = await door.CreateDeviceLogin(users.CreateDeviceLoginRequest())
+    approve = users.ApproveDeviceLoginRequest(name=asked.login.name)
+    await (await quota.people(token.secret)).ApproveDeviceLogin(approve)
+    session = await door.FinishDeviceLogin(users.FinishDeviceLoginRequest(secret=asked.secret))
+    assert session.token.expire_time == token.token.expire_time
+    late = await door.CreateDeviceLogin(users.CreateDeviceLoginRequest())
+    clock.advance(timedelta(minutes=11).total_seconds())
+    approve = users.ApproveDeviceLoginRequest(name=late.login.name)
+    assert (await problem(people.ApproveDeviceLogin(approve))).reason is Reason.LOGIN_NOT_FOUND
+    lesser = await create_token(quota, ada.secret, token_pb2.SCOPE_WRITE)
+    refused = (await quota.people(lesser)).ApproveDeviceLogin(approve)
+    assert (await problem(refused)).reason is Reason.SCOPE_TOO_LOW
+
+
+async def create_token(quota: Quota, secret: str, scope: Any) -> str:
+    asked = quota_pb2.CreateTokenRequest(scope=scope)
+    return (await (await quota.identity(secret)).CreateToken(asked)).secret
+
+
+async def test_codes_are_not_guessed(quota: Quota) -> None:
+    people = await quota.people((await person(quota, await quota.team(), MEMBER)).secret)
+    asked = users.GetDeviceLoginRequest(name="deviceLogins/BBBB-BBBB")
+    reasons = [(await problem(people.GetDeviceLogin(asked))).reason for _ in range(32)]
+    assert reasons == [Reason.LOGIN_NOT_FOUND] * 30 + [Reason.RATE_EXCEEDED] * 2

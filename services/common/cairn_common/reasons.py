@@ -83,6 +83,8 @@ class Reason(StrEnum):
     MEMBER_NOT_FOUND = "MEMBER_NOT_FOUND"
     # `there is no invitation 01j... in team vision`
     INVITATION_NOT_FOUND = "INVITATION_NOT_FOUND"
+    # `there is no login WDJB-MJHT that waits`
+    LOGIN_NOT_FOUND = "LOGIN_NOT_FOUND"
     # `there is no reservation 01j...-1 in team main`
     RESERVATION_NOT_FOUND = "RESERVATION_NOT_FOUND"
     # `there is no job 01j... in team main`
@@ -131,6 +133,8 @@ class Reason(StrEnum):
     STATE_INVALID = "STATE_INVALID"
     # `the team vision would have no owner left; make somebody else one first`
     OWNER_LAST = "OWNER_LAST"
+    # `nobody has confirmed the login WDJB-MJHT yet`
+    LOGIN_PENDING = "LOGIN_PENDING"
     # `job 01j... has ended as SUCCEEDED; it cannot be cancelled`
     JOB_ENDED = "JOB_ENDED"
     # `run 01j... has ended`

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cairn.quota.v1 import invitation_pb2, user_service_pb2
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
@@ -11,9 +11,8 @@ from cairn_common.clock import Clock
 from cairn_common.ids import check_id, new_uid, parse_name
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
-from cairn_quota import checks, people_wire, user_checks, wire
+from cairn_quota import checks, people_wire, user_checks
 from cairn_quota.bootstrap import TEAM as FIRST_TEAM
-from cairn_quota.identity_store import NewToken
 from cairn_quota.invitation_store import Acceptance, InvitationStore, invitation_invalid
 from cairn_quota.model import Role as TeamRole
 from cairn_quota.people import (
@@ -105,7 +104,7 @@ class EntryCalls(UserServiceServicer):
         user, is_new, hashed = await self._whom(found, request)
         session, secret = new_session(user.subject, life=life, now=now)
         user = await self.invitations.accept(Acceptance(found, user, is_new, hashed, session, now))
-        return _session(session, user, secret)
+        return people_wire.session_message(session, user, secret)
 
     async def CreateSession(
         self, request: user_service_pb2.CreateSessionRequest, context: object
@@ -116,7 +115,7 @@ class EntryCalls(UserServiceServicer):
         user = await self.sign_in.check(email, request.password)
         session, secret = new_session(user.subject, life=life, now=self.clock.now())
         await self.users.begin_session(session)
-        return _session(session, user, secret)
+        return people_wire.session_message(session, user, secret)
 
     async def _password_link(
         self, team: str, request: user_service_pb2.CreateInvitationRequest
@@ -132,7 +131,8 @@ class EntryCalls(UserServiceServicer):
             raise checks.invalid("user", "is a service account, which has no password")
         if user.subject != who.subject or user.has_password:
             require_organisation(who, Role.OWNER)
-        return user.email or check_email(request.email), user.subject
+        email = user.email or (check_email(request.email) if request.email else "")
+        return email, user.subject
 
     async def _whom(
         self, invitation: Invitation, request: user_service_pb2.AcceptInvitationRequest
@@ -143,8 +143,9 @@ class EntryCalls(UserServiceServicer):
             found = await self.users.user(invitation.subject.removeprefix("users/"))
             if found is None:
                 raise invitation_invalid()
-            password = check_password(request.password, email=invitation.email)
-            return found, False, await passwords.hash(password)
+            email = found.email or invitation.email or check_email(request.email)
+            password = check_password(request.password, email=email)
+            return replace(found, email=email), False, await passwords.hash(password)
         if await self.users.by_email(invitation.email) is not None:
             return await self.sign_in.check(invitation.email, request.password), False, None
         password = check_password(request.password, email=invitation.email)
@@ -156,9 +157,3 @@ class EntryCalls(UserServiceServicer):
             display_name=checks.text(request.display_name, "display_name"),
         )
         return user, True, await passwords.hash(password)
-
-
-def _session(session: NewToken, user: User, secret: str) -> user_service_pb2.Session:
-    return user_service_pb2.Session(
-        token=wire.token_message(session.token), secret=secret, user=people_wire.user_message(user)
-    )

@@ -36,16 +36,23 @@ class IdentityStore:
         self._db = db
 
     async def find(self, token_hash: str) -> tuple[Token, Mapping[str, int]] | None:
-        """The token with this hash, whatever its state, and its subject's role number by team; or None."""
+        """The token with this hash, whatever its state, and its subject's role number by team; or None.
+
+        Every token of a disabled user is a revoked one, also what was made in the moment of disabling.
+        """
         rows = await self._db.fetch(
             "SELECT t.uid, t.display_name, t.subject, t.scope, t.team, t.run_uid, t.attempt_uid,"
-            " t.create_time, t.expire_time, t.revoke_time, t.session, m.team AS member_of, m.role"
-            " FROM tokens t LEFT JOIN memberships m ON m.subject = t.subject WHERE t.hash = $1",
+            " t.create_time, t.expire_time, t.revoke_time, t.session, m.team AS member_of, m.role,"
+            " u.state = 2 AS disabled FROM tokens t LEFT JOIN memberships m ON m.subject = t.subject"
+            " LEFT JOIN users u ON t.subject = 'users/' || u.id WHERE t.hash = $1",
             token_hash,
         )
         if not rows:
             return None
-        return token_of(rows[0]), {row["member_of"]: row["role"] for row in rows if row["role"] is not None}
+        token = token_of(rows[0])
+        if rows[0]["disabled"]:
+            token = replace(token, revoke_time=token.revoke_time or token.create_time)
+        return token, {row["member_of"]: row["role"] for row in rows if row["role"] is not None}
 
     async def teams_among(self, teams: Collection[str]) -> set[str]:
         """Those of the teams that there are."""

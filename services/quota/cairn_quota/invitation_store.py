@@ -52,6 +52,13 @@ class InvitationStore:
         """Writes a new one. Raises PermissionDenied where its maker may not give that role (any more)."""
         async with self._db.transaction() as conn:
             await _check_inviter(conn, invitation)
+            if invitation.subject:
+                await conn.execute(
+                    "UPDATE invitations SET revoke_time = $2"
+                    " WHERE subject = $1 AND accept_time IS NULL AND revoke_time IS NULL",
+                    invitation.subject,
+                    invitation.create_time,
+                )
             await conn.execute(
                 "INSERT INTO invitations (uid, hash, team, email, role, subject, creator, create_time,"
                 " expire_time) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
@@ -134,14 +141,14 @@ async def _let_in(conn: Connection, acceptance: Acceptance) -> User:
         user = await _insert(conn, acceptance)
     else:
         row = await conn.fetchrow(SELECT_USERS + " WHERE id = $1 FOR UPDATE", user.id)
-        user = user if row is None else user_of(row)
+        email, user = user.email, user if row is None else user_of(row)
         if user.state is not UserState.ACTIVE:
             raise invitation_invalid()
     if invitation.role is None:
         assert acceptance.password_hash is not None
         if not user.email:
-            await check_email_free(conn, invitation.email)
-            await conn.execute("UPDATE users SET email = $2 WHERE id = $1", user.id, invitation.email)
+            await check_email_free(conn, email)
+            await conn.execute("UPDATE users SET email = $2 WHERE id = $1", user.id, email)
         return await write_password(
             conn, user.id, acceptance.password_hash, keep="", actor=user.subject, now=now
         )

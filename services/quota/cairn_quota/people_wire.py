@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from cairn.quota.v1 import invitation_pb2, membership_pb2, token_pb2, user_pb2
+from cairn.quota.v1 import invitation_pb2, membership_pb2, token_pb2, user_pb2, user_service_pb2
 from cairn_quota import wire
+from cairn_quota.identity_store import NewToken
 from cairn_quota.people import Invitation, Membership, User
 
 
@@ -37,6 +38,13 @@ def membership_message(member: Membership) -> membership_pb2.Membership:
         made.kind = user_pb2.User.Kind.ValueType(member.user.kind)
         made.state = user_pb2.User.State.ValueType(member.user.state)
     return made
+
+
+def session_message(session: NewToken, user: User, secret: str) -> user_service_pb2.Session:
+    """As Session on the wire, with the secret that is shown once."""
+    return user_service_pb2.Session(
+        token=wire.token_message(session.token), secret=secret, user=user_message(user)
+    )
 
 
 def invitation_message(invitation: Invitation, *, now: datetime) -> invitation_pb2.Invitation:

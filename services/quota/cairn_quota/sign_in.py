@@ -62,12 +62,17 @@ class SignIn:
 
 
 def _of_account(account: str) -> list[Tries]:
-    pair = _key("pair", account, origin().address)
-    return [Tries(_key("account", account), MOST_OF_ACCOUNT), Tries(pair, MOST_OF_PAIR)]
+    pair = attempts_under("pair", account, origin().address, most=MOST_OF_PAIR)
+    return [attempts_under("account", account, most=MOST_OF_ACCOUNT), pair]
 
 
 def _of_address() -> list[Tries]:
-    return [Tries(_key("address", origin().address), MOST_OF_ADDRESS)]
+    return [attempts_under("address", origin().address, most=MOST_OF_ADDRESS)]
+
+
+def attempts_under(*parts: str, most: int) -> Tries:
+    """At most so many attempts at what the parts name; who reads the table learns nothing of them."""
+    return Tries(hashlib.sha256("\0".join(parts).encode()).hexdigest(), most)
 
 
 def new_session(subject: str, *, life: timedelta, now: datetime) -> tuple[NewToken, str]:
@@ -87,7 +92,3 @@ def new_session(subject: str, *, life: timedelta, now: datetime) -> tuple[NewTok
         session=True,
     )
     return NewToken(token=token, hash=hash_token(secret), creator=subject, request_id=""), secret
-
-
-def _key(*parts: str) -> str:
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()

@@ -16,6 +16,8 @@ from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_quota import people_wire, user_checks
 from cairn_quota.bootstrap import TEAM as FIRST_TEAM
+from cairn_quota.device_api import DeviceCalls
+from cairn_quota.device_store import DeviceStore
 from cairn_quota.entry_api import EntryCalls
 from cairn_quota.invitation_store import InvitationStore
 from cairn_quota.member_api import MemberCalls
@@ -44,6 +46,10 @@ USER_ACCESS: Mapping[str, Access] = MappingProxyType(
         f"/{USERS}/RevokeInvitation": access(Role.ADMIN),
         f"/{USERS}/AcceptInvitation": access(Role.SERVICE),
         f"/{USERS}/CreateSession": access(Role.SERVICE),
+        f"/{USERS}/CreateDeviceLogin": access(Role.SERVICE),
+        f"/{USERS}/GetDeviceLogin": access(Role.NONE),
+        f"/{USERS}/ApproveDeviceLogin": access(Role.NONE, scope=Scope.ADMIN),
+        f"/{USERS}/FinishDeviceLogin": access(Role.SERVICE),
         f"/{USERS}/CreateServiceAccount": access(Role.ADMIN),
         f"/{USERS}/CreateAccountToken": access(Role.ADMIN),
         f"/{USERS}/DisableServiceAccount": access(Role.ADMIN),
@@ -125,7 +131,7 @@ class UserCalls(UserServiceServicer):
         return people_wire.user_message(changed)
 
 
-class UserApi(UserCalls, MemberCalls, EntryCalls):
+class UserApi(UserCalls, MemberCalls, EntryCalls, DeviceCalls):
     """The whole UserService, over one database."""
 
     def __init__(self, db: Database, passwords: Passwords, clock: Clock) -> None:
@@ -134,3 +140,4 @@ class UserApi(UserCalls, MemberCalls, EntryCalls):
         UserCalls.__init__(self, users, sign_in, sight, clock)
         MemberCalls.__init__(self, users, MemberStore(db), sight, clock)
         EntryCalls.__init__(self, users, InvitationStore(db), sign_in, sight, clock)
+        DeviceCalls.__init__(self, users, DeviceStore(db), clock)

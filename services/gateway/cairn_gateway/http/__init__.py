@@ -51,6 +51,7 @@ CODE = Route(
 ROUTES = (
     *identity.ROUTES,
     *people.ROUTES,
+    *people.DEVICE,
     *quota.ROUTES,
     *jobs.ROUTES,
     *runs.ROUTES,
@@ -59,7 +60,7 @@ ROUTES = (
     *promotions.ROUTES,
 )
 
-ENTRIES = (people.SIGN_IN, people.ACCEPT)
+ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +128,9 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
 
     for route in ROUTES:
         add(route, _answer(route, behind.upstream))
-    for route in ENTRIES:
+    for route in (people.SIGN_IN, people.ACCEPT, people.FINISH):
         add(route, entry.come_in(route, behind.upstream, behind.cookie))
+    add(people.ASK_IN, _answer(people.ASK_IN, behind.upstream))
     add(people.SIGN_OUT, entry.leave(behind.upstream, behind.cookie))
     add(PLATFORM, _platform(behind.platform))
     add(CODE, _code(behind.upstream))

@@ -114,6 +114,22 @@ ROUTES = (
         bind={"name": MEMBER},
     ),
 )
+DEVICE = (
+    Route(
+        method="GET",
+        path="/device-logins/{code}",
+        rpc="UserService/GetDeviceLogin",
+        summary="A command line that waits to be let in.",
+        bind={"name": "deviceLogins/{code}"},
+    ),
+    Route(
+        method="POST",
+        path="/device-logins/{code}:approve",
+        rpc="UserService/ApproveDeviceLogin",
+        summary="Let a command line in as oneself.",
+        bind={"name": "deviceLogins/{code}"},
+    ),
+)
 # By which people come in: the only ones that need no token.
 SIGN_IN = Route(
     method="POST",
@@ -127,6 +143,20 @@ ACCEPT = Route(
     path="/invitations:accept",
     rpc="UserService/AcceptInvitation",
     summary="Come in by an invitation's link. With the header X-Cairn-Cookie the secret goes into a cookie.",
+    public=True,
+)
+ASK_IN = Route(
+    method="POST",
+    path="/device-logins",
+    rpc="UserService/CreateDeviceLogin",
+    summary="Begin to wait for somebody to let this command line in.",
+    public=True,
+)
+FINISH = Route(
+    method="POST",
+    path="/device-logins:finish",
+    rpc="UserService/FinishDeviceLogin",
+    summary="Come in, once somebody has said so.",
     public=True,
 )
 SIGN_OUT = Route(
