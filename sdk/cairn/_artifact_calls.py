@@ -7,20 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from cairn._download import download
-from cairn._http import Api, Json, Query, segment
+from cairn._http import Json, Query
 from cairn._ids import new_uid
 from cairn._publish import Version, kind_name, publish
+from cairn._team_calls import TeamCalls, bare
 from cairn._transfer import Progress, entries_of, sources
 
-# All that the API says about itself is below this path.
-BASE = "/api/v1"
 
-
-class ArtifactCalls:
+class ArtifactCalls(TeamCalls):
     """Calls of one bearer in one team; see `cairn.Client`."""
-
-    api: Api
-    team: str
 
     def artifacts(self, *, kind: str = "") -> Iterator[Json]:
         """Artifacts, of one kind or all: file, checkpoint, model, dataset, evaluation."""
@@ -128,15 +123,7 @@ class ArtifactCalls:
         download(self.api, self.team, entries_of(version), Path(folder), progress=progress)
         return version
 
-    def _team(self, *parts: str) -> str:
-        return "/".join([f"{BASE}/teams/{segment(self.team)}", *(segment(bare(part)) for part in parts)])
-
     def _version(self, artifact: str, ref: str | int) -> str:
         text = str(ref)
         number = text[1:] if text[:1] == "v" and text[1:].isdigit() else text
         return self._team("artifacts", artifact, "versions", number)
-
-
-def bare(name: str) -> str:
-    """The last piece of a resource's name."""
-    return name.rsplit("/", 1)[-1]

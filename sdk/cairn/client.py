@@ -13,13 +13,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cairn import _events
-from cairn._artifact_calls import BASE, ArtifactCalls, bare
+from cairn._account_calls import AccountCalls
+from cairn._artifact_calls import ArtifactCalls
 from cairn._code import Bundle
 from cairn._config import Config, load_config
 from cairn._history import MOST, History, Runs, collect
 from cairn._http import Api, Event, Json, Query, segment
 from cairn._ids import new_uid
 from cairn._media_calls import MediaCalls
+from cairn._team_calls import BASE, bare
 from cairn._transfer import Part, Progress, put_file
 
 
@@ -27,7 +29,7 @@ class NotConfigured(Exception):
     """No server's address is known: neither an argument, nor CAIRN_URL, nor ``cairn login``."""
 
 
-class Client(ArtifactCalls, MediaCalls):
+class Client(ArtifactCalls, MediaCalls, AccountCalls):
     """One Cairn server, seen by one bearer, in one team.
 
     What is not given comes from CAIRN_URL, CAIRN_TOKEN, CAIRN_TEAM, then from what ``cairn login`` wrote.
@@ -65,10 +67,6 @@ class Client(ArtifactCalls, MediaCalls):
     def platform(self) -> Json:
         """Version, addresses and services."""
         return self.api.get(f"{BASE}/platform")
-
-    def me(self) -> Json:
-        """Who the token says is calling."""
-        return self.api.get(f"{BASE}/me")
 
     def submit(
         self,
@@ -342,14 +340,6 @@ class Client(ArtifactCalls, MediaCalls):
         """The caller's teams."""
         return list(self.api.pages(f"{BASE}/teams", "teams"))
 
-    def team_info(self) -> Json:
-        """This team, with its limits and what it holds now."""
-        return self.api.get(self._team())
-
-    def set_limits(self, limits: Mapping[str, int]) -> Json:
-        """Replaces the team's limits: gpus, cpu_milli, jobs; one that is left out is no limit."""
-        return self.api.patch(self._team(), {"limits": dict(limits)})
-
     def usage(self) -> Json:
         """GPU-seconds and CPU-seconds that the team used."""
         return self.api.get(self._team("usage"))
@@ -389,21 +379,6 @@ class Client(ArtifactCalls, MediaCalls):
         """Adds to a budget's period of now, in its own unit (GPU-ms or micro-money)."""
         body: Json = {"amount": amount, "reason": reason, "request_id": request_id}
         return self.api.post(f"{BASE}/quota/budgets/{segment(budget)}:adjust", body)
-
-    def tokens(self) -> list[Json]:
-        """The caller's tokens, without their secrets."""
-        return list(self.api.pages(f"{BASE}/tokens", "tokens"))
-
-    def create_token(self, name: str, *, scope: str = "write", ttl_seconds: int | None = None) -> Json:
-        """A new token, with its secret in ``secret``: shown this once."""
-        body: Json = {"display_name": name, "scope": f"SCOPE_{scope.upper()}", "request_id": new_uid()}
-        if ttl_seconds is not None:
-            body["ttl"] = f"{ttl_seconds}s"
-        return self.api.post(f"{BASE}/tokens", body)
-
-    def revoke_token(self, token: str) -> Json:
-        """Revokes a token; felt everywhere within 5 seconds."""
-        return self.api.post(f"{BASE}/tokens/{segment(bare(token))}:revoke")
 
     def _order(
         self, task: str, code: Json | None, name: str, validate_only: bool, request_id: str | None, *,

@@ -3,62 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest_asyncio
 
-from tests.harness.gateway import bearer, gateway
-from tests.harness.quota import Quota, running
-
-PASSWORD = "four words put together"
-
-
-@dataclass(frozen=True)
-class Place:
-    """The quota service, and a gateway in front of it."""
-
-    quota: Quota
-    stack: AsyncExitStack
-    nats_url: str
-    http: httpx.AsyncClient
-
-    async def gateway(self, **settings: Any) -> httpx.AsyncClient:
-        """Another gateway, with these settings."""
-        made = gateway(
-            self.nats_url, self.quota.address, service_token=self.quota.tokens.services["gateway"], **settings
-        )
-        return await self.stack.enter_async_context(made)
-
-    async def link(self, email: str, *, role: str = "ROLE_MEMBER") -> str:
-        """The secret of an invitation to `main`."""
-        made = await self.http.post(
-            "/api/v1/teams/main/invitations",
-            json={"email": email, "role": role},
-            headers=bearer(self.quota.tokens.admin),
-        )
-        assert made.status_code == 200, made.text
-        return str(made.json()["secret"])
-
-    async def member(self, email: str) -> dict[str, Any]:
-        """Somebody who has come in without a cookie: the session."""
-        body = {"secret": await self.link(email), "password": PASSWORD, "display_name": "Ada"}
-        accepted = await self.http.post("/api/v1/invitations:accept", json=body)
-        assert accepted.status_code == 200, accepted.text
-        return dict(accepted.json())
+from tests.harness.entry import PASSWORD, Place, entry
+from tests.harness.gateway import bearer
 
 
 @pytest_asyncio.fixture
 async def place(database_url: Callable[[str], str], nats_url: str, tmp_path: Path) -> AsyncIterator[Place]:
-    async with (
-        running(postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path) as quota,
-        AsyncExitStack() as stack,
-    ):
-        made = gateway(nats_url, quota.address, service_token=quota.tokens.services["gateway"])
-        yield Place(quota, stack, nats_url, await stack.enter_async_context(made))
+    async with entry(postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path) as made:
+        yield made
 
 
 COOKIE = {"X-Cairn-Cookie": "1"}

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import platform
 import sys
-from dataclasses import replace
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
 import click
 from rich.text import Text
@@ -15,23 +19,107 @@ from cairn._config import DEFAULT_TEAM, Config, load_config, save_config
 from cairn._http import ApiError
 from cairn.client import Client
 
+SESSION_SECONDS = 30 * 86400
+_POLL_SECONDS = 2.0
+_WAIT_SECONDS = 600.0
 
-@click.command(short_help="Remember a server and a token.")
+
+@dataclass(frozen=True, slots=True)
+class _Ways:
+    """By what somebody wants to come in."""
+
+    token: str
+    email: str
+    invite: str
+    browser: bool
+
+
+@click.command(short_help="Sign in to a server: by password, invitation, browser or token.")
 @click.argument("url", required=False)
 @click.option("--token", default="", help="The token; better typed when asked, or given on stdin.")
+@click.option(
+    "--email", default="", metavar="E-MAIL", help="Sign in by password, which is asked for (or on stdin)."
+)
+@click.option("--invite", default="", metavar="LINK", help="Come in by an invitation.")
+@click.option("--browser", is_flag=True, help="Be let in by somebody who is signed in with a browser.")
 @common
-def login(session: Session, url: str | None, token: str) -> None:
-    """Remember a server and a token for this user (readable by you alone).
+def login(session: Session, url: str | None, token: str, email: str, invite: str, browser: bool) -> None:
+    """Sign in, and remember the server and the token for this user (readable by you alone).
 
-    CAIRN_URL, CAIRN_TOKEN and CAIRN_TEAM win over what is remembered.
+    Without an option a token is asked for, or read from stdin. CAIRN_URL, CAIRN_TOKEN and CAIRN_TEAM win over
+    what is remembered.
     """
+    if sum(map(bool, (token, email, invite, browser))) > 1:
+        raise CliError("give one of --token, --email, --invite and --browser", code=USAGE)
+    ways = _Ways(token, email, invite, browser)
+    if invite:
+        url, _, _ = invite.partition("#")
     known = load_config()
     url = url or known.url
     if not url:
         raise CliError("name the server: cairn login http://host:port", code=USAGE)
-    secret = token or _ask()
     team = session.client_team or known.team
-    client = Client(url, secret, team)
+    nobody = Client(url, "", team)
+    client = Client(url, _secret(session, nobody, ways), team)
+    _remember(session, client)
+
+
+def _secret(session: Session, nobody: Client, ways: _Ways) -> str:
+    """The token by which this command line is in from now on."""
+    if ways.invite:
+        return _by_invitation(session, nobody, ways.invite)
+    if ways.email:
+        password = _ask("Password")
+        return _given(lambda: nobody.sign_in(ways.email, password, ttl_seconds=SESSION_SECONDS))
+    if ways.browser:
+        return _by_browser(session, nobody)
+    return ways.token or _ask("Token")
+
+
+def _by_invitation(session: Session, nobody: Client, link: str) -> str:
+    kind, _, secret = urlsplit(link).fragment.partition("=")
+    if kind not in ("invite", "setup") or not secret:
+        raise CliError(
+            "--invite: that is no invitation; it looks like http://host:port/#invite=...", code=USAGE
+        )
+    fields = {"ttl": f"{SESSION_SECONDS}s"}
+    if kind == "setup":
+        fields["email"] = str(click.prompt("Your e-mail address", err=True)).strip()
+    session.say(Text("choose a password; if you have an account here, give its password", style="dim"))
+    password = _ask("Password")
+    return _given(lambda: nobody.accept_invitation(secret, password, **fields))
+
+
+def _by_browser(session: Session, nobody: Client) -> str:
+    import webbrowser
+
+    asked = nobody.ask_in(f"cairn on {platform.node()[:60]}")
+    code = clean(str(asked.get("login", {}).get("code", "")))
+    page = f"{nobody.url}/#/device/{code}"
+    session.say(Text(f"open {page}\nand confirm the code ").append(code, "bold"))
+    if session.interactive:
+        webbrowser.open(page)
+    end = time.monotonic() + _WAIT_SECONDS
+    while time.monotonic() < end:
+        try:
+            return str(nobody.finish_ask(str(asked.get("secret", ""))).get("secret", ""))
+        except ApiError as error:
+            if error.reason != "LOGIN_PENDING":
+                raise
+        time.sleep(_POLL_SECONDS)
+    raise CliError("nobody has confirmed it in time; run it again", code=NOT_ALLOWED)
+
+
+def _given(come_in: Callable[[], dict[str, object]]) -> str:
+    try:
+        return str(come_in().get("secret", ""))
+    except ApiError as error:
+        if error.status == 401:
+            raise CliError(clean(error.detail), code=NOT_ALLOWED) from None
+        raise
+
+
+def _remember(session: Session, client: Client) -> None:
     try:
         me = client.me()
     except ApiError as error:
@@ -40,6 +128,7 @@ def login(session: Session, url: str | None, token: str) -> None:
                 f"{client.url} does not know this token: {clean(error.detail)}", code=NOT_ALLOWED
             ) from None
         raise
+    team = client.team
     teams = [str(each.get("team")) for each in me.get("memberships", [])]
     if teams and team not in teams:
         if session.client_team:
@@ -47,7 +136,7 @@ def login(session: Session, url: str | None, token: str) -> None:
                 f"the token's bearer is in no team {team!r}, only in {', '.join(teams)}", code=NOT_ALLOWED
             )
         team = DEFAULT_TEAM if DEFAULT_TEAM in teams else teams[0]
-    path = save_config(replace(Config(), url=client.url, token=secret, team=team))
+    path = save_config(replace(Config(), url=client.url, token=client.token(), team=team))
     who = clean(str(me.get("subject", ""))).rsplit("/", 1)[-1]
     if session.as_json:
         session.emit({"url": client.url, "team": team, "subject": me.get("subject"), "config": str(path)})
@@ -57,10 +146,10 @@ def login(session: Session, url: str | None, token: str) -> None:
     )
 
 
-def _ask() -> str:
+def _ask(what: str) -> str:
     if sys.stdin.isatty():
-        return str(click.prompt("Token", hide_input=True)).strip()
+        return str(click.prompt(what, hide_input=True, err=True)).strip()
     secret = sys.stdin.readline().strip()
     if not secret:
-        raise CliError("no token came on stdin", code=USAGE)
+        raise CliError(f"no {what.lower()} came on stdin", code=USAGE)
     return secret

@@ -242,6 +242,8 @@ def _show_ready(ready: Ready) -> None:
     console.print(Text("Cairn is up.", style="bold green"))
     console.print(Text.assemble("  URL    ", (ready.url, "bold")))
     console.print(Text.assemble("  token  ", (ready.token, "bold")))
+    if ready.setup:
+        console.print(Text.assemble("  first admin, once: ", (ready.setup, "bold")))
     console.print(Text(f"  data   {ready.data}", style="dim"))
     if ready.hint:
         console.print(Text(ready.hint, style="yellow"))

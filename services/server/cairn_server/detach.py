@@ -58,7 +58,7 @@ def start(data: Path, arguments: Sequence[str] = ()) -> Ready:
 
 def tell(handle: int, ready: Ready) -> None:
     """The child's word: it is ready."""
-    _say(handle, {"url": ready.url, "token": ready.token, "hint": ready.hint})
+    _say(handle, {"url": ready.url, "token": ready.token, "hint": ready.hint, "setup": ready.setup})
 
 
 def tell_failure(handle: int, error: Exception) -> None:
@@ -87,4 +87,4 @@ def _listen(ear: int, data: Path, *, log: Path) -> Ready:
     word = json.loads(heard)
     if "error" in word:
         raise SetupError(word["error"])
-    return Ready(word["url"], word["token"], data, word["hint"])
+    return Ready(word["url"], word["token"], data, word["hint"], word["setup"])

@@ -7,10 +7,13 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from cairn._http import ApiError, Unreachable
+from cairn.client import Client
 from cairn_server.backends.program import SetupError
 from cairn_server.home import read_json, write_private
 
 SETTING = "CAIRN_CONFIG"
+_SETUP_SECONDS = 86400
 
 
 def path(env: Mapping[str, str]) -> Path:
@@ -39,3 +42,17 @@ def write(file: Path, *, url: str, token: str) -> str | None:
         return f"the login could not be written to {file} ({error}); to log in: cairn login {url}"
     os.chmod(file, 0o600)
     return None
+
+
+def setup_link(url: str, token: str) -> str | None:
+    """A link by which the first admin sets a password; None where there is one, or nobody answers now.
+
+    Earlier links are worth nothing then.
+    """
+    client = Client(url, token, "main", patience=10.0)
+    try:
+        if client.user().get("has_password"):
+            return None
+        return str(client.invite("", user="users/me", ttl_seconds=_SETUP_SECONDS)["link"])
+    except (ApiError, Unreachable):
+        return None  # the token that is printed beside it opens everything, too

@@ -51,6 +51,8 @@ class Ready:
     token: str = field(repr=False)
     data: Path
     hint: str | None
+    # A link, good once, by which the first admin sets a password; None once that is done.
+    setup: str | None = None
 
 
 async def run(request: Request, *, announce: Callable[[Ready], None]) -> None:
@@ -86,7 +88,7 @@ async def _platform(
         async with board.supervisor.running(plan.services(wiring)), _log_keeper(home):
             board.url = wiring.public_url
             board.show("ready")
-            announce(_ready(request, home=home, plan=plan, wiring=wiring))
+            announce(await asyncio.to_thread(_ready, request, home=home, plan=plan, wiring=wiring))
             try:
                 await board.stop.wait()
             finally:
@@ -238,7 +240,8 @@ def _ready(request: Request, *, home: Home, plan: _Plan, wiring: Wiring) -> Read
     hint = None
     if "gateway" in plan.names:
         hint = login.write(login.path(request.operator), url=wiring.public_url, token=token)
-    return Ready(wiring.public_url, token, home.root, hint)
+    setup = login.setup_link(wiring.public_url, token) if "gateway" in plan.names else None
+    return Ready(wiring.public_url, token, home.root, hint, setup)
 
 
 @asynccontextmanager

@@ -1,7 +1,7 @@
 // Coming in: by password, by a token, or by an invitation's link. A password opens a session in a cookie that no
 // script reads; a token stays in this tab.
 
-import { call, session } from "./api.js";
+import { call, get, session } from "./api.js";
 import { h } from "./dom.js";
 
 const COOKIE = { "X-Cairn-Cookie": "1" };
@@ -46,15 +46,38 @@ export function signInCard(message, done) {
   return h("div", { class: "entry" }, byPassword, byToken);
 }
 
-/** The card that an invitation's link leads to. */
-export function inviteCard(secret, done) {
-  return card("Welcome to Cairn", ["You were invited. Choose a password; if you have an account here already, give its password."], [
+/** The card that an invitation's link leads to; a first admin's says its address, too. */
+export function inviteCard(secret, done, { first } = {}) {
+  const intro = first ? "Set the first admin's password." : "You were invited. Choose a password; if you have an account here already, give its password.";
+  return card("Welcome to Cairn", [intro], [
+    ...(first ? [field("email", "Your e-mail address", { type: "email", autocomplete: "username" })] : []),
     field("display_name", "Your name", { autocomplete: "name", required: false }),
     field("password", "Password, 10 characters or more", { type: "password", autocomplete: "new-password", minlength: 10 }),
-  ], "Come in", async ({ display_name, password }) => {
-    await call("POST", "/invitations:accept", { body: { secret, display_name, password }, headers: COOKIE, entering: true });
+  ], "Come in", async (given) => {
+    await call("POST", "/invitations:accept", { body: { secret, ...given }, headers: COOKIE, entering: true });
     done();
   });
+}
+
+/** The view in which somebody lets a command line in that shows this code. */
+export class DeviceView {
+  constructor(code) {
+    this.code = code;
+    this.node = h("div");
+  }
+
+  async open() {
+    const login = await get(`/device-logins/${encodeURIComponent(this.code)}`);
+    const done = (text) => this.node.replaceChildren(h("div", { class: "card login" }, h("h1", {}, text), h("p", { class: "dim" }, "You can close this page.")));
+    this.node.replaceChildren(card("Let it in?", [h("b", {}, login.client || "A command line"), ` at ${login.address || "an unknown address"} asks to act as you. Does it show this code?`, h("br"), h("b", { class: "code" }, login.code)], [], "Yes, let it in", async () => {
+      await call("POST", `/device-logins/${encodeURIComponent(this.code)}:approve`, { body: {} });
+      done("It is in.");
+    }, [h("button", { class: "quiet", onclick: () => done("It stays out.") }, "No")]));
+  }
+
+  event() {}
+
+  close() {}
 }
 
 /** Ends the session: the cookie's is revoked, a token is only forgotten by this tab. */

@@ -3,7 +3,7 @@
 import { follow, get, session } from "./api.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
-import { inviteCard, leave, signInCard } from "./entry.js";
+import { DeviceView, inviteCard, leave, signInCard } from "./entry.js";
 import { QuotaView } from "./quota.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
@@ -22,7 +22,7 @@ let inside = false;
 takeToken();
 session.lost = () => signIn(inside || session.token ? "That is not good any more; sign in again." : "");
 addEventListener("hashchange", () => {
-  if (takeToken() || location.hash.startsWith("#invite=")) start();
+  if (takeToken() || /^#(invite|setup)=/.test(location.hash)) start();
   else if (inside) show();
 });
 at("leave").addEventListener("click", async () => {
@@ -43,10 +43,10 @@ function takeToken() {
 }
 
 async function start() {
-  const invited = location.hash.match(/^#invite=([A-Za-z0-9_-]+)$/);
+  const invited = location.hash.match(/^#(invite|setup)=([A-Za-z0-9_-]+)$/);
   if (invited) {
     history.replaceState(null, "", "#/runs");
-    return only(inviteCard(invited[1], start));
+    return only(inviteCard(invited[2], start, { first: invited[1] === "setup" }));
   }
   try {
     const me = await get("/me");
@@ -110,6 +110,7 @@ function viewOf(parts, query) {
   if (parts[0] === "runs" && parts[1]) return new RunView(team, parts[1]);
   const uids = (query.get("runs") || "").split(",").filter(Boolean).slice(0, 20);
   if (parts[0] === "compare" && uids.length) return new CompareView(team, uids);
+  if (parts[0] === "device" && parts[1]) return new DeviceView(parts[1]);
   if (parts[0] === "quota") return new QuotaView(team);
   return new RunsView(runs, ticked);
 }

@@ -1,0 +1,143 @@
+"""The part of `cairn.Client` that is about people: who one is, teams and their members, tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cairn._http import Json, segment
+from cairn._ids import new_uid
+from cairn._team_calls import BASE, TeamCalls, bare
+
+
+class AccountCalls(TeamCalls):
+    """Calls of one bearer in one team; see `cairn.Client`. Users are named by their ids: ``ada``."""
+
+    def me(self) -> Json:
+        """Who the token says is calling."""
+        return self.api.get(f"{BASE}/me")
+
+    def user(self, user: str = "me") -> Json:
+        """Somebody of a team of one's own; `me` is oneself."""
+        return self.api.get(f"{BASE}/users/{segment(bare(user))}")
+
+    def users(self) -> list[Json]:
+        """Everybody; for admins of the organisation."""
+        return list(self.api.pages(f"{BASE}/users", "users"))
+
+    def set_user_state(self, user: str, *, enabled: bool) -> Json:
+        """Lets nobody in as this user any more, or again; for admins of the organisation."""
+        verb = "enable" if enabled else "disable"
+        return self.api.post(f"{BASE}/users/{segment(bare(user))}:{verb}")
+
+    def set_password(self, new: str, *, current: str = "") -> Json:
+        """Another password of one's own; other sessions end."""
+        body = {"current_password": current, "new_password": new}
+        return self.api.post(f"{BASE}/password", body)
+
+    def teams(self) -> list[Json]:
+        """The teams that one is in."""
+        return list(self.api.pages(f"{BASE}/teams", "teams"))
+
+    def create_team(self, team: str, *, name: str = "") -> Json:
+        """A new team, which one owns; for admins of the organisation."""
+        body: Json = {"team_id": team, "request_id": new_uid()}
+        return self.api.post(f"{BASE}/teams", {**body, **({"team": {"display_name": name}} if name else {})})
+
+    def team_info(self) -> Json:
+        """This team, with its limits and what it holds now."""
+        return self.api.get(self._team())
+
+    def set_limits(self, limits: Mapping[str, int]) -> Json:
+        """Replaces the team's limits: gpus, cpu_milli, jobs; one that is left out is no limit."""
+        return self.api.patch(self._team(), {"limits": dict(limits)})
+
+    def members(self) -> list[Json]:
+        """Who is what in the team."""
+        return list(self.api.pages(self._team("members"), "memberships"))
+
+    def add_member(self, user: str, role: str) -> Json:
+        """Makes somebody a member, by id or e-mail address, whom one can see."""
+        named = user if "@" in user or "/" in user else f"users/{user}"
+        return self.api.post(self._team("members"), {"user": named, "role": role_name(role)})
+
+    def set_role(self, user: str, role: str) -> Json:
+        """Another role in the team."""
+        return self.api.post(self._team("members", user) + ":role", {"role": role_name(role)})
+
+    def remove_member(self, user: str) -> Json:
+        """Takes somebody, or oneself, out of the team."""
+        return self.api.post(self._team("members", user) + ":remove")
+
+    def invite(self, email: str, role: str = "", *, ttl_seconds: int | None = None, user: str = "") -> Json:
+        """An invitation with its ``secret``, and the ``link`` with that in it. ``user``: it sets this user's
+        password."""
+        body: Json = {"email": email, "role": role_name(role) if role else None, "user": user}
+        body["ttl"] = None if ttl_seconds is None else f"{ttl_seconds}s"
+        made = self.api.post(self._team("invitations"), {key: value for key, value in body.items() if value})
+        kind = "setup" if user and not email else "invite"
+        return {**made, "link": f"{self.api.url}/#{kind}={made.get('secret', '')}"}
+
+    def invitations(self) -> list[Json]:
+        """The team's, newest first, without their secrets."""
+        return list(self.api.pages(self._team("invitations"), "invitations"))
+
+    def revoke_invitation(self, invitation: str) -> Json:
+        """Makes a link worth nothing."""
+        return self.api.post(self._team("invitations", invitation) + ":revoke")
+
+    def create_account(self, account: str, *, role: str = "member", name: str = "") -> Json:
+        """A service account of the team, for programs; viewer or member."""
+        body = {"account_id": account, "role": role_name(role), "display_name": name}
+        return self.api.post(self._team("accounts"), body)
+
+    def create_account_token(
+        self, account: str, *, name: str = "", scope: str = "write", ttl_seconds: int | None = None
+    ) -> Json:
+        """A token for a service account, with its secret in ``secret``: shown this once."""
+        body: Json = {"display_name": name, "scope": f"SCOPE_{scope.upper()}"}
+        if ttl_seconds is not None:
+            body["ttl"] = f"{ttl_seconds}s"
+        return self.api.post(self._team("members", account) + ":token", body)
+
+    def disable_account(self, account: str) -> Json:
+        """Ends a service account and its tokens."""
+        return self.api.post(self._team("members", account) + ":disable")
+
+    def accept_invitation(self, secret: str, password: str, **fields: Any) -> Json:
+        """Comes in by a link: a session with its ``secret``. Needs no token."""
+        return self.api.post(f"{BASE}/invitations:accept", {"secret": secret, "password": password, **fields})
+
+    def sign_in(self, email: str, password: str, *, ttl_seconds: int) -> Json:
+        """Comes in by password: a session with its ``secret``. Needs no token."""
+        body = {"email": email, "password": password, "ttl": f"{ttl_seconds}s"}
+        # Being told to wait is the answer: a guess more would not help.
+        return self.api.post(f"{BASE}/sessions", body, patience=0)
+
+    def ask_in(self, client: str) -> Json:
+        """Begins to wait for somebody to let this program in: ``login`` with its code, and a ``secret``."""
+        return self.api.post(f"{BASE}/device-logins", {"client": client})
+
+    def finish_ask(self, secret: str) -> Json:
+        """The session, once somebody has said so; `ApiError` with reason LOGIN_PENDING until then."""
+        return self.api.post(f"{BASE}/device-logins:finish", {"secret": secret})
+
+    def tokens(self) -> list[Json]:
+        """The caller's tokens, without their secrets."""
+        return list(self.api.pages(f"{BASE}/tokens", "tokens"))
+
+    def create_token(self, name: str = "", *, scope: str = "write", ttl_seconds: int | None = None) -> Json:
+        """A new token, with its secret in ``secret``: shown this once."""
+        body: Json = {"display_name": name, "scope": f"SCOPE_{scope.upper()}", "request_id": new_uid()}
+        if ttl_seconds is not None:
+            body["ttl"] = f"{ttl_seconds}s"
+        return self.api.post(f"{BASE}/tokens", body)
+
+    def revoke_token(self, token: str) -> Json:
+        """Revokes a token; felt everywhere within 5 seconds."""
+        return self.api.post(f"{BASE}/tokens/{segment(bare(token))}:revoke")
+
+
+def role_name(role: str) -> str:
+    """``member`` as the API has it."""
+    return f"ROLE_{role.upper()}"
