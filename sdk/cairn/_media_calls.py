@@ -6,9 +6,9 @@ import hashlib
 from base64 import b64decode
 from collections.abc import Iterator
 
-from cairn._artifact_calls import BASE, bare
 from cairn._blobs import Store, TransferError
 from cairn._http import Api, Json, Query, segment
+from cairn._team_calls import BASE, bare
 
 
 class MediaCalls:
