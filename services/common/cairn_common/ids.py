@@ -11,9 +11,12 @@ from functools import lru_cache
 from cairn_common.errors import InvalidArgument, Reason
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
-_UID = re.compile(r"[0-7][0-9a-hjkmnp-tv-z]{25}")
-_CHOSEN = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
-_SEGMENT = re.compile(r"[A-Za-z0-9._~-]{1,128}")
+UID = "^[0-7][0-9a-hjkmnp-tv-z]{25}$"
+CHOSEN = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
+_PART = "[A-Za-z0-9._~-]{1,128}"
+NAME = f"^{_PART}$"
+"""Forms of made ids, of chosen ones, and of any part of a resource's name, as regular expressions."""
+_UID, _CHOSEN = re.compile(UID), re.compile(CHOSEN)
 _RANDOM_BITS = 80
 
 
@@ -97,7 +100,6 @@ def format_name(pattern: str, **parts: str) -> str:
 def _compiled(pattern: str) -> re.Pattern[str]:
     pieces = re.split(r"\{(\w+)\}", pattern)
     made = "".join(
-        re.escape(piece) if index % 2 == 0 else f"(?P<{piece}>{_SEGMENT.pattern})"
-        for index, piece in enumerate(pieces)
+        re.escape(piece) if index % 2 == 0 else f"(?P<{piece}>{_PART})" for index, piece in enumerate(pieces)
     )
     return re.compile(made)

@@ -70,6 +70,8 @@ class Schemas:
             of_value = field.message_type.fields_by_name["value"]
             return {"type": "object", "additionalProperties": self._single(of_value)}
         one = self._single(field)
+        if field.name == "page_size":
+            one["minimum"] = 0
         return {"type": "array", "items": one} if field.is_repeated else one
 
     def _object(self, kind: Descriptor, without: frozenset[str]) -> Schema:

@@ -87,11 +87,11 @@ class OutlookApi(outlook_pb2_grpc.OutlookServiceServicer):
             raise InvalidArgument("nothing is supposed: name lose_pool, tree or both", field="lose_pool")
         entries, world = await self._world()
         then = world
-        if request.HasField("tree"):
-            then = self._taken(entries, await self._quota.supposed(request.tree))
-        if request.lose_pool:
-            then = _without(then, request.lose_pool)
         try:
+            if request.HasField("tree"):
+                then = self._taken(entries, await self._quota.supposed(request.tree))
+            if request.lose_pool:
+                then = _without(then, request.lose_pool)
             found = await asyncio.to_thread(whatif.compare, world, then)
         except BadTree as error:
             raise InvalidArgument(f"tree: {error}", reason=Reason.TREE_INVALID, field="tree") from None

@@ -9,6 +9,7 @@ from datetime import UTC
 from google.protobuf.duration_pb2 import Duration
 
 from cairn.quota.v1 import budget_pb2, flavor_pb2, node_pb2, priority_class_pb2, tree_pb2, window_pb2
+from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import (
     ANY,
     Budget,
@@ -95,7 +96,8 @@ def read(message: tree_pb2.QuotaTree) -> Tree:
 
 def supposed(message: tree_pb2.QuotaTree, *, ruling: tree_pb2.QuotaTree) -> Tree:
     """The tree in a message as if it ruled from now on: what a budget of the ruling one has spent is spent of
-    the one with its id."""
+    the one with its id. Raises BadTree for one that could not rule."""
+    _check(message)
     given = tree_pb2.QuotaTree()
     given.CopyFrom(message)
     given.version = ruling.version + 1
@@ -105,6 +107,23 @@ def supposed(message: tree_pb2.QuotaTree, *, ruling: tree_pb2.QuotaTree) -> Tree
         budget.balance.available = budget.amount - spent.get(budget.id, 0)
         budget.balance.held = held.get(budget.id, 0)
     return read(given)
+
+
+def _check(message: tree_pb2.QuotaTree) -> None:
+    """What quota would refuse and a decision would stumble over; the forest itself the engine checks."""
+    ids = {one.id for one in message.nodes}
+    if not ids or "" in ids:
+        raise BadTree("each node has an id, and there is at least one")
+    parts = [("budget", one.id, one.node) for one in message.budgets]
+    parts += [("window", one.id, one.node) for one in message.windows]
+    for kind, name, node in parts:
+        if node and node not in ids:
+            raise BadTree(f"{kind} {name} is of a node {node} that does not exist")
+    try:
+        for window in message.windows:
+            _window(window)
+    except (ValueError, OverflowError):
+        raise BadTree(f"window {window.id} begins or ends at no moment of the years 1 to 9999") from None
 
 
 def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterable[Node]:

@@ -35,7 +35,7 @@ def commands() -> list[click.Command]:
     envvar="CAIRN_SKYPILOT",
     help="Start SkyPilot too: jobs on clusters and clouds.",
 )
-@click.option("--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
+@click.option("-d", "--detach", is_flag=True, help="Return when it is ready; it goes on in the background.")
 @click.option("--ready-fd", type=int, hidden=True)
 def up(
     data: str | None, only: str, port: int | None, skypilot: bool, detach: bool, ready_fd: int | None

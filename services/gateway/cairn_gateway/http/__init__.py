@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import cast
 
 from fastapi import FastAPI, Request
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn.tracker.v1 import tracker_pb2
@@ -99,7 +102,7 @@ def create_app(behind: Behind) -> ASGIApp:
         authenticate=behind.authenticate,
         cookie=behind.cookie,
         token=behind.token,
-        public=frozenset((route.method, PREFIX + route.path) for route in ENTRIES),
+        public=frozenset((route.method, _template(route.path)) for route in ENTRIES),
         hosts=behind.hosts,
         proxies=behind.proxies,
     )
@@ -124,7 +127,7 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
     documents = Documents(app)
 
     def add(route: Route, answer: Callable[[Request], Awaitable[Response]]) -> None:
-        app.add_api_route(PREFIX + route.path, answer, methods=[route.method], **documents.of_route(route))
+        app.add_api_route(_template(route.path), answer, methods=[route.method], **documents.of_route(route))
 
     for route in ROUTES:
         add(route, _answer(route, behind.upstream))
@@ -136,7 +139,7 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
     add(CODE, _code(behind.upstream))
     events = Events(behind.live)
     app.add_api_route(
-        PREFIX + "/teams/{team}/events", _plain(events), methods=["GET"], **documents.of_events()
+        _template("/teams/{team}/events"), _plain(events), methods=["GET"], **documents.of_events()
     )
     app.add_api_route(PREFIX + "/openapi.json", documents.answer, methods=["GET"], include_in_schema=False)
     page = Page()
@@ -202,10 +205,32 @@ async def _refused(request: Request, error: Exception) -> Response:
         404: ("ROUTE_UNKNOWN", "there is no such path; /api/v1/openapi.json lists those that there are"),
         405: ("METHOD_REFUSED", f"{request.method} is not a method of this path"),
     }.get(refused.status_code, ("REQUEST_MALFORMED", str(refused.detail)))
+    headers = dict(refused.headers or {})
+    if refused.status_code == 405:
+        headers["Allow"] = ", ".join(sorted(_allowed(request)))
     return problems.of_status(
         refused.status_code,
         detail=detail,
         reason=reason,
-        headers=refused.headers,
+        headers=headers,
         request_id=request.state.request_id,
     )
+
+
+def _allowed(request: Request) -> set[str]:
+    """The methods of a path; the router itself knows of the first route with it alone."""
+    near = [route for route in request.app.routes if route.matches(request.scope)[0] is Match.PARTIAL]
+    return {method for route in near for method in route.methods}
+
+
+class _Part(StringConvertor):
+    """A parameter of a path: one segment less its verb, so that `jobs/{job}` is not `jobs/x:cancel`."""
+
+    regex = "[^/:]+"
+
+
+register_url_convertor("part", _Part())
+
+
+def _template(path: str) -> str:
+    return PREFIX + re.sub(r"\{(\w+)\}", r"{\1:part}", path)

@@ -8,6 +8,7 @@ from fastapi import FastAPI, Request
 from fastapi.openapi.utils import get_openapi
 from starlette.responses import Response
 
+from cairn_common.ids import CHOSEN, NAME, UID
 from cairn_gateway import wire
 from cairn_gateway.http.route import Route
 from cairn_gateway.live import TYPES
@@ -18,6 +19,12 @@ _PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 _TEXT = {"type": "string"}
+# What a parameter of the path looks like; a name otherwise.
+_FORMS = {
+    "team": CHOSEN,
+    **dict.fromkeys(("job", "run", "sweep", "token"), UID),
+    "digest": "^[0-9a-f]{64}$",
+}
 
 
 class Documents:
@@ -103,4 +110,7 @@ class Documents:
 
 
 def _path(names: list[str]) -> list[dict[str, Any]]:
-    return [{"name": name, "in": "path", "required": True, "schema": _TEXT} for name in names]
+    return [
+        {"name": name, "in": "path", "required": True, "schema": {**_TEXT, "pattern": _FORMS.get(name, NAME)}}
+        for name in names
+    ]

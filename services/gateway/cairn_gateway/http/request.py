@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import message_factory
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from starlette.requests import Request
 
@@ -56,8 +57,9 @@ async def body(request: Request) -> wire.Json:
     return wire.loads(bytes(text))
 
 
-def query(request: Request, known: Mapping[str, Any] | frozenset[str]) -> dict[str, list[str]]:
-    """The query's parameters, empty ones left out. Raises InvalidArgument for one that is not known."""
+def query(request: Request, known: Mapping[str, FieldDescriptor] | frozenset[str]) -> dict[str, list[str]]:
+    """The query's parameters; an empty one stands for none where it is a text. Raises InvalidArgument for one
+    that is not known."""
     given: dict[str, list[str]] = {}
     for name, value in request.query_params.multi_items():
         if name not in known:
@@ -67,7 +69,8 @@ def query(request: Request, known: Mapping[str, Any] | frozenset[str]) -> dict[s
                 reason=Reason.FIELD_INVALID,
                 path=name[:80],
             )
-        if value:
+        field = known[name] if isinstance(known, Mapping) else None
+        if value or _is_single(field):
             given.setdefault(name, []).append(value)
     return given
 
@@ -78,6 +81,12 @@ def _fill_query(route: Route, request: Request, message: Message) -> None:
         if field.is_repeated and field.enum_type is not None:
             texts = [part for text in texts for part in text.split(",")]
         wire.from_texts(message, field, texts, path=name)
+
+
+def _is_single(field: FieldDescriptor | None) -> bool:
+    """Of one value, so that nothing is none of them: a number, a time, a choice."""
+    texts = FieldDescriptor.CPPTYPE_STRING
+    return field is not None and not field.is_repeated and field.cpp_type != texts
 
 
 def _refuse_query(request: Request) -> None:
