@@ -14,13 +14,13 @@ from typing import Any
 
 from cairn import _events
 from cairn._account_calls import AccountCalls
-from cairn._artifact_calls import ArtifactCalls
 from cairn._code import Bundle
 from cairn._config import Config, load_config
 from cairn._history import MOST, History, Runs, collect
 from cairn._http import Api, Event, Json, Query, segment
 from cairn._ids import new_uid
 from cairn._media_calls import MediaCalls
+from cairn._result_calls import ResultCalls
 from cairn._team_calls import BASE, bare
 from cairn._transfer import Part, Progress, put_file
 
@@ -29,7 +29,7 @@ class NotConfigured(Exception):
     """No server's address is known: neither an argument, nor CAIRN_URL, nor ``cairn login``."""
 
 
-class Client(ArtifactCalls, MediaCalls, AccountCalls):
+class Client(ResultCalls, MediaCalls, AccountCalls):
     """One Cairn server, seen by one bearer, in one team.
 
     What is not given comes from CAIRN_URL, CAIRN_TOKEN, CAIRN_TEAM, then from what ``cairn login`` wrote.

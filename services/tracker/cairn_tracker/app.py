@@ -16,6 +16,7 @@ import structlog
 from cairn.tracker.v1 import (
     evaluation_pb2_grpc,
     keeping_pb2_grpc,
+    lineage_pb2_grpc,
     logged_model_pb2_grpc,
     media_pb2_grpc,
     mlflow_pb2_grpc,
@@ -37,6 +38,7 @@ from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.evaluations import EvaluationApi
 from cairn_tracker.api.keeping import KeepingApi
+from cairn_tracker.api.lineage import LineageApi
 from cairn_tracker.api.logged_models import LoggedModelApi
 from cairn_tracker.api.media import MediaApi
 from cairn_tracker.api.mlflow import MlflowApi
@@ -273,6 +275,7 @@ def _server(
     promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
+    lineage_api = LineageApi(db=parts.db, artifacts=artifacts)
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -287,6 +290,7 @@ def _server(
             lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(
                 logged_model_api, server
             ),
+            lambda server: lineage_pb2_grpc.add_LineageServiceServicer_to_server(lineage_api, server),
             lambda server: promotion_pb2_grpc.add_PromotionServiceServicer_to_server(promotion_api, server),
             lambda server: evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
                 evaluation_api, server

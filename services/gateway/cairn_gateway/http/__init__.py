@@ -20,7 +20,7 @@ from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_gateway import mlflow, problems, wire
-from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, promotions, quota, runs
+from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, quota, results, runs
 from cairn_gateway.http.address import Networks
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import Door, Entrance, caller_of
@@ -60,7 +60,7 @@ ROUTES = (
     *runs.ROUTES,
     *artifacts.ROUTES,
     *keeping.ROUTES,
-    *promotions.ROUTES,
+    *results.ROUTES,
 )
 
 ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH)

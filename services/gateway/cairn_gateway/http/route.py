@@ -15,6 +15,7 @@ from cairn.scheduler.v1 import infra_pb2, orphan_pb2, outlook_pb2, scheduler_pb2
 from cairn.tracker.v1 import (
     evaluation_pb2,
     keeping_pb2,
+    lineage_pb2,
     logged_model_pb2,
     media_pb2,
     mlflow_pb2,
@@ -41,6 +42,7 @@ SERVICES = {
         mlflow_pb2,
         promotion_pb2,
         evaluation_pb2,
+        lineage_pb2,
         gateway_pb2,
     )
     for name, service in file.DESCRIPTOR.services_by_name.items()

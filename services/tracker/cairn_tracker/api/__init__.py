@@ -9,6 +9,7 @@ from cairn_tracker.api import (
     artifacts,
     evaluations,
     keeping,
+    lineage,
     logged_models,
     media,
     mlflow,
@@ -17,7 +18,7 @@ from cairn_tracker.api import (
     runs,
 )
 
-_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, mlflow)
+_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, mlflow, lineage)
 
 #: What each RPC asks of its caller. One that is not here is refused.
 ACCESS: Mapping[str, Access] = {path: asked for api in _APIS for path, asked in api.ACCESS.items()}

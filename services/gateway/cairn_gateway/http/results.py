@@ -1,8 +1,8 @@
-"""Routes of what comes under an alias by consent, and of how models do on a dataset."""
+"""Routes of results: aliases by consent, how models do on a dataset, lineage."""
 
 from __future__ import annotations
 
-from cairn_gateway.http.artifacts import ARTIFACT, TEAM, VERSION
+from cairn_gateway.http.artifacts import ARTIFACT, RUN, TEAM, VERSION
 from cairn_gateway.http.route import Route
 
 _VERSION = "/teams/{team}/artifacts/{artifact}/versions/{version}"
@@ -65,5 +65,20 @@ ROUTES = (
         summary="As the dataset's board, of one version of it.",
         bind={"dataset": VERSION},
         operation="GetVersionLeaderboard",
+    ),
+    Route(
+        method="GET",
+        path=f"{_VERSION}/trace",
+        rpc="LineageService/TraceLineage",
+        summary="What a version comes from and what came of it, over any number of steps.",
+        bind={"name": VERSION},
+    ),
+    Route(
+        method="GET",
+        path="/teams/{team}/runs/{run}/trace",
+        rpc="LineageService/TraceLineage",
+        summary="What a run comes from and what came of it, over any number of steps.",
+        bind={"name": RUN},
+        operation="TraceRunLineage",
     ),
 )
