@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cairn._http import Json, segment
@@ -85,6 +85,17 @@ class AccountCalls(TeamCalls):
     def revoke_invitation(self, invitation: str) -> Json:
         """Makes a link worth nothing."""
         return self.api.post(self._team("invitations", invitation) + ":revoke")
+
+    def audit(
+        self, *, every: bool = False, actor: str = "", action: str = "", since: str = "", until: str = "",
+        limit: int | None = None,
+    ) -> Iterator[Json]:  # fmt: skip
+        """Who did what in the team, or (``every``) anywhere, newest first. Times in RFC 3339."""
+        query = {"actor": actor, "action": action, "start_time": since, "end_time": until}
+        path = f"{BASE}/audit" if every else self._team("audit")
+        return self.api.pages(
+            path, "entries", {key: value or None for key, value in query.items()}, limit=limit
+        )
 
     def create_account(self, account: str, *, role: str = "member", name: str = "") -> Json:
         """A service account of the team, for programs; viewer or member."""

@@ -14,6 +14,7 @@ from grpc import aio
 
 from cairn.quota.v1 import (
     allocation_pb2_grpc,
+    audit_pb2_grpc,
     quota_pb2,
     quota_pb2_grpc,
     team_pb2,
@@ -74,6 +75,10 @@ class Quota:
     async def people(self, token: str | None = None) -> user_service_pb2_grpc.UserServiceAsyncStub:
         """UserService as the admin, or with another token."""
         return user_service_pb2_grpc.UserServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def audit(self, token: str | None = None) -> audit_pb2_grpc.AuditServiceAsyncStub:
+        """AuditService as the admin, or with another token."""
+        return audit_pb2_grpc.AuditServiceStub(await self.channel(token or self.tokens.admin))
 
     async def door(self) -> user_service_pb2_grpc.UserServiceAsyncStub:
         """UserService as the gateway, for whoever comes without a token."""

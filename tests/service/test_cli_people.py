@@ -56,6 +56,9 @@ async def test_an_admin_makes_a_team_and_somebody_comes_into_it(place: Place, tm
     )
     assert "do not go together" in wrong
     assert PASSWORD not in wrong
+    noted = await place.cairn("audit", "--team", "vision", "--action", "member.", config=admin)
+    assert "member.added" in noted
+    assert "before member, role admin" in noted
     await place.cairn("user", "disable", "ada", config=admin)
     assert "revoked" in await place.cairn("whoami", config=other, fails=True)
 

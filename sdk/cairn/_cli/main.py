@@ -63,6 +63,7 @@ BUILT_IN = (
     ("Account", "quota", "quota", "quota"),
     ("Account", "usage", "usage", "usage"),
     ("Account", "token", "account", "token"),
+    ("Account", "audit", "audit", "audit"),
     ("Account", "completion", "completion", "completion"),
 )
 PLUGIN_SECTION = "Platform"

@@ -50,8 +50,8 @@ def usage(
         "group_by": [name.upper() for name in by] or None,
         "period": period.upper() if period else None,
         "timezone": timezone or None,
-        "start_time": _time("--since", since),
-        "end_time": _time("--until", until),
+        "start_time": rfc3339("--since", since),
+        "end_time": rfc3339("--until", until),
     }
     found = session.client.usage_sums(query, every=every or "team" in by)
     if session.as_json:
@@ -112,7 +112,7 @@ def _bare(value: object) -> str:
     return text.removeprefix("users/")
 
 
-def _time(option: str, text: str) -> str | None:
+def rfc3339(option: str, text: str) -> str | None:
     """RFC 3339 of a date, a moment, or a length of time ago."""
     if not text:
         return None

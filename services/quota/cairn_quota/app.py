@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import structlog
 
-from cairn.quota.v1 import allocation_pb2_grpc, quota_pb2_grpc, user_service_pb2_grpc
+from cairn.quota.v1 import allocation_pb2_grpc, audit_pb2_grpc, quota_pb2_grpc, user_service_pb2_grpc
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import WHO_IS_WHO
@@ -26,6 +26,7 @@ from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
 from cairn_quota.allocation_api import ALLOCATION, ALLOCATION_ACCESS, AllocationApi
 from cairn_quota.api import ACCESS, IDENTITY, QUOTA, QuotaApi
+from cairn_quota.audit_api import AUDIT, AUDIT_ACCESS, AuditApi
 from cairn_quota.authentication import Authenticator
 from cairn_quota.authority import Authority
 from cairn_quota.bootstrap import bootstrap, read_bootstrap
@@ -37,6 +38,7 @@ from cairn_quota.identity_store import IdentityStore
 from cairn_quota.jwt import Issuer
 from cairn_quota.kick import Kicker
 from cairn_quota.meter import Meter
+from cairn_quota.noting import HEARD, Noting
 from cairn_quota.passwords import Passwords
 from cairn_quota.plan_store import PlanStore
 from cairn_quota.reconcile import Reconciler
@@ -146,18 +148,20 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
         parts.clock,
     )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
+    noted = AuditApi(parts.db, parts.clock)
     users = UserApi(parts.db, Passwords(), parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
-        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS},
+        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS},
         authenticate=parts.authenticator,
         services=[
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
             lambda server: quota_pb2_grpc.add_IdentityServiceServicer_to_server(identity, server),
             lambda server: allocation_pb2_grpc.add_AllocationServiceServicer_to_server(allocation, server),
             lambda server: user_service_pb2_grpc.add_UserServiceServicer_to_server(users, server),
+            lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(noted, server),
         ],
-        names=[QUOTA, IDENTITY, ALLOCATION, USERS],
+        names=[QUOTA, IDENTITY, ALLOCATION, USERS, AUDIT],
     )
 
 
@@ -202,6 +206,16 @@ async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
                 db=parts.db,
             )
         )
+        for stream, heard in HEARD.items():
+            tasks.create_task(
+                bus.consume(
+                    stream=stream,
+                    durable="quota-audit",
+                    subjects=heard,
+                    handler=Noting(parts.db),
+                    db=parts.db,
+                )
+            )
         if seed := settings.nats_system_seed.get_secret_value():
             tasks.create_task(_kick(bus, settings.nats_url, seed, parts.db))
 

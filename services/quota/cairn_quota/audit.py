@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -29,6 +30,18 @@ class Entry:
     resource: str
     # JSON
     detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """What somebody did at a neighbour."""
+
+    id: str
+    time: datetime
+    actor: str
+    action: str
+    team: str
+    resource: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +82,22 @@ async def record(
         team,
         resource,
         json.dumps({key: value for key, value in detail.items() if value is not None}),
+    )
+
+
+async def note(db: Database, facts: Sequence[Fact]) -> None:
+    """Writes what facts tell, each once, however often it is told."""
+    await db.execute(
+        "INSERT INTO audit_entries (time, actor, token_uid, request_id, address, peer, action, team,"
+        " resource, detail, fact_id) SELECT t, actor, '', '', '', '', action, team, resource, '{}', id"
+        " FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[])"
+        " AS told (t, actor, action, team, resource, id) ON CONFLICT (fact_id) DO NOTHING",
+        [fact.time for fact in facts],
+        [fact.actor for fact in facts],
+        [fact.action for fact in facts],
+        [fact.team for fact in facts],
+        [fact.resource for fact in facts],
+        [fact.id for fact in facts],
     )
 
 

@@ -55,6 +55,7 @@ ROUTES = (
     *identity.ROUTES,
     *people.ROUTES,
     *people.DEVICE,
+    *people.AUDIT,
     *quota.ROUTES,
     *jobs.ROUTES,
     *runs.ROUTES,

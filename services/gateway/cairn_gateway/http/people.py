@@ -114,6 +114,25 @@ ROUTES = (
         bind={"name": MEMBER},
     ),
 )
+AUDIT = (
+    Route(
+        method="GET",
+        path="/teams/{team}/audit",
+        rpc="AuditService/ListAuditEntries",
+        summary="Who did what in the team, newest first; for its admins.",
+        bind={"parent": TEAM},
+        refs={"actor": "users/{}"},
+    ),
+    Route(
+        method="GET",
+        path="/audit",
+        rpc="AuditService/ListAuditEntries",
+        summary="Who did what in all teams and outside of them; for admins of the organisation.",
+        fixed={"parent": "teams/-"},
+        refs={"actor": "users/{}"},
+        operation="ListAllAuditEntries",
+    ),
+)
 DEVICE = (
     Route(
         method="GET",
