@@ -78,6 +78,26 @@ class ArtifactCalls(TeamCalls):
             if not body["page_token"] or (limit is not None and len(found) >= limit):
                 return found[:limit]
 
+    def storage_usage(self, by: str = "kind") -> Json:
+        """Bytes of the team's versions, by kind, experiment or user; see ``StorageUsage`` of the API."""
+        return self.api.get(self._team("storage"), {"group_by": by})
+
+    def verify_version(
+        self, artifact: str, ref: str | int = "latest", *, progress: Progress | None = None
+    ) -> list[Json]:
+        """Lets the store's bytes of a version be read again; its rotten files: path, digests, missing."""
+        found: dict[str, Json] = {}
+        done, token = 0, ""
+        while True:
+            page = self.api.post(self._version(artifact, ref) + ":verify", {"page_token": token})
+            found |= {str(file["path"]): file for file in page.get("rotten", [])}
+            done += int(page.get("size") or 0)
+            if progress is not None:
+                progress(done, max(done, int(page.get("version", {}).get("size") or 0)))
+            token, ref = page.get("next_page_token", ""), str(page.get("version", {}).get("version") or ref)
+            if not token:
+                return list(found.values())
+
     def collect_garbage(self, *, validate_only: bool = False) -> Json:
         """Deletes some bytes that nobody keeps, or says what would be deleted; for admins. ``due_blobs`` of
         the answer are left: call again."""

@@ -14,7 +14,7 @@ from io import BufferedWriter
 from pathlib import Path
 
 from cairn._blobs import Store, TransferError, UrlExpired
-from cairn._http import Api, segment
+from cairn._http import Api, ApiError, segment
 from cairn._paths import check_paths, place
 from cairn._transfer import WORKERS, Entry, Part, Progress
 
@@ -158,7 +158,15 @@ class _Fetcher:
             return self._store.get(self._ask([part.digest])[part.digest], digest=part.digest, size=part.size)
 
     def _ask(self, digests: list[str]) -> dict[str, str]:
-        answer = self._api.post(f"/api/v1/teams/{segment(self._team)}/downloads", {"digests": digests})
+        try:
+            answer = self._api.post(f"/api/v1/teams/{segment(self._team)}/downloads", {"digests": digests})
+        except ApiError as error:
+            if error.reason != "BLOB_NOT_FOUND":
+                raise
+            lost = error.metadata.get("digest", "")[:12]
+            raise TransferError(
+                f"the store has lost bytes of it (blob {lost}): `cairn artifacts verify` says of which files"
+            ) from error
         urls = {each["digest"]: each["url"] for each in answer.get("downloads", [])}
         if missing := set(digests) - urls.keys():
             raise TransferError(f"the store no longer has blob {min(missing)[:12]}")

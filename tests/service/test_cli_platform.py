@@ -449,3 +449,33 @@ def test_a_task_brings_its_files_and_secrets_and_shows_no_secret(
         client.submit("run: x", secrets={"A": {"sesame-open-42": 1}})  # type: ignore[dict-item]
     assert refused.value.status == 400
     assert "sesame-open-42" not in str(refused.value)
+
+
+def test_what_lies_in_the_store_is_counted_checked_and_ruled_by_commands(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "weights").write_bytes(os.urandom(3_000))
+    read(platform, "artifacts", "put", str(tmp_path), "sound", "-k", "model")
+    assert "is sound" in platform.cairn("artifacts", "verify", "sound").stdout
+    assert "sound:v1" in platform.cairn("artifacts", "show", "sound:latest").stdout
+    digest = read(platform, "artifacts", "show", "sound")["entries"][0]["digest"]
+    (blob,) = platform.data.glob(f"**/{digest}")
+    blob.write_bytes(b"rotten")
+    verified = platform.cairn("artifacts", "verify", "sound")
+    assert (verified.returncode, "weights: its bytes are not what they were" in verified.stdout) == (1, True)
+    assert "rotten" in platform.cairn("artifacts", "show", "sound").stdout
+    assert platform.cairn("artifacts", "get", "sound", "-o", str(tmp_path / "back")).returncode == 1
+    assert read(platform, "storage", "usage", "--by", "user")["total"]["versions"] >= 1
+    assert "model" in platform.cairn("storage", "usage").stdout
+    assert "0 blobs, 0 B would be deleted" in platform.cairn("gc", "--dry-run").stdout
+    assert read(platform, "gc")["blobs"] == 0
+    rule = ("-k", "model", "-e", "nowhere", "--keep-last", "2", "--keep-for", "30d")
+    assert platform.cairn("retention", "set", *rule, "--dry-run").returncode == 0
+    assert read(platform, "retention", "ls") == []
+    assert "the last 2, those younger than 30d" in platform.cairn("retention", "set", *rule).stdout
+    assert "nothing goes" in platform.cairn("retention", "preview").stderr
+    assert platform.cairn("artifacts", "protect", "gold").stdout == "gold, production\n"
+    assert platform.cairn("artifacts", "protect", "gold", "--remove").stdout == "production\n"
+    assert [each["keep_last"] for each in read(platform, "retention", "ls")] == [2]
+    assert platform.cairn("retention", "rm", "-k", "model", "-e", "nowhere").returncode == 0
+    assert platform.cairn("retention", "rm", "-k", "model").returncode == 1

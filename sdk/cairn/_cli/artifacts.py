@@ -11,6 +11,7 @@ from cairn._cli.errors import USAGE, CliError
 from cairn._cli.looks import plain_table
 from cairn._cli.retention import protect
 from cairn._cli.session import Session, common
+from cairn._cli.storage import show, verify
 from cairn._cli.text import age, clean, moment, size
 from cairn._http import Json
 from cairn._publish import KINDS
@@ -125,6 +126,8 @@ def artifacts_unpin(session: Session, ref: str) -> None:
 
 
 artifacts.add_command(protect)
+artifacts.add_command(show)
+artifacts.add_command(verify)
 
 
 @click.command()

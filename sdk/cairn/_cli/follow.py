@@ -16,7 +16,7 @@ from cairn._http import ApiError, Json
 from cairn.client import Client
 
 # These say nothing about log lines.
-_QUIET = frozenset({"artifact.committed", "artifact.aliased", "artifact.deleted"})
+_QUIET = frozenset({"artifact.committed", "artifact.aliased", "artifact.deleted", "artifact.rotten"})
 
 
 @dataclass(frozen=True, slots=True)

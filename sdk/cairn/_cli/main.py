@@ -53,6 +53,7 @@ BUILT_IN = (
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "artifacts", "models"),
     ("Results", "retention", "retention", "retention"),
+    ("Results", "storage", "storage", "storage"),
     ("Results", "gc", "storage", "gc"),
     ("Account", "infra", "infra", "infra"),
     ("Account", "login", "login", "login"),

@@ -105,6 +105,33 @@ class ObjectStore:
 
         return await self._run(ask)
 
+    async def digest(self, key: str) -> str | None:
+        """The SHA-256 (hex) of the object's bytes, read anew wherever they lie; None where there is none."""
+
+        def ask() -> str | None:
+            if self._data_dir is not None:
+                try:
+                    with (self._data_dir / self._bucket / key).open("rb") as file:
+                        return hashlib.file_digest(file, "sha256").hexdigest()
+                except FileNotFoundError:
+                    return None
+            try:
+                response = self._inside.get_object(self._bucket, key)
+            except S3Error as error:
+                if error.code in _MISSING:
+                    return None
+                raise
+            found = hashlib.sha256()
+            try:
+                for piece in response.stream(1 << 20):
+                    found.update(piece)
+            finally:
+                response.close()
+                response.release_conn()
+            return found.hexdigest()
+
+        return await self._run(ask)
+
     async def put(self, key: str, data: bytes) -> None:
         """Stores a small object (at most 16 MiB). Raises ValueError for a larger one."""
         if len(data) > _SMALL:

@@ -58,11 +58,14 @@ from cairn_tracker.registration import Registrations
 from cairn_tracker.registry import Registry
 from cairn_tracker.retention import Retention
 from cairn_tracker.rounds import every
+from cairn_tracker.scrub import Scrub
 from cairn_tracker.settings import TrackerSettings
 
 log = structlog.get_logger(__name__)
 
 SCHEMA = "tracker"
+# Seconds after the start in which nothing is collected.
+_CALM = 1800.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +167,10 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     retention = Retention(db=parts.db, keeping=keeping, clock=parts.clock)
     yield every(settings.collection_interval, retention.step, name="retention")
-    yield every(settings.collection_interval, parts.collector.round, name="collection")
+    # What a tracker that was away has not heard yet may keep bytes, too.
+    calm = min(settings.collection_grace, _CALM)
+    yield every(settings.collection_interval, parts.collector.round, name="collection", first=calm)
+    yield every(settings.collection_interval, _scrub(settings, parts).round, name="scrub")
 
 
 async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None) -> NoReturn:
@@ -252,6 +258,16 @@ async def _ensure_bucket(objects: ObjectStore) -> None:
             await asyncio.sleep(1.0)
 
 
+def _scrub(settings: TrackerSettings, parts: Parts) -> Scrub:
+    return Scrub(
+        db=parts.db,
+        objects=parts.objects,
+        clock=parts.clock,
+        rate=settings.scrub_rate,
+        period=timedelta(seconds=settings.scrub_period),
+    )
+
+
 def _server(
     settings: TrackerSettings, parts: Parts, authenticate: Authenticate
 ) -> AbstractAsyncContextManager[rpc.Server]:
@@ -266,6 +282,7 @@ def _server(
         keeping=keeping,
         collector=parts.collector,
         retention=Retention(db=parts.db, keeping=keeping, clock=parts.clock),
+        scrub=_scrub(settings, parts),
     )
     registry = Registry(db=parts.db, clock=parts.clock)
     registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)

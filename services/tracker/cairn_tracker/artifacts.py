@@ -23,7 +23,7 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
 from cairn_tracker.store import artifacts as rows
-from cairn_tracker.store import blobs, keeping
+from cairn_tracker.store import blobs, keeping, scrub
 from cairn_tracker.store.artifacts import Version
 
 URL_SECONDS: Final = 900
@@ -175,6 +175,10 @@ class Artifacts:
             inputs += [name for name in read if name not in inputs and name != version.name]
         return inputs, await rows.used_by(self._db, version.team, version.uid)
 
+    async def rotten(self, version: Version) -> dict[str, bool]:
+        """Parts of a version, given with its entries, that are known as rotten; whether nothing is there."""
+        return await scrub.known(self._db, version.team, manifest.parts(version.entries))
+
     async def _repeated(self, draft: Draft) -> Version | None:
         """The version that this very request made before. Raises InvalidArgument (REQUEST_ID_REUSED)."""
         known = await rows.by_request(self._db, draft.team, draft.request_id)
@@ -191,14 +195,21 @@ class Artifacts:
         """True sizes of those blobs that the store has. What is seen for the first time has to be what its
         digest says; what is not counts as missing, so that it is uploaded again."""
         doomed = await blobs.doomed(self._db, team, wanted)
+        rotten = await scrub.known(self._db, team, wanted)
         known = await blobs.sizes(self._db, team, wanted)
         unknown = [digest for digest in wanted if digest not in known and digest not in doomed]
-        found = await asyncio.gather(*(self._looked_at(team, digest) for digest in unknown))
+        found = await asyncio.gather(
+            *(self._looked_at(team, digest, read=digest in rotten) for digest in unknown)
+        )
         return known | {digest: size for digest, size in zip(unknown, found, strict=True) if size is not None}
 
-    async def _looked_at(self, team: str, digest: str) -> int | None:
+    async def _looked_at(self, team: str, digest: str, *, read: bool) -> int | None:
+        """The size of what is there and right. `read`: it was not, so that its bytes are read wherever they
+        lie."""
         key = blob_key(team, digest)
         size = await self._objects.size(key)
+        if read and size is not None:
+            return size if await self._objects.digest(key) == digest else None
         return size if size is not None and await self._objects.holds(key, digest) else None
 
     async def _verify(self, team: str, sizes: Mapping[str, int]) -> None:

@@ -13,9 +13,12 @@ from cairn_common.errors import Unavailable
 log = structlog.get_logger(__name__)
 
 
-async def every(interval: float, work: Callable[[], Awaitable[object]], *, name: str) -> NoReturn:
-    """Calls `work` after each `interval` seconds, for as long as the process runs. What it raises is logged:
-    the next round tries again."""
+async def every(
+    interval: float, work: Callable[[], Awaitable[object]], *, name: str, first: float = 0.0
+) -> NoReturn:
+    """Calls `work` after each `interval` seconds, and not in the `first` ones, for as long as the process
+    runs. What it raises is logged: the next round tries again."""
+    await asyncio.sleep(first)
     while True:
         await asyncio.sleep(interval)
         try:

@@ -27,3 +27,6 @@ class TrackerSettings(ServiceSettings):
     collection_grace: float = Field(default=86_400.0, ge=0)
     # Seconds between two looks for such bytes.
     collection_interval: float = Field(default=300.0, gt=0)
+    # Bytes a second that are read again in search of rot (0: none are), and seconds after which each is due.
+    scrub_rate: float = Field(default=8.0 * 2**20, ge=0)
+    scrub_period: float = Field(default=7 * 86_400.0, ge=0)

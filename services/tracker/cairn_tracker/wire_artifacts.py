@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cairn.tracker.v1 import artifact_pb2, keeping_pb2
 from cairn_tracker import wire
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.store.artifacts import Artifact, Version
 from cairn_tracker.store.keeping import Rule, Rules
+from cairn_tracker.store.usage import Usage
 
 
 def artifact(value: Artifact) -> artifact_pb2.Artifact:
@@ -77,6 +80,27 @@ def rule(message: keeping_pb2.RetentionRule) -> Rule:
         lowest=message.lowest,
         keep_for=message.keep_for.ToNanoseconds() / 1e9,
     )
+
+
+def usage(value: Usage, by: str) -> keeping_pb2.StorageUsage.Row:
+    """What lies in the store, as the API has it."""
+    key = value.key
+    if by == "kind":
+        key = artifact_pb2.ArtifactKind.Name(artifact_pb2.ArtifactKind.ValueType(int(key)))
+    return keeping_pb2.StorageUsage.Row(
+        key=key, versions=value.versions, logical_size=value.logical, stored_size=value.stored
+    )
+
+
+def rotten(value: Version, parts: Mapping[str, bool]) -> list[keeping_pb2.RottenFile]:
+    """The files of a version, given with its entries, that have one of these parts; whether it is missing."""
+    found = []
+    for item in value.entries:
+        bad = [part.digest for part in item.parts if part.digest in parts]
+        if bad:
+            missing = any(parts[digest] for digest in bad)
+            found.append(keeping_pb2.RottenFile(path=item.path, digests=bad, missing=missing))
+    return found
 
 
 def _rule(value: Rule) -> keeping_pb2.RetentionRule:

@@ -74,4 +74,18 @@ ROUTES = (
         summary="Versions that would go by these rules, or the team's own, and who keeps them nevertheless.",
         bind={"parent": TEAM},
     ),
+    Route(
+        method="GET",
+        path="/teams/{team}/storage",
+        rpc="KeepingService/GetStorageUsage",
+        summary="Bytes of the team's versions, as they count them and as they lie in the store.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="POST",
+        path=f"{_VERSION}:verify",
+        rpc="KeepingService/VerifyVersion",
+        summary="Read some of a version's bytes again; says which files are rotten.",
+        bind={"name": VERSION},
+    ),
 )

@@ -98,7 +98,11 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
             run_uid = own_run(who, found.team, request.used_by)
             await self._known_run(who, found.team, run_uid)
             await self._artifacts.use(found, run_uid)
-        return wire_artifacts.version(found)
+        made = wire_artifacts.version(found)
+        made.rotten.extend(
+            item.path for item in wire_artifacts.rotten(found, await self._artifacts.rotten(found))
+        )
+        return made
 
     async def ListArtifacts(
         self, request: tracker_pb2.ListArtifactsRequest, context: Context

@@ -10,7 +10,7 @@ from grpc import aio
 from cairn.tracker.v1 import artifact_pb2, keeping_pb2, keeping_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access, require
 from cairn_common.db import Database
-from cairn_common.errors import NotFound, Reason
+from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_common.ids import parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
@@ -21,8 +21,10 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.collection import Collected, Collector
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.retention import Retention
+from cairn_tracker.scrub import Scrub
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
+from cairn_tracker.store import usage as sums
 from cairn_tracker.store.artifacts import Version
 
 NAME: Final = "cairn.tracker.v1.KeepingService"
@@ -35,6 +37,8 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/SetKeeping": access(Role.ADMIN),
     f"/{NAME}/CollectGarbage": access(Role.ADMIN),
     f"/{NAME}/PreviewRetention": access(Role.VIEWER),
+    f"/{NAME}/GetStorageUsage": access(Role.VIEWER),
+    f"/{NAME}/VerifyVersion": access(Role.MEMBER),
 }
 
 # Who holds each is looked up.
@@ -54,12 +58,14 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         keeping: Keeping,
         collector: Collector,
         retention: Retention,
+        scrub: Scrub,
     ) -> None:
         self._db = db
         self._artifacts = artifacts
         self._keeping = keeping
         self._collector = collector
         self._retention = retention
+        self._scrub = scrub
 
     async def DeleteVersion(
         self, request: keeping_pb2.DeleteVersionRequest, context: Context
@@ -180,6 +186,43 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
             given_up_size=left.given_up_bytes,
             waiting_blobs=left.waiting,
             waiting_size=left.waiting_bytes,
+        )
+
+    async def GetStorageUsage(
+        self, request: keeping_pb2.GetStorageUsageRequest, context: Context
+    ) -> keeping_pb2.StorageUsage:
+        """How much lies in the store, and whose."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        by = request.group_by or "kind"
+        if by not in sums.BY:
+            raise InvalidArgument(
+                f"group_by: {by[:80]!r} is not one of {', '.join(sums.BY)}", field="group_by"
+            )
+        idle = await self._collector.look(team)
+        total = await sums.usage(self._db, team, "")
+        return keeping_pb2.StorageUsage(
+            rows=[wire_artifacts.usage(item, by) for item in await sums.usage(self._db, team, by)],
+            total=wire_artifacts.usage(total[0], "") if total else None,
+            code_size=await sums.code_bytes(self._db, team),
+            idle_size=idle.due_bytes + idle.waiting_bytes,
+        )
+
+    async def VerifyVersion(
+        self, request: keeping_pb2.VerifyVersionRequest, context: Context
+    ) -> keeping_pb2.VerifyVersionResponse:
+        """Reads some of a version's bytes again."""
+        found = await version_of(self._artifacts, caller(), request.name, Role.MEMBER)
+        scope = f"verify/{found.uid}"
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: int(at["part"])) if token else 0
+        checked = await self._scrub.verify(found, after=after)
+        return keeping_pb2.VerifyVersionResponse(
+            version=wire_artifacts.version(found, entries=False),
+            size=checked.bytes,
+            rotten=wire_artifacts.rotten(found, checked.rotten),
+            next_page_token=""
+            if checked.after is None
+            else encode_token({"part": checked.after}, scope=scope),
         )
 
     async def _rules(self, team: str) -> keeping_pb2.Keeping:

@@ -72,9 +72,11 @@ FROM idle_blobs i WHERE i.team = $1 AND {_UNHELD}
 
 
 async def sizes(db: Reads, team: str, digests: Collection[str]) -> dict[str, int]:
-    """The sizes of those blobs that versions are, or were, made of, and that are in the store."""
+    """The sizes of those blobs that versions are, or were, made of, and that are in the store and sound."""
     rows = await db.fetch(
-        "SELECT digest, size FROM blobs WHERE team = $1 AND digest = ANY($2::text[])", team, list(digests)
+        "SELECT digest, size FROM blobs b WHERE team = $1 AND digest = ANY($2::text[]) AND NOT EXISTS"
+        " (SELECT FROM rotten_blobs r WHERE (r.team, r.digest) = (b.team, b.digest))",
+        *(team, list(digests)),
     )
     return {row["digest"]: row["size"] for row in rows}
 
@@ -101,11 +103,13 @@ async def add(conn: Any, team: str, wanted: Mapping[str, int], *, holder: str, n
     # In one order, so that two commits of the same parts wait for each other and not crosswise.
     digests = sorted(wanted)
     await conn.execute(
-        "INSERT INTO blobs (team, digest, size, create_time)"
-        " SELECT $1, digest, size, $4 FROM unnest($2::text[], $3::bigint[]) AS t (digest, size)"
+        "INSERT INTO blobs (team, digest, size, create_time, check_time)"
+        " SELECT $1, digest, size, $4, $4 FROM unnest($2::text[], $3::bigint[]) AS t (digest, size)"
         " ORDER BY digest ON CONFLICT (team, digest) DO NOTHING",
         *(team, digests, [wanted[digest] for digest in digests], now),
     )
+    # They were just read, and are right.
+    await conn.execute("DELETE FROM rotten_blobs WHERE team = $1 AND digest = ANY($2::text[])", team, digests)
     await hold(conn, team, digests, holder=holder)
 
 
