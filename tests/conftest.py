@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.harness import servers, slurm
+from tests.harness.mlflow import rest  # noqa: F401 - a fixture
 from tests.harness.platform import Platform
 from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
 from tests.harness.tracker import Tracker, start_tracker

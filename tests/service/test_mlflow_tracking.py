@@ -3,71 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
-
-import httpx
-import pytest
 
 from cairn.tracker.v1 import tracker_pb2
 from cairn_common.ids import new_uid
-from tests.harness.gateway import bearer, gateway, neighbours
-from tests.harness.tracker import MEMBER, STRANGER, VIEWER, Client, Spool, Tracker, run_name
-
-
-@dataclass
-class Rest:
-    """MLflow's API as one caller sees it."""
-
-    http: httpx.AsyncClient
-    tracker: Tracker
-    token: str = MEMBER
-
-    async def ask(self, method: str, path: str, **given: Any) -> tuple[int, Any]:
-        """Status and JSON."""
-        named = {"params": given} if method == "GET" else {"json": given}
-        url = f"/mlflow/api/2.0/mlflow/{path}"
-        answer = await self.http.request(method, url, headers=bearer(self.token), **named)
-        return answer.status_code, answer.json()
-
-    async def get(self, path: str, **given: Any) -> Any:
-        """What a GET answers."""
-        status, told = await self.ask("GET", path, **given)
-        assert status == 200, told
-        return told
-
-    async def post(self, path: str, **given: Any) -> Any:
-        """What a POST answers."""
-        status, told = await self.ask("POST", path, **given)
-        assert status == 200, told
-        return told
-
-    async def refusal(self, path: str, *, method: str = "POST", **given: Any) -> tuple[str, str]:
-        """The error code and message of a call that is refused."""
-        status, told = await self.ask(method, path, **given)
-        assert status >= 400
-        return told["error_code"], told["message"]
-
-    async def experiment(self) -> str:
-        """The id of a new experiment."""
-        made = await self.post("experiments/create", name=f"e-{new_uid()}")
-        return str(made["experiment_id"])
-
-    async def run(self, experiment: str | None = None, **given: Any) -> str:
-        """The id of a new run."""
-        given = {"experiment_id": experiment or await self.experiment(), **given}
-        made = await self.post("runs/create", **given)
-        return str(made["run"]["info"]["run_id"])
-
-
-@pytest.fixture
-async def rest(tracker: Tracker, nats_url: str) -> AsyncIterator[Rest]:
-    async with neighbours() as behind:
-        for token, team in ((MEMBER, "main"), (VIEWER, "main"), (STRANGER, "other")):
-            behind.caller(token, team)
-        async with gateway(nats_url, behind.address, tracker_address=tracker.address) as http:
-            yield Rest(http, tracker)
+from tests.harness.gateway import bearer
+from tests.harness.mlflow import Rest
+from tests.harness.tracker import STRANGER, VIEWER, Client, Spool, run_name
 
 
 async def test_an_experiment_has_one_name_until_it_is_given_another(rest: Rest) -> None:

@@ -32,7 +32,7 @@ WITHOUT_ROUTE = {
     "WatchJobs",
 }
 # Their clients come by MLflow's own routes.
-OF_MLFLOW = {"MlflowService", "RegistryService", "LoggedModelService"}
+OF_MLFLOW = {"MlflowFileService", "MlflowService", "RegistryService", "LoggedModelService"}
 
 
 def kinds() -> Iterator[type[DomainError]]:

@@ -19,6 +19,7 @@ from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.limits import hosts_of
 from cairn_gateway.listen import HttpServer, listen
 from cairn_gateway.live import Live
+from cairn_gateway.mlflow import transfer
 from cairn_gateway.platform import Platform
 from cairn_gateway.settings import GatewaySettings
 from cairn_gateway.tasks import end
@@ -50,6 +51,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
         bus.connect(settings.nats_url, seed=settings.nats_seed, name="gateway") as nats,
         rpc.channel(settings.quota_address, settings.service_token) as quota,
         upstream.connect(settings) as neighbours,
+        transfer.connect() as store,
     ):
         checker = TokenChecker(quota)
         for stream in _READS:
@@ -59,6 +61,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
         platform = Platform(settings, neighbours.channels, nats, version=release)
         behind = Behind(
             upstream=neighbours,
+            transfer=store,
             live=live,
             platform=platform,
             authenticate=checker.check,

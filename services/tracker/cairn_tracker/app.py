@@ -19,6 +19,7 @@ from cairn.tracker.v1 import (
     lineage_pb2_grpc,
     logged_model_pb2_grpc,
     media_pb2_grpc,
+    mlflow_file_pb2_grpc,
     mlflow_pb2_grpc,
     promotion_pb2_grpc,
     registry_pb2_grpc,
@@ -42,6 +43,7 @@ from cairn_tracker.api.lineage import LineageApi
 from cairn_tracker.api.logged_models import LoggedModelApi
 from cairn_tracker.api.media import MediaApi
 from cairn_tracker.api.mlflow import MlflowApi
+from cairn_tracker.api.mlflow_files import MlflowFileApi
 from cairn_tracker.api.promotions import PromotionApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
@@ -52,6 +54,7 @@ from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import BATCH, Ingest
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
+from cairn_tracker.mlflow.files import Files
 from cairn_tracker.pending import Pending
 from cairn_tracker.promotions import Promotions
 from cairn_tracker.registration import Registrations
@@ -293,6 +296,7 @@ def _server(
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
     lineage_api = LineageApi(db=parts.db, artifacts=artifacts)
+    file_api = MlflowFileApi(files=Files(db=parts.db, artifacts=artifacts, clock=parts.clock))
     return rpc.server(
         bind=settings.grpc_bind,
         access=ACCESS,
@@ -301,6 +305,7 @@ def _server(
             lambda server: tracker_pb2_grpc.add_TrackerServiceServicer_to_server(tracker_api, server),
             lambda server: tracker_pb2_grpc.add_ArtifactServiceServicer_to_server(artifact_api, server),
             lambda server: media_pb2_grpc.add_MediaServiceServicer_to_server(media_api, server),
+            lambda server: mlflow_file_pb2_grpc.add_MlflowFileServiceServicer_to_server(file_api, server),
             lambda server: mlflow_pb2_grpc.add_MlflowServiceServicer_to_server(mlflow_api, server),
             lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import asyncpg
 
@@ -30,6 +30,7 @@ URL_SECONDS: Final = 900
 _NAMED_IN_ERRORS: Final = 5
 # How often a commit looks at its parts again, because something was collected meanwhile.
 _MOST_EPOCHS: Final = 10
+Made = TypeVar("Made")
 VERSION_NAME: Final = "teams/{team}/artifacts/{artifact}/versions/{version}"
 
 
@@ -230,18 +231,30 @@ class Artifacts:
                 )
 
     async def _checked_commit(self, draft: Draft, sources: Sequence[str]) -> Version:
-        """Looks at the parts, then commits. Where something was collected in between it looks again: what was
-        there may be gone."""
         sizes = manifest.parts(draft.entries)
+
+        async def write(conn: Any) -> Version:
+            return await add_version(conn, draft, sizes, sources, self._clock)
+
+        return await self.with_parts(draft.team, sizes, write)
+
+    async def with_parts(
+        self, team: str, sizes: Mapping[str, int], write: Callable[[Any], Awaitable[Made]]
+    ) -> Made:
+        """Looks at parts, then writes what is made of them, in a transaction. Where something was collected
+        in between it looks again: what was there may be gone.
+
+        Raises FailedPrecondition (PARTS_MISSING, PART_SIZE_MISMATCH) where the store lacks something.
+        """
         for _ in range(_MOST_EPOCHS):
-            epoch = await blobs.epoch(self._db, draft.team)
-            await self._verify(draft.team, sizes)
+            epoch = await blobs.epoch(self._db, team)
+            await self._verify(team, sizes)
             # What was uploaded must be on the disk before anything says that it is there.
             await self._objects.sync()
             async with self._db.transaction() as conn:
-                await keeping.enter(conn, draft.team)
-                if epoch == await blobs.epoch(conn, draft.team):
-                    return await add_version(conn, draft, sizes, sources, self._clock)
+                await keeping.enter(conn, team)
+                if epoch == await blobs.epoch(conn, team):
+                    return await write(conn)
         raise Unavailable(
             "so much is being collected that this cannot be committed now", reason=Reason.CONFLICT
         )

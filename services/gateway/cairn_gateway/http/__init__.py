@@ -33,6 +33,7 @@ from cairn_gateway.http.request import read
 from cairn_gateway.http.route import Route
 from cairn_gateway.http.streams import Streams
 from cairn_gateway.live import Live
+from cairn_gateway.mlflow.transfer import Transfer
 from cairn_gateway.platform import Platform
 from cairn_gateway.upstream import Upstream
 
@@ -72,6 +73,7 @@ class Behind:
     """What the routes need."""
 
     upstream: Upstream
+    transfer: Transfer
     live: Live
     platform: Platform
     authenticate: Callable[[str], Awaitable[Principal]]
@@ -110,7 +112,10 @@ def create_app(behind: Behind) -> ASGIApp:
     edge = Edge(Limits(Door(inner, entrance), hosts=behind.hosts))
     streams = Streams(behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts)
     compatible = mlflow.create_app(
-        upstream=behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts
+        upstream=behind.upstream,
+        transfer=behind.transfer,
+        authenticate=behind.authenticate,
+        hosts=behind.hosts,
     )
 
     async def one(scope: Scope, receive: Receive, send: Send) -> None:

@@ -23,6 +23,7 @@ from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.limits import Limits
 from cairn_gateway.mlflow import (
     about,
+    artifacts,
     door,
     errors,
     experiments,
@@ -34,6 +35,7 @@ from cairn_gateway.mlflow import (
 from cairn_gateway.mlflow.errors import MlflowError
 from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, of_body, of_query
 from cairn_gateway.mlflow.route import Asked, Route
+from cairn_gateway.mlflow.transfer import Transfer
 from cairn_gateway.upstream import Caller, Upstream
 
 PREFIX: Final = "/mlflow"
@@ -41,6 +43,7 @@ ROUTES: Final[Sequence[Route]] = (
     *experiments.ROUTES,
     *runs.ROUTES,
     *metrics.ROUTES,
+    *artifacts.ROUTES,
     *registry.ROUTES,
     *logged_models.ROUTES,
 )
@@ -50,11 +53,14 @@ _SECONDS: Final = 900.0
 Authenticate = Callable[[str], Awaitable[Principal]]
 
 
-def create_app(*, upstream: Upstream, authenticate: Authenticate, hosts: frozenset[str]) -> ASGIApp:
+def create_app(
+    *, upstream: Upstream, transfer: Transfer, authenticate: Authenticate, hosts: frozenset[str]
+) -> ASGIApp:
     """The application for everything below `PREFIX`, every layer around it."""
     places = [Place(path, _open(answer), methods=["GET"]) for path, answer in about.OPEN.items()]
     places += [
-        Place(route.path, _answer(route, upstream, authenticate), methods=[route.method]) for route in ROUTES
+        Place(route.path, _answer(route, upstream, transfer, authenticate), methods=[route.method])
+        for route in ROUTES
     ]
     inner = _Below(Router(places, redirect_slashes=False))
     return Edge(
@@ -70,7 +76,11 @@ def is_below(path: str) -> bool:
 def refuse_path(path: str, raw: bytes) -> None:
     """Holds that no path leads out of where it begins: names of files come in here. Raises MlflowError."""
     parts = path.split("/")
-    if any(part in (".", "..") for part in parts) or "\\" in path or not path.isprintable():
+    if (
+        any(part in (".", "..") for part in parts)
+        or any(mark in path for mark in "\\#")
+        or not path.isprintable()
+    ):
         raise errors.invalid("Invalid path")
 
 
@@ -97,7 +107,7 @@ def _open(answer: Callable[[], Awaitable[Response]]) -> Callable[[Request], Awai
 
 
 def _answer(
-    route: Route, upstream: Upstream, authenticate: Authenticate
+    route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate
 ) -> Callable[[Request], Awaitable[Response]]:
     rule = access(route.role)
 
@@ -114,6 +124,7 @@ def _answer(
             fields=Fields({}) if route.streams else await _fields(request),
             request=request,
             upstream=upstream,
+            transfer=transfer,
         )
         made = await route.handler(asked)
         if isinstance(made, Response):

@@ -13,6 +13,7 @@ from starlette.responses import Response
 from cairn_common.auth import Role
 from cairn_gateway.http.route import SERVICES
 from cairn_gateway.mlflow.fields import Fields
+from cairn_gateway.mlflow.transfer import Transfer
 from cairn_gateway.upstream import Caller, Upstream
 from cairn_gateway.wire import Json
 
@@ -28,6 +29,7 @@ class Asked:
     fields: Fields
     request: Request
     upstream: Upstream
+    transfer: Transfer
 
     @property
     def parent(self) -> str:

@@ -13,12 +13,16 @@ from cairn_tracker.api import (
     logged_models,
     media,
     mlflow,
+    mlflow_files,
     promotions,
     registry,
     runs,
 )
 
-_APIS = (runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, mlflow, lineage)
+_APIS = (
+    *(runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, lineage),
+    *(mlflow, mlflow_files),
+)
 
 #: What each RPC asks of its caller. One that is not here is refused.
 ACCESS: Mapping[str, Access] = {path: asked for api in _APIS for path, asked in api.ACCESS.items()}
