@@ -81,7 +81,7 @@ def platform(folder: Path) -> Iterator[Platform]:
     s3 = servers.start_s3(folder / "s3")
     postgres.create_database("bench")
     url = postgres.create_schema("bench", "tracker")
-    tracker = start_tracker(folder / "tracker", nats_url=bus.url, postgres_url=url, s3=s3, interval=1.0)
+    tracker = start_tracker(folder / "tracker", nats_url=bus.url, postgres_url=url, s3=s3, interval=0.5)
     try:
         yield Platform(bus, postgres, tracker, url)
     finally:

@@ -28,7 +28,8 @@ _ACK_WAIT = 30.0
 _PROGRESS_SECONDS = 10.0
 _TRIES = 5
 _LONGEST_PAUSE = 2.0
-_MAX_ACK_PENDING = 4096
+# At least twice the largest batch: the next one is on its way while one is worked on.
+_MAX_ACK_PENDING = 32_768
 # After so many deaths of the process over the same message it is handed over alone, and then not at all.
 _DEATHS_ALONE = 3
 _DEATHS_ENOUGH = 10
@@ -108,8 +109,13 @@ class Consumption:
             return
         if info.num_ack_pending:
             await self._again(info, subjects)
-        elif set(_filters(info.config)) != set(subjects):
-            config = replace(info.config, filter_subject=None, filter_subjects=subjects)
+        elif set(_filters(info.config)) != set(subjects) or info.config.max_ack_pending != _MAX_ACK_PENDING:
+            config = replace(
+                info.config,
+                filter_subject=None,
+                filter_subjects=subjects,
+                max_ack_pending=_MAX_ACK_PENDING,
+            )
             await self._link.stream.add_consumer(self._stream, config)
         self._begun = True
 

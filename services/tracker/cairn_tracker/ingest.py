@@ -37,12 +37,14 @@ log = structlog.get_logger(__name__)
 
 #: Messages of one batch, of which the bus hands over 8 MiB at most. Each batch costs two inserts and a
 #: transaction, however many messages of however many runs are in it.
-BATCH = 2048
+BATCH = 16_384
 #: A run can have so many metrics: each costs a row here, and a name that every reader gets.
 MOST_METRICS = 100_000
 #: After a small batch so many times as long as it took is rested: a tracker with little to do is quick to
 #: show a line, and one with much spends a tenth of the time on small inserts.
 _REST = 9.0
+#: Bytes from which on nothing is gained by waiting for more.
+_LARGE = 1024 * 1024
 
 
 @dataclass(slots=True)
@@ -80,7 +82,8 @@ class Ingest:
         """Applies a batch. Raises `Unusable` after the rest of it was applied."""
         begin = time.monotonic()
         events, unusable = _read(messages)
-        if events and await self._apply(events) and len(messages) < BATCH:
+        small = len(messages) < BATCH and sum(len(message.data) for message in messages) < _LARGE
+        if events and await self._apply(events) and small:
             await asyncio.sleep(min(self._interval, _REST * (time.monotonic() - begin)))
         if unusable:
             raise Unusable(unusable)
