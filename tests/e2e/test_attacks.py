@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import base64
+import gzip
 import hashlib
 import json
 import os
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import asyncpg
 import httpx
 import pytest
 
 from cairn_common.ids import new_uid
 from cairn_common.paging import encode_token
-from tests.harness.people import MAIN, OTHER, People, invite, secrets_in
+from tests.harness.people import MAIN, OTHER, People, invite, port_of, secrets_in
 from tests.harness.platform import Platform
 
 DATA = b"the secret weights of the team main"
@@ -220,6 +226,126 @@ def test_no_other_page_can_make_a_browser_ask(place: Place) -> None:
     assert not [name for name in leave.headers if name.startswith("access-control")]
     ridden = place.http.get("/api/v1/me", headers={"Cookie": f"token={admin.token}"})
     assert ridden.status_code == 401
+
+
+def jwt(**header: str) -> str:
+    """A token of another kind, with nobody's signature."""
+    parts = [{"typ": "JWT", **header}, {"sub": "users/admin", "scope": "admin", "exp": 4_000_000_000}]
+    words = [base64.urlsafe_b64encode(json.dumps(part).encode()).decode().rstrip("=") for part in parts]
+    return ".".join([*words, ""])
+
+
+@pytest.mark.parametrize("header", [{"alg": "none"}, {"alg": "HS256", "kid": "../../dev/null"}])
+def test_no_token_is_believed_for_what_it_says(place: Place, header: dict[str, str]) -> None:
+    forged = Caller(place.http, jwt(**header))
+    assert forged.get("/me").status_code == 401
+    assert place.http.get("/api/v1/me", params={"token": place.people.admin}).status_code in (400, 401)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "/etc/x", "a/../../b", "C:\\x", "\\\\srv\\x", ".", "..", "a\0b", "a\r\nb", "x" * 10_000, ""],
+)
+def test_no_name_leads_out_of_an_artifact(place: Place, name: str) -> None:
+    member = place.as_("member")
+    member.upload(MAIN, DATA)
+    part = {"digest": DIGEST, "size": len(DATA)}
+    body = {"entries": [{"path": name, **part, "parts": [part]}]}
+    answer = member.post(f"/teams/{MAIN}/artifacts/odd/versions", body)
+    assert answer.status_code == 400, answer.text
+    assert member.get(f"/teams/{MAIN}/artifacts/odd/versions").json().get("versions", []) == []
+
+
+@pytest.mark.parametrize("source", ["file:///etc/passwd", "http://169.254.169.254/latest", "/etc/passwd"])
+def test_no_source_is_fetched_that_a_client_names(place: Place, source: str) -> None:
+    """As a version's origin, and as where a model of MLflow's lies."""
+    answer = place.as_("member").commit(MAIN, "taken", DATA, sources=[source])
+    assert answer.status_code in (400, 404), answer.text
+    sent = {"Authorization": f"Bearer {place.people.member}"}
+    door = "/mlflow/api/2.0/mlflow"
+    made = place.http.post(f"{door}/registered-models/create", json={"name": f"m{new_uid()}"}, headers=sent)
+    name = made.raise_for_status().json()["registered_model"]["name"]
+    body = {"name": name, "source": source}
+    refused = place.http.post(f"{door}/model-versions/create", json=body, headers=sent)
+    assert refused.status_code == 400, refused.text
+
+
+def test_what_names_hold_stays_text(place: Place) -> None:
+    """In headers, in the services' logs, and in what the API gives back."""
+    evil = "<script>alert(1)</script>\u202e"
+    member = place.as_("member")
+    made = member.post(f"/teams/{MAIN}/runs", {"run": {"experiment": "e", "display_name": evil}})
+    assert made.headers["content-type"] == "application/json"
+    assert made.headers["x-content-type-options"] == "nosniff"
+    for split in ("a\r\nX-Evil: 1", 'a\n{"event": "forged"}'):
+        member.post(f"/teams/{MAIN}/runs", {"run": {"experiment": "e", "display_name": split}})
+        answer = member.ask("GET", "/me", **{"X-Request-Id": "x" * 500})
+        assert "x-evil" not in answer.headers
+    for log in (place.platform.data / "logs").glob("*.log"):
+        if log.stem in ("scheduler", "quota", "tracker", "gateway"):
+            events = [json.loads(line) for line in log.read_text().splitlines() if line.strip()]
+            assert not [event for event in events if event.get("event") == "forged"]
+
+
+def test_what_is_deep_long_or_no_json_is_refused(place: Place) -> None:
+    sent = {"Authorization": f"Bearer {place.people.member}", "Content-Type": "application/json"}
+    bodies: dict[bytes, set[int]] = {
+        b"[" * 10_000 + b"]" * 10_000: {400},
+        b'{"run": ' * 5_000 + b"1" + b"}" * 5_000: {400},
+        b'{"run": {}, "run": {}}': {400},
+        b'{"run": {"display_name": "\xff"}}': {400},
+        b'{"__proto__": {"admin": true}}': {400},
+        b" " * (9 << 20): {413},
+        b"": {200, 400},
+    }
+    for body, expected in bodies.items():
+        answer = place.http.post(f"/api/v1/teams/{MAIN}/runs", content=body, headers=sent)
+        assert answer.status_code in expected, body[:40]
+    bomb = {**sent, "Content-Encoding": "gzip"}
+    packed = gzip.compress(b" " * (50 << 20))
+    assert place.http.post(f"/api/v1/teams/{MAIN}/runs", content=packed, headers=bomb).status_code == 415
+
+
+def test_no_question_takes_more_than_its_share(place: Place) -> None:
+    member, run = place.as_("member"), place.run
+    odd = {
+        "buckets": f"/teams/{MAIN}/series?run={run}&key=k&max_buckets=2000000000",
+        "regex": f"/teams/{MAIN}/runs/{run}/logs?grep=" + "(a%2B)%2B" * 20 + "b",
+        "deep": f"/teams/{MAIN}/runs?filter=" + "(" * 3000 + "metrics.a<1" + ")" * 3000,
+        "stacked": f"/teams/{MAIN}/runs?filter=" + quote("name = 'x'; DROP TABLE runs; --'"),
+        "quote": f"/teams/{MAIN}/runs?filter=" + quote("config.`a'b\"c{x:String}` = 'y'"),
+        "order": f"/teams/{MAIN}/runs?order_by=" + quote("(SELECT 1)"),
+    }
+    for name, path in odd.items():
+        assert member.get(path).status_code in (200, 400), name
+    assert member.get(f"/teams/{MAIN}/runs").status_code == 200
+
+
+def test_the_servers_behind_ask_for_a_password(place: Place) -> None:
+    """Of anybody on this machine who finds their ports."""
+    data = place.platform.data
+    with pytest.raises(asyncpg.InvalidPasswordError):
+        asyncio.run(
+            asyncpg.connect(
+                host="127.0.0.1", port=port_of(data, "postgres"), user="cairn", password="guess",
+                database="cairn",
+            )
+        )  # fmt: skip
+    with socket.create_connection(("127.0.0.1", port_of(data, "nats")), timeout=10) as bus:
+        bus.sendall(b'CONNECT {"verbose":true,"lang":"x","version":"1"}\r\nSUB > 1\r\nPING\r\n')
+        told = b""
+        while b"-ERR" not in told and (more := bus.recv(4096)):
+            told += more
+    assert b"Authorization" in told or b"Authentication" in told, told
+    store = httpx.get(f"http://127.0.0.1:{port_of(data, 's3')}/", trust_env=False)
+    assert store.status_code == 403
+
+
+def test_a_second_platform_on_the_same_folder_is_told_of_the_first(place: Place) -> None:
+    before = {process["name"]: process["pid"] for process in place.platform.status()["processes"]}
+    again = place.platform.cairn("up", "--detach")
+    assert "already" in (again.stdout + again.stderr).lower(), again.stdout + again.stderr
+    assert {one["name"]: one["pid"] for one in place.platform.status()["processes"]} == before
 
 
 def test_a_job_is_given_its_own_and_nothing_of_the_platform(place: Place, tmp_path: Path) -> None:
