@@ -189,7 +189,8 @@ async def test_what_is_missing_or_malformed_has_mlflows_words(door: Door, name: 
 
 
 async def test_logged_models_live_from_creation_to_deletion(door: Door) -> None:
-    experiment = new_uid()
+    created = await door.good("POST", "experiments/create", name=new_uid())
+    experiment = created["experiment_id"]
     made = (
         await door.good(
             "POST", "logged-models", experiment_id=experiment, name="net", model_type="Agent",

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cairn.tracker.v1 import logged_model_pb2 as pb
-from cairn.tracker.v1 import logged_model_pb2_grpc
+from cairn.tracker.v1 import logged_model_pb2_grpc, mlflow_pb2, mlflow_pb2_grpc
 from cairn_common.ids import new_uid
 from tests.harness.parts import TEAM, refused
 from tests.harness.tracker import STRANGER, VIEWER, Client, Tracker
@@ -19,10 +19,16 @@ class Models:
 
     def __init__(self, client: Client, token: str = "cairn_test_member_of_main_team") -> None:
         self.stub = client.stub(logged_model_pb2_grpc.LoggedModelServiceStub, token)
+        self.experiments = client.stub(mlflow_pb2_grpc.MlflowServiceStub, token)
 
     def create(self, experiment: str, **fields: Any) -> Any:
         model = pb.LoggedModel(experiment_id=experiment, **fields)
         return self.stub.CreateLoggedModel(pb.CreateLoggedModelRequest(parent=TEAM, logged_model=model))
+
+    async def experiment(self) -> str:
+        """The id of a new one."""
+        made = mlflow_pb2.CreateMlflowExperimentRequest(parent=TEAM, name=new_uid())
+        return str((await self.experiments.CreateMlflowExperiment(made)).experiment_id)
 
     def get(self, model_id: str, **fields: Any) -> Any:
         return self.stub.GetLoggedModel(pb.GetLoggedModelRequest(parent=TEAM, model_id=model_id, **fields))
@@ -55,8 +61,8 @@ async def models(tracker: Tracker) -> AsyncIterator[Models]:
 
 
 async def test_a_model_waits_until_it_is_ready(models: Models) -> None:
-    made = await models.create("7", params={"lr": "0.1"}, tags={"a": "b"}, source_run_id="r1")
-    assert made.location == f"mlflow-artifacts:/7/models/{made.model_id}/artifacts"
+    made = await models.create("0", params={"lr": "0.1"}, tags={"a": "b"}, source_run_id="r1")
+    assert made.location == f"mlflow-artifacts:/0/models/{made.model_id}/artifacts"
     assert (made.status, made.display_name != "") == (pb.LoggedModel.PENDING, True)
     ready = await models.update(made.model_id, status=pb.LoggedModel.READY)
     assert (ready.status, dict(ready.params)) == (pb.LoggedModel.READY, {"lr": "0.1"})
@@ -68,16 +74,17 @@ async def test_a_model_waits_until_it_is_ready(models: Models) -> None:
 
 
 async def test_a_deleted_model_is_seen_by_who_asks_for_it(models: Models) -> None:
-    made = await models.create("8")
+    made = await models.create("0")
     await models.delete(made.model_id)
     assert await refused(models.get(made.model_id)) == "NOT_FOUND"
     assert (await models.get(made.model_id, allow_deleted=True)).model_id == made.model_id
-    assert await models.found("8") == []
+    assert made.display_name not in await models.found("0")
     assert await refused(models.get("m-" + "0" * 32)) == "NOT_FOUND"
+    assert await refused(models.create("123")) == "NOT_FOUND"
 
 
 async def test_a_value_that_is_sent_twice_is_one(models: Models) -> None:
-    made = await models.create("9")
+    made = await models.create("0")
     for value in (0.5, 0.5, float("nan"), float("nan"), float("inf")):
         await models.measure(made.model_id, "acc", value, step=1, timestamp=10, run_id="r1")
     found = (await models.get(made.model_id)).metrics
@@ -86,7 +93,7 @@ async def test_a_value_that_is_sent_twice_is_one(models: Models) -> None:
 
 
 async def test_searches_filter_sort_and_page(models: Models) -> None:
-    experiment = new_uid()
+    experiment = await models.experiment()
     for number, name in enumerate(("one", "two", "three")):
         made = await models.create(
             experiment, display_name=name, params={"lr": f"0.{number}"}, tags={"n": name}
@@ -120,7 +127,7 @@ async def test_searches_filter_sort_and_page(models: Models) -> None:
 
 
 async def test_another_teams_models_do_not_exist(tracker: Tracker, models: Models) -> None:
-    made = await models.create("1")
+    made = await models.create("0")
     async with Client(tracker) as client:
         assert await refused(Models(client, STRANGER).get(made.model_id)) == "NOT_FOUND"
         assert (await Models(client, VIEWER).get(made.model_id)).model_id == made.model_id

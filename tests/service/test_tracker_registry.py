@@ -370,7 +370,7 @@ async def test_a_version_of_a_logged_model_lies_where_that_does(client: Client, 
     models = client.stub(logged_model_pb2_grpc.LoggedModelServiceStub)
     logged = await models.CreateLoggedModel(
         logged_model_pb2.CreateLoggedModelRequest(
-            parent=TEAM, logged_model=logged_model_pb2.LoggedModel(experiment_id="3", source_run_id="r9")
+            parent=TEAM, logged_model=logged_model_pb2.LoggedModel(experiment_id="0", source_run_id="r9")
         )
     )
     name, source = fresh(), f"models:/{logged.model_id}"
@@ -380,7 +380,7 @@ async def test_a_version_of_a_logged_model_lies_where_that_does(client: Client, 
     assert (made.location, made.run_id, made.model_id) == (logged.location, "r9", logged.model_id)
     inside = await registry.add(name, f"{logged.location}/data", model_id=logged.model_id)
     assert inside.location == f"{logged.location}/data"
-    elsewhere = registry.add(name, "mlflow-artifacts:/3/models/other/artifacts", model_id=logged.model_id)
+    elsewhere = registry.add(name, "mlflow-artifacts:/0/models/other/artifacts", model_id=logged.model_id)
     assert await refused(elsewhere) == "INVALID_ARGUMENT"
 
 

@@ -32,7 +32,7 @@ WITHOUT_ROUTE = {
     "WatchJobs",
 }
 # Their clients come by MLflow's own routes.
-OF_MLFLOW = {"MlflowFileService", "MlflowService", "RegistryService", "LoggedModelService"}
+OF_MLFLOW = {"MlflowFileService", "MlflowService", "RegistryService", "LoggedModelService", "TraceService"}
 
 
 def kinds() -> Iterator[type[DomainError]]:

@@ -105,6 +105,8 @@ class Reason(StrEnum):
     ARTIFACT_NOT_FOUND = "ARTIFACT_NOT_FOUND"
     # `Registered Model with name=digits not found`
     MODEL_NOT_FOUND = "MODEL_NOT_FOUND"
+    # `Trace with ID 'tr-0123' not found.`
+    TRACE_NOT_FOUND = "TRACE_NOT_FOUND"
     # `there is no session 01j... that waits for this attempt`
     SESSION_NOT_FOUND = "SESSION_NOT_FOUND"
     # `run 01j... has no committed checkpoint`

@@ -23,6 +23,7 @@ from cairn.tracker.v1 import (
     mlflow_pb2_grpc,
     promotion_pb2_grpc,
     registry_pb2_grpc,
+    trace_pb2_grpc,
     tracker_pb2_grpc,
 )
 from cairn_common import outbox, rpc
@@ -47,6 +48,7 @@ from cairn_tracker.api.mlflow_files import MlflowFileApi
 from cairn_tracker.api.promotions import PromotionApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
+from cairn_tracker.api.traces import TraceApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.collection import Collector
@@ -63,6 +65,7 @@ from cairn_tracker.retention import Retention
 from cairn_tracker.rounds import every
 from cairn_tracker.scrub import Scrub
 from cairn_tracker.settings import TrackerSettings
+from cairn_tracker.traces import Traces
 
 log = structlog.get_logger(__name__)
 
@@ -290,6 +293,7 @@ def _server(
     registry = Registry(db=parts.db, clock=parts.clock)
     registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
+    trace_api = TraceApi(db=parts.db, traces=Traces(db=parts.db, clock=parts.clock))
     logged_model_api = LoggedModelApi(models=LoggedModels(db=parts.db, clock=parts.clock))
     promotions = Promotions(db=parts.db, clock=parts.clock)
     promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
@@ -308,6 +312,7 @@ def _server(
             lambda server: mlflow_file_pb2_grpc.add_MlflowFileServiceServicer_to_server(file_api, server),
             lambda server: mlflow_pb2_grpc.add_MlflowServiceServicer_to_server(mlflow_api, server),
             lambda server: keeping_pb2_grpc.add_KeepingServiceServicer_to_server(keeping_api, server),
+            lambda server: trace_pb2_grpc.add_TraceServiceServicer_to_server(trace_api, server),
             lambda server: registry_pb2_grpc.add_RegistryServiceServicer_to_server(registry_api, server),
             lambda server: logged_model_pb2_grpc.add_LoggedModelServiceServicer_to_server(
                 logged_model_api, server

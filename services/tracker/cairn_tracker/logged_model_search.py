@@ -10,13 +10,11 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_tracker.clauses import Clause, parse
+from cairn_tracker.mlflow.grammar import LISTED, NUMERIC, TEXTUAL, Clause, Vocabulary, parse
+from cairn_tracker.mlflow.search import number_test, text_test
 from cairn_tracker.registry_search import FURTHEST
 from cairn_tracker.search import Parameters
 
-_NUMERIC: Final = ("<", "<=", ">", ">=", "=", "!=")
-_TEXTS: Final = ("=", "!=", "LIKE", "ILIKE", "IN", "NOT IN")
-_ENTITIES: Final = ("attributes", "metrics", "params", "tags")
 _MOST_ORDERS: Final = 10
 _MILLIS: Final = "(extract(epoch FROM {0}) * 1000)::bigint"
 #: What a search names, and the columns of it.
@@ -33,6 +31,20 @@ _COLUMNS: Final[Mapping[str, str]] = {
     "source_run_id": "source_run_id",
     "status": "(ARRAY['PENDING', 'READY', 'FAILED'])[status]",
 }  # fmt: skip
+_TEXTS: Final = dict.fromkeys(_COLUMNS, "text")
+VOCABULARY: Final = Vocabulary(
+    entities={
+        "attributes": "attribute", "attribute": "attribute", "metrics": "metric", "params": "parameter",
+        "tags": "tag",
+    },
+    comparators={
+        "attribute": TEXTUAL | LISTED, "metric": NUMERIC, "parameter": TEXTUAL | LISTED,
+        "tag": TEXTUAL | LISTED,
+    },
+    attributes={**_TEXTS, **dict.fromkeys(_NUMBERS, "number")},
+    lists=frozenset({*_COLUMNS, "parameter", "tag"}),
+)  # fmt: skip
+"""What can be searched for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +90,14 @@ class Search:
 def search(query: Query, *, offset: int, limit: int) -> Search:
     """The search as SQL. Raises InvalidArgument for what cannot be read."""
     given = Parameters([query.team])
-    clauses = parse(query.text)
+    clauses = parse(query.text, VOCABULARY)
     tests = [
         "team = $1",
         "delete_time IS NULL",
         f"experiment_id = ANY({given.add(list(query.experiments), 'text[]')})",
     ]
     tests += [_test(clause, query.datasets, given) for clause in clauses]
-    if query.datasets and not any(clause.entity == "metrics" for clause in clauses):
+    if query.datasets and not any(clause.kind == "metric" for clause in clauses):
         tests.append(f"EXISTS (SELECT FROM logged_model_metrics x WHERE {_own(query.datasets, given)})")
     order = _order(query.order_by, given)
     rest = f"{' AND '.join(tests)} ORDER BY {order} LIMIT {given.add(limit, 'integer')}"
@@ -126,29 +138,17 @@ def _shape(query: Query) -> dict[str, Any]:
 
 
 def _test(clause: Clause, datasets: Sequence[Dataset], given: Parameters) -> str:
-    entity = clause.entity or "attributes"
-    if entity not in _ENTITIES:
-        raise _bad(f"Invalid entity type: {entity!r}. Expected one of {list(_ENTITIES)}.")
-    numeric = entity == "metrics" or (entity == "attributes" and clause.key in _NUMBERS)
-    allowed = _NUMERIC if numeric else _TEXTS
-    if clause.operator not in allowed:
-        raise _bad(
-            f"Invalid comparison operator for {entity}.{clause.key}: {clause.operator!r}. "
-            f"Expected one of {allowed}."
-        )
-    if entity == "metrics":
-        key, number = given.add(clause.key, "text"), given.add(_number(clause), "float8")
-        return (
-            f"EXISTS (SELECT FROM logged_model_metrics x WHERE {_own(datasets, given)} AND x.key = {key}"
-            f" AND x.value {clause.operator} {number})"
-        )
-    if numeric:
-        return f"{_NUMBERS[clause.key]} {clause.operator} {given.add(_number(clause), 'float8')}"
-    if entity == "attributes":
-        if clause.key not in _COLUMNS:
-            raise _bad(f"Invalid attribute key '{clause.key}' specified. Valid keys are {sorted(_COLUMNS)}")
-        return _text(_COLUMNS[clause.key], clause, given)
-    return _text(f"({entity} ->> {given.add(clause.key, 'text')})", clause, given)
+    match clause.kind:
+        case "metric":
+            wanted = f"{_own(datasets, given)} AND x.key = {given.add(clause.key, 'text')}"
+            test = number_test(clause, "x.value", given)
+            return f"EXISTS (SELECT FROM logged_model_metrics x WHERE {wanted} AND {test})"
+        case "attribute":
+            if clause.key in _NUMBERS:
+                return number_test(clause, _NUMBERS[clause.key], given)
+            return text_test(clause, _COLUMNS[clause.key], given)
+    column = "params" if clause.kind == "parameter" else "tags"
+    return text_test(clause, f"({column} ->> {given.add(clause.key, 'text')})", given)
 
 
 def _own(datasets: Sequence[Dataset], given: Parameters) -> str:
@@ -164,26 +164,9 @@ def _on(dataset: Dataset, given: Parameters) -> str:
     return f"({test} AND x.dataset_digest = {given.add(dataset.digest, 'text')})" if dataset.digest else test
 
 
-def _text(column: str, clause: Clause, given: Parameters) -> str:
-    if isinstance(clause.value, tuple):
-        test = f"{column} = ANY({given.add(list(clause.value), 'text[]')})"
-        return test if clause.operator == "IN" else f"NOT ({test})"
-    escape = " ESCAPE ''" if clause.operator in ("LIKE", "ILIKE") else ""
-    return f"{column} {clause.operator} {given.add(clause.text, 'text')}{escape}"
-
-
-def _number(clause: Clause) -> float:
-    try:
-        return float(clause.text)
-    except ValueError:
-        raise _bad(
-            f"Invalid value for {clause.entity or 'attributes'}.{clause.key}: {clause.text[:80]!r}"
-        ) from None
-
-
 def _order(orders: Sequence[Order], given: Parameters) -> str:
     if len(orders) > _MOST_ORDERS:
-        raise _bad(f"order_by: at most {_MOST_ORDERS} can be given", field="order_by")
+        raise _bad(f"order_by: at most {_MOST_ORDERS} can be given")
     keys = [f"{_sorted(order, given)} {'DESC' if order.falling else 'ASC'} NULLS LAST" for order in orders]
     return ", ".join([*keys, "create_time DESC", "model_id"])
 
@@ -193,13 +176,10 @@ def _sorted(order: Order, given: Parameters) -> str:
     if not dot:
         column = {**_NUMBERS, **_COLUMNS}.get(order.field_name)
         if column is None:
-            raise _bad(f"Invalid order by field name: {order.field_name[:80]}", field="order_by")
+            raise _bad(f"Invalid order by field name: {order.field_name[:80]}")
         return column
     if entity != "metrics":
-        raise _bad(
-            f"Invalid order by field name: {order.field_name[:80]}. Only metrics are supported.",
-            field="order_by",
-        )
+        raise _bad(f"Invalid order by field name: {order.field_name[:80]}. Only metrics are supported.")
     own = _own([order.dataset] if order.dataset else (), given)
     return (
         f"(SELECT x.value FROM logged_model_metrics x WHERE {own} AND x.key = {given.add(key, 'text')}"  # noqa: S608
@@ -207,8 +187,8 @@ def _sorted(order: Order, given: Parameters) -> str:
     )
 
 
-def _bad(message: str, *, field: str = "filter") -> InvalidArgument:
-    return InvalidArgument(message[:500], field=field)
+def _bad(message: str) -> InvalidArgument:
+    return InvalidArgument(message[:500], field="order_by")
 
 
 def _bad_token(message: str) -> InvalidArgument:

@@ -13,6 +13,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_tracker.logged_model_search import Search
+from cairn_tracker.mlflow.experiments import Experiments
 from cairn_tracker.store import logged_models as store
 from cairn_tracker.store.logged_models import LoggedModel, Metric
 
@@ -26,6 +27,7 @@ class LoggedModels:
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
         self._clock = clock
+        self._experiments = Experiments(db=db, clock=clock)
 
     async def create(
         self,
@@ -39,7 +41,8 @@ class LoggedModels:
         tags: Mapping[str, str],
         creator: str,
     ) -> LoggedModel:
-        """A new model, which waits for its files."""
+        """A new model, which waits for its files. Raises NotFound for an unknown experiment."""
+        await self._experiments.active(team, experiment_id)
         now = self._clock.now()
         made = LoggedModel(
             team=team,

@@ -97,6 +97,23 @@ def check_tag_key(key: str) -> str:
     return key
 
 
+def check_labels(field: str, labels: Mapping[str, str]) -> dict[str, str]:
+    """Texts by key, of a trace, as they are. Raises InvalidArgument."""
+    if len(labels) > _MOST_TAGS:
+        raise InvalidArgument(f"{field}: at most {_MOST_TAGS:,} can be given", field=field)
+    for key, value in labels.items():
+        if not 0 < len(key) <= _LONGEST_KEY or not key.isprintable():
+            raise InvalidArgument(
+                f"{field}: {key[:80]!r} is no key of 1 to {_LONGEST_KEY} characters", field=field
+            )
+        if len(value) > _LONGEST_VALUE or "\0" in value:
+            raise InvalidArgument(
+                f"{field}: the value of {key!r} has more than {_LONGEST_VALUE:,} characters, or NUL",
+                field=field,
+            )
+    return dict(labels)
+
+
 def check_params(params: Mapping[str, str]) -> dict[str, str]:
     """The params of a logged model as they are. Raises InvalidArgument."""
     if len(params) > _MOST_TAGS:

@@ -10,13 +10,14 @@ from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker import manifest, model_sources
 from cairn_tracker.artifacts import Draft, add_version
+from cairn_tracker.batch import RunKey
 from cairn_tracker.keeping import MODEL
 from cairn_tracker.manifest import Entry
 from cairn_tracker.model_sources import OfFiles, OfLoggedModel, OfRegistered, OfRun
 from cairn_tracker.registry import Registry, known_model
 from cairn_tracker.registry_search import PROMPT
 from cairn_tracker.store import artifacts as rows
-from cairn_tracker.store import logged_models, runs
+from cairn_tracker.store import logged_models, mlflow_runs, runs
 from cairn_tracker.store import registry as store
 from cairn_tracker.store.logged_models import LoggedModel
 from cairn_tracker.store.registry import ModelVersion
@@ -152,12 +153,10 @@ class Registrations:
             run_id = asked.run_id or model.source_run_id
             return Origin(asked.source, place, run_id=run_id, model_id=model.model_id)
         run_id = asked.run_id or ""
-        known = await runs.line_count(self._db, asked.team, run_id) if run_id else None
-        experiment = source.path[0]
-        within = experiment.isdigit() and model_sources.is_within(
-            source, model_sources.run_files(experiment, run_id)
-        )
-        if known is None or not within:
+        run = await mlflow_runs.get(self._db, RunKey(asked.team, run_id)) if run_id else None
+        if run is None or not model_sources.is_within(
+            source, model_sources.run_files(str(run.experiment), run_id)
+        ):
             raise model_sources.foreign(asked.source, "run_id")
         return Origin(asked.source, place, run_id=run_id)
 

@@ -5,35 +5,48 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_tracker.clauses import Clause, Order, parse, parse_order
+from cairn_tracker.mlflow.grammar import LISTED, TEXTUAL, Clause, Sorting, Vocabulary, parse, parse_order
+from cairn_tracker.mlflow.search import number_test, text_test
 from cairn_tracker.search import Parameters
 
 PROMPT: Final = "mlflow.prompt.is_prompt"
 
-_SIGNS: Final = ("=", "!=", "LIKE", "ILIKE")
-_LISTS: Final = ("IN", "NOT IN")
-_NUMERIC: Final = ("=", "!=", "<", "<=", ">", ">=")
-_MOST_ORDERS: Final = 10
 FURTHEST: Final = 10**9
+_MOST_ORDERS: Final = 10
+_ENTITIES: Final = {"attribute": "attribute", "tag": "tag", "tags": "tag"}
+_COMPARATORS: Final = {"attribute": TEXTUAL | LISTED, "tag": TEXTUAL}
+_TIMES: Final[Mapping[str, str]] = {"timestamp": "last_updated_timestamp"}
 
-#: What a search names, and the columns of it.
-MODELS: Final[Mapping[str, str]] = {"name": "name"}
-VERSIONS: Final[Mapping[str, str]] = {
+#: What searches name, and what they sort by.
+MODELS: Final = Vocabulary(_ENTITIES, _COMPARATORS, {"name": "text"}, lists=frozenset({"name"}))
+VERSIONS: Final = Vocabulary(
+    _ENTITIES,
+    _COMPARATORS,
+    {"name": "text", "run_id": "text", "source_path": "text", "version_number": "number"},
+    lists=frozenset({"name", "run_id"}),
+)
+_MODEL_ORDERS: Final = Vocabulary(
+    _ENTITIES, _COMPARATORS, {"name": "text", "last_updated_timestamp": "number"}, aliases=_TIMES
+)
+_VERSION_ORDERS: Final = Vocabulary(
+    _ENTITIES,
+    _COMPARATORS,
+    {
+        "name": "text",
+        "version_number": "number",
+        "creation_timestamp": "number",
+        "last_updated_timestamp": "number",
+    },
+)
+_MODEL_COLUMNS: Final[Mapping[str, str]] = {"name": "name", "last_updated_timestamp": "update_time"}
+_VERSION_COLUMNS: Final[Mapping[str, str]] = {
     "name": "model", "version_number": "number", "run_id": "run_id", "source_path": "source",
-}  # fmt: skip
-_LISTED: Final = frozenset({"name", "run_id"})
-_MODEL_ORDERS: Final[Mapping[str, str]] = {
-    "name": "name", "creation_timestamp": "create_time", "timestamp": "update_time",
-    "last_updated_timestamp": "update_time",
-}  # fmt: skip
-_VERSION_ORDERS: Final[Mapping[str, str]] = {
-    "name": "model", "version_number": "number", "creation_timestamp": "create_time",
-    "last_updated_timestamp": "update_time",
+    "creation_timestamp": "create_time", "last_updated_timestamp": "update_time",
 }  # fmt: skip
 
 
@@ -54,21 +67,17 @@ class Search:
 def models(team: str, text: str, order_by: Sequence[str], *, offset: int, limit: int) -> Search:
     """A search for models. Raises InvalidArgument for what cannot be read."""
     given = Parameters([team])
-    tests = _tests(parse(text), MODELS, given)
-    order = _order(order_by, _MODEL_ORDERS, natural=(), ties=("name",))
+    tests = _tests(parse(text, MODELS), _MODEL_COLUMNS, given)
+    order = _order(_sorting(order_by, _MODEL_ORDERS), _MODEL_COLUMNS, ties=("name",))
     return _search(tests, order, given, offset=offset, limit=limit)
 
 
 def versions(team: str, text: str, order_by: Sequence[str], *, offset: int, limit: int) -> Search:
     """A search for versions of models. Raises InvalidArgument for what cannot be read."""
     given = Parameters([team])
-    tests = _tests(parse(text), VERSIONS, given, model_tags=True)
-    order = _order(
-        order_by,
-        _VERSION_ORDERS,
-        natural=(Order("last_updated_timestamp", True),),
-        ties=("model", "number DESC"),
-    )
+    tests = _tests(parse(text, VERSIONS), _VERSION_COLUMNS, given, model_tags=True)
+    wanted = _sorting(order_by, _VERSION_ORDERS) or [Sorting("attribute", "last_updated_timestamp", True)]
+    order = _order(wanted, _VERSION_COLUMNS, ties=("model", "number DESC"))
     return _search(tests, order, given, offset=offset, limit=limit)
 
 
@@ -104,15 +113,13 @@ def _tests(
     prompts = _asks_for_prompts(clauses)
     found = []
     for clause in clauses:
-        if clause.entity in ("tag", "tags"):
+        if clause.kind == "tag":
             if prompts or clause.key != PROMPT:
-                found.append(_tag(clause, given))
-        elif clause.entity in ("", "attribute"):
-            found.append(_attribute(clause, columns, given))
+                found.append(text_test(clause, f"(tags ->> {given.add(clause.key, 'text')})", given))
+        elif clause.key == "version_number":
+            found.append(number_test(clause, columns[clause.key], given))
         else:
-            raise _bad(
-                f"Invalid entity type '{clause.entity}'. Valid entity types are ('attribute', 'tag', 'tags')"
-            )
+            found.append(text_test(clause, columns[clause.key], given))
     if not prompts:
         tags = "(tags || model_tags)" if model_tags else "tags"
         found.append(f"coalesce({tags} ->> '{PROMPT}', '') <> 'true'")
@@ -121,82 +128,32 @@ def _tests(
 
 def _asks_for_prompts(clauses: Sequence[Clause]) -> bool:
     for clause in clauses:
-        if clause.entity in ("tag", "tags") and clause.key == PROMPT:
+        if clause.kind == "tag" and clause.key == PROMPT:
             wanted = str(clause.value).lower()
-            return (clause.operator, wanted) in (("=", "true"), ("!=", "false"))
+            return (clause.comparator, wanted) in (("=", "true"), ("!=", "false"))
     return False
 
 
-def _tag(clause: Clause, given: Parameters) -> str:
-    if clause.operator not in _SIGNS:
-        raise _bad(f"Invalid comparator for tag: {clause.operator}")
-    if not isinstance(clause.value, str):
-        raise _bad(f"Expected a quoted string value for tag (e.g. 'my-value'). Got value {clause.text}")
-    return _texts(f"(tags ->> {given.add(clause.key, 'text')})", clause, given)
-
-
-def _attribute(clause: Clause, columns: Mapping[str, str], given: Parameters) -> str:
-    if clause.key not in columns:
-        raise _bad(f"Invalid attribute key '{clause.key}' specified. Valid keys are '{set(columns)}'")
-    column = columns[clause.key]
-    if column == "number":
-        return _number(column, clause, given)
-    if clause.operator in _LISTS:
-        if clause.key not in _LISTED:
-            raise _bad(f"Invalid comparator for attribute: {clause.operator}")
-        test = f"{column} = ANY({given.add(list(_strings(clause)), 'text[]')})"
-        return test if clause.operator == "IN" else f"NOT ({test})"
-    if clause.operator not in _SIGNS:
-        raise _bad(f"Invalid comparator for attribute: {clause.operator}")
-    if not isinstance(clause.value, str):
-        raise _bad(
-            "Expected a quoted string value or a list of quoted string values for attributes. Got value "
-            f"{clause.text}"
-        )
-    return _texts(column, clause, given)
-
-
-def _strings(clause: Clause) -> Collection[str]:
-    assert isinstance(clause.value, tuple), "the parser gives a list for IN"
-    return clause.value
-
-
-def _texts(column: str, clause: Clause, given: Parameters) -> str:
-    """A comparison of texts. Patterns have no escapes, as with SQLite."""
-    escape = " ESCAPE ''" if clause.operator in ("LIKE", "ILIKE") else ""
-    return f"{column} {clause.operator} {given.add(clause.value, 'text')}{escape}"
-
-
-def _number(column: str, clause: Clause, given: Parameters) -> str:
-    if clause.operator not in _NUMERIC:
-        raise _bad(f"Invalid comparator for attribute {clause.key}: {clause.operator}")
-    try:
-        value = float(clause.value) if not isinstance(clause.value, tuple) else float("nan")
-    except ValueError:
-        value = float("nan")
-    if value != int(value) if abs(value) < FURTHEST else True:
-        raise _bad(f"Invalid value for numeric attribute '{clause.key}': {clause.value!r}")
-    return f"{column} {clause.operator} {given.add(int(value), 'bigint')}"
-
-
-def _order(
-    order_by: Sequence[str], columns: Mapping[str, str], *, natural: Sequence[Order], ties: Sequence[str]
-) -> str:
+def _sorting(order_by: Sequence[str], vocabulary: Vocabulary) -> list[Sorting]:
     if len(order_by) > _MOST_ORDERS:
-        raise _bad(f"order_by: at most {_MOST_ORDERS} can be given", field="order_by")
-    orders = [parse_order(text, columns) for text in order_by] or list(natural)
-    named = [columns[order.key] for order in orders]
-    if len(set(named)) < len(named):
-        raise _bad(f"`order_by` contains duplicate fields: {list(order_by)}", field="order_by")
+        raise InvalidArgument(f"order_by: at most {_MOST_ORDERS} can be given", field="order_by")
+    found = parse_order(order_by, vocabulary)
+    for item in found:
+        if item.kind != "attribute":
+            raise InvalidArgument(
+                f"Invalid order by key '{item.kind}.{item.key}' specified. Valid keys are "
+                f"'{set(vocabulary.attributes)}'",
+                field="order_by",
+            )
+    return found
+
+
+def _order(wanted: Sequence[Sorting], columns: Mapping[str, str], *, ties: Sequence[str]) -> str:
+    named = [columns[item.key] for item in wanted]
     # Names compare by their bytes, as MLflow's own databases do.
-    keys = [f"{_sorted(columns[order.key])} {'DESC' if order.falling else 'ASC'}" for order in orders]
-    keys += [_sorted(tie) for tie in ties if tie.split()[0] not in named]
-    return ", ".join(keys)
+    keys = [f"{_collated(columns[item.key])} {'DESC' if item.falling else 'ASC'}" for item in wanted]
+    return ", ".join([*keys, *(_collated(tie) for tie in ties if tie.split()[0] not in named)])
 
 
-def _sorted(column: str) -> str:
+def _collated(column: str) -> str:
     return f'{column} COLLATE "C"' if column in ("name", "model") else column
-
-
-def _bad(message: str, *, field: str = "filter") -> InvalidArgument:
-    return InvalidArgument(message[:500], field=field)

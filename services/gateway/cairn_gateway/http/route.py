@@ -22,6 +22,7 @@ from cairn.tracker.v1 import (
     mlflow_pb2,
     promotion_pb2,
     registry_pb2,
+    trace_pb2,
     tracker_pb2,
 )
 
@@ -46,6 +47,7 @@ SERVICES = {
         promotion_pb2,
         evaluation_pb2,
         lineage_pb2,
+        trace_pb2,
         gateway_pb2,
     )
     for name, service in file.DESCRIPTOR.services_by_name.items()

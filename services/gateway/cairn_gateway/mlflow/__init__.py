@@ -31,6 +31,8 @@ from cairn_gateway.mlflow import (
     metrics,
     registry,
     runs,
+    traces,
+    unimplemented,
 )
 from cairn_gateway.mlflow.errors import MlflowError
 from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, of_body, of_query
@@ -46,6 +48,7 @@ ROUTES: Final[Sequence[Route]] = (
     *artifacts.ROUTES,
     *registry.ROUTES,
     *logged_models.ROUTES,
+    *traces.ROUTES,
 )
 # Bytes of files come and go through here: longer than a question takes.
 _SECONDS: Final = 900.0
@@ -96,6 +99,8 @@ class _Below:
             await self._router(inner, receive, send)
         except HTTPException as error:
             where = f"{scope['method']} {scope['path'][:200]}"
+            if unimplemented.is_known(inner["path"]):
+                raise MlflowError("NOT_IMPLEMENTED", f"{where} is not implemented here") from error
             raise MlflowError("ENDPOINT_NOT_FOUND", f"there is no {where} here") from error
 
 

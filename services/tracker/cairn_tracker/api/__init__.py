@@ -17,11 +17,12 @@ from cairn_tracker.api import (
     promotions,
     registry,
     runs,
+    traces,
 )
 
 _APIS = (
     *(runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, lineage),
-    *(mlflow, mlflow_files),
+    *(mlflow, mlflow_files, traces),
 )
 
 #: What each RPC asks of its caller. One that is not here is refused.

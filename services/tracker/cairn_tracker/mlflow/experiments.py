@@ -52,6 +52,16 @@ class Experiments:
             raise NotFound(f"No Experiment with id={number} exists", reason=Reason.EXPERIMENT_NOT_FOUND)
         return found
 
+    async def active(self, team: str, id: str) -> Experiment:
+        """Raises NotFound, InvalidArgument for what is no number, FailedPrecondition for a deleted one."""
+        found = await self.get(team, id)
+        if found.delete_time is not None:
+            raise FailedPrecondition(
+                f"The experiment {found.number} must be in the 'active' state. Current state is deleted.",
+                reason=Reason.STATE_INVALID,
+            )
+        return found
+
     async def named(self, team: str, name: str) -> Experiment:
         """Raises NotFound."""
         await self.ensure_default(team)

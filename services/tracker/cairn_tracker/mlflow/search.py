@@ -52,14 +52,14 @@ def run_test(clause: Clause, given: Parameters) -> str:
         case "metric":
             return _metric(clause, given)
         case "parameter":
-            return _text(clause, f"(r.params ->> {given.add(clause.key, 'text')})", given)
+            return text_test(clause, f"(r.params ->> {given.add(clause.key, 'text')})", given)
         case "tag":
-            return _text(clause, _tag(clause.key, given), given)
+            return text_test(clause, _tag(clause.key, given), given)
         case "dataset":
             return _dataset(clause, given)
     if clause.key in ("start_time", "end_time"):
-        return _number(clause, _RUN_ATTRIBUTES[clause.key], given)
-    return _text(clause, _RUN_ATTRIBUTES[clause.key], given)
+        return number_test(clause, _RUN_ATTRIBUTES[clause.key], given)
+    return text_test(clause, _RUN_ATTRIBUTES[clause.key], given)
 
 
 def run_order(order: Sequence[Sorting], given: Parameters) -> tuple[list[str], list[str]]:
@@ -96,7 +96,7 @@ def run_order(order: Sequence[Sorting], given: Parameters) -> tuple[list[str], l
 def experiment_test(clause: Clause, given: Parameters) -> str:
     """A comparison on a row of `experiments`."""
     if clause.kind == "tag":
-        return _text(clause, f"(labels ->> {given.add(clause.key, 'text')})", given)
+        return text_test(clause, f"(labels ->> {given.add(clause.key, 'text')})", given)
     column = _EXPERIMENT_ATTRIBUTES[clause.key]
     if clause.key == "experiment_id":
         if clause.comparator not in ("=", "!=", "IN", "NOT IN"):
@@ -111,12 +111,12 @@ def experiment_test(clause: Clause, given: Parameters) -> str:
             raise InvalidArgument(
                 f"Invalid comparator for string attribute: {clause.comparator}", field="filter"
             )
-        return _text(clause, column, given)
+        return text_test(clause, column, given)
     if isinstance(clause.value, float):
         raise InvalidArgument(
             f"Invalid value for numeric attribute '{clause.key}': '{clause.value}'", field="filter"
         )
-    return _number(clause, column, given)
+    return number_test(clause, column, given)
 
 
 def experiment_order(order: Sequence[Sorting]) -> str:
@@ -165,11 +165,12 @@ def _dataset(clause: Clause, given: Parameters) -> str:
     return (
         "EXISTS (SELECT FROM run_inputs i JOIN described_datasets d ON d.team = i.team"
         " AND d.uid = i.dataset_uid WHERE i.team = r.team AND i.run_uid = r.uid AND "
-        f"{_text(clause, f'({column})', given)})"
+        f"{text_test(clause, f'({column})', given)})"
     )
 
 
-def _number(clause: Clause, column: str, given: Parameters) -> str:
+def number_test(clause: Clause, column: str, given: Parameters) -> str:
+    """A comparison of a number."""
     value = clause.value
     if isinstance(value, int) and not -_INT64 <= value < _INT64:
         raise InvalidArgument(f"{clause.key}: {value} has more than 64 bits", field="filter")
@@ -177,7 +178,8 @@ def _number(clause: Clause, column: str, given: Parameters) -> str:
     return f"{column} {_SIGNS[clause.comparator]} {given.add(value, kind)}"
 
 
-def _text(clause: Clause, column: str, given: Parameters) -> str:
+def text_test(clause: Clause, column: str, given: Parameters) -> str:
+    """A comparison of a text. Patterns have no escapes."""
     match clause.comparator:
         case "IS NULL" | "IS NOT NULL":
             return f"{column} {clause.comparator}"
