@@ -118,13 +118,13 @@ class Engine:
         told: dict[str, Reason] = {}
         for name in one.awake.names | self._untold:
             for line in self.queue.lines[name].values():
-                reason = line.reason or _UNSEEN
-                for _, uid in line.jobs:
-                    if self.told.get(uid) is not reason:
-                        told[uid] = reason
+                reason, whom = line.tell()
+                told |= dict.fromkeys(whom, reason)
         waiting = one.waiting_for()
         for uid in one.fresh:
             told.pop(uid, None)
+            if (line_of := self.line(uid)) is not None:
+                line_of.untold.add(uid)
             if uid in self.pending and uid not in one.expected:
                 told[uid] = waiting
             else:
@@ -261,9 +261,6 @@ def _doubtful(old: Sequence[Budget], new: Sequence[Budget]) -> bool:
         for one, other in zip(old, new, strict=True)
         if one != other
     )
-
-
-_UNSEEN = Reason(Code.NOT_EVALUATED)
 
 
 __all__ = ["ALWAYS", "Change", "Engine", "Gone", "decide"]

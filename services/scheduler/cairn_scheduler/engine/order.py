@@ -7,16 +7,17 @@ from the root down: who stays within its quota, then the smaller share after the
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from cairn_scheduler.engine.quota import NOTHING, Seat, Share
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.watch import Watch, Watches
-from cairn_scheduler.engine.world import Amounts, JobRequest, Option, Reason, Within
+from cairn_scheduler.engine.world import Amounts, Code, JobRequest, Option, Reason, Within
 
 Shape = tuple[object, ...]
 # A failure with this stamp is one that has to be looked at in every pass.
 ALWAYS = -1
+UNSEEN = Reason(Code.NOT_EVALUATED)
 Standing = tuple[tuple[bool, Share], ...]
 LineOrder = tuple[int, bool, int, int, str]
 
@@ -43,7 +44,9 @@ class Line:
         "requests",
         "requeued",
         "seat",
+        "told",
         "until",
+        "untold",
         "user",
         "watch",
     )  # fmt: skip
@@ -58,6 +61,9 @@ class Line:
         self.reason: Reason | None = None
         self.freed = self.moved = ALWAYS
         self.until = 0
+        # What all its jobs were told, but for these.
+        self.told: Reason | None = None
+        self.untold: set[str] = set()
         # What can never change: why none of them can ever start, the options that could hold them, and the
         # pools where they could have a reservation.
         self.fixed: Reason | None = None
@@ -71,12 +77,23 @@ class Line:
         """Adds a job."""
         insort(self.jobs, (request.create_time, request.uid))
         self.requests[request.uid] = request
+        self.untold.add(request.uid)
 
     def drop(self, uid: str) -> None:
         """Takes a job out."""
         request = self.requests.pop(uid)
+        self.untold.discard(uid)
         at = bisect_left(self.jobs, (request.create_time, uid))
         del self.jobs[at]
+
+    def tell(self) -> tuple[Reason, Iterable[str]]:
+        """Why its jobs wait, and those of them who were not told so yet."""
+        reason = self.reason or UNSEEN
+        whom: Iterable[str] = self.untold
+        if self.told is None or not (self.told is reason or self.told.says(reason)):
+            self.told, whom = reason, self.requests
+        self.untold = set()
+        return self.told, whom
 
     def head(self) -> JobRequest | None:
         """The next one in this pass."""

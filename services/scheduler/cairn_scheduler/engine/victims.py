@@ -19,6 +19,7 @@ from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.world import (
     Admitted,
+    Amounts,
     JobRequest,
     Key,
     Option,
@@ -200,17 +201,27 @@ class Search:
                 yield
                 continue
             assert mine is not None
+            # What one of them uses was not enough to give; then it is not with others who use as much.
+            vain: set[Amounts] = set()
             while queue:
                 job = queue.pop()
+                usage = job.request.options[job.option].usage
+                if usage in vain:
+                    self._spare(job, seat, later)
+                    continue
                 self.state.remove(job)
                 if mine.share() <= theirs.share():
                     self._found.append((job, Why.FAIR))
                     yield
                     break
                 self.state.add(job)
-                spared = later.setdefault(seat.id, [])
-                if spared is not None:
-                    spared.append(job)
+                vain.add(usage)
+                self._spare(job, seat, later)
+
+    def _spare(self, job: Admitted, seat: Seat, later: dict[str, list[Admitted] | None]) -> None:
+        spared = later.setdefault(seat.id, [])
+        if spared is not None:
+            spared.append(job)
 
     def _second(self, later: dict[str, list[Admitted] | None]) -> Iterator[None]:
         """Rule S2-b, at most once a node."""
