@@ -106,10 +106,12 @@ def _due(engine: Engine, line: Line) -> tuple[int, frozenset[str]]:
         return 0, _NOWHERE
     if line.pools is None:
         line.pools = _pools(engine, line)
-    policy = engine.frame.policy
-    time, uid = line.jobs[0]
-    overtaken = line.requests[uid].overtaken >= policy.most_overtaken
-    return (0 if overtaken else time + policy.reserve_after), line.pools
+    if line.due is None:
+        policy = engine.frame.policy
+        time, uid = line.jobs[0]
+        overtaken = line.requests[uid].overtaken >= policy.most_overtaken
+        line.due = 0 if overtaken else time + policy.reserve_after
+    return line.due, line.pools
 
 
 def _pools(engine: Engine, line: Line) -> frozenset[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 from cairn_scheduler.engine import gates
@@ -50,7 +51,7 @@ class Engine:
         self.aside: dict[str, JobRequest] = {}
         # Victims in their grace. While there are any, `actual` holds them, too, and `state` does not.
         self.stopping: dict[str, Admitted] = {}
-        self.actual: State | None = None
+        self._full: State | None = None
         self.told: dict[str, Reason] = {}
         # Nodes with jobs that were not told anything yet, or that were promised a place.
         self._untold: set[str] = set()
@@ -92,7 +93,10 @@ class Engine:
         return replace(self.frame, now=now, pending=pending, admitted=admitted)
 
     def decide(self, now: int) -> Plan:
-        """The plan at this time. The engine itself stays as it is until the plan's effects are applied."""
+        """The plan at this time. The engine itself stays as it is until the plan's effects are applied.
+
+        The plan's `reasons` are the engine's own, and go on with it.
+        """
         self._disappointed()
         self._wake(now)
         barred: dict[str, str] = {}
@@ -107,7 +111,7 @@ class Engine:
                 break
         self._expected = one.expected
         self._promised = {uid: job for uid, job in one.fresh.items() if uid not in one.expected}
-        return replace(plan, news=self._tell(one), reasons=dict(self.told))
+        return replace(plan, news=self._tell(one), reasons=MappingProxyType(self.told))
 
     def line(self, uid: str) -> Line | None:
         """The line that a pending job waits in."""
@@ -163,7 +167,7 @@ class Engine:
         if replace(old, request=further, checkpoint_time=job.checkpoint_time) != job:
             return False
         self.admitted[uid] = job
-        for state in (self.state, self.actual):
+        for state in (self.state, self._full):
             if state is not None and request.node in state.running:
                 state.swap(job)
         return True
@@ -175,8 +179,6 @@ class Engine:
         if job.request.node not in self.state.running:
             return
         if job.stopping:
-            if self.actual is None:
-                self.actual = self.full_state()
             self.stopping[uid] = job
         elif planned is not None and (planned.option, planned.machines) == (job.option, job.machines):
             # All failures of the last pass were seen with it in its place: it is no news to them.
@@ -185,8 +187,8 @@ class Engine:
             self.state.note(job.request.node)
         else:
             self.state.add(job)
-        if self.actual is not None:
-            self.actual.add(job)
+        if self._full is not None:
+            self._full.add(job)
 
     def _forget(self, uid: str) -> None:
         self.told.pop(uid, None)
@@ -199,22 +201,26 @@ class Engine:
             return
         if self.stopping.pop(uid, None) is None:
             self.state.remove(job)
-        if self.actual is not None:
-            self.actual.remove(job)
-            if not self.stopping:
-                self.actual = None
+        if self._full is not None:
+            self._full.remove(job)
 
     def owners(self) -> set[str]:
         """Jobs that others were evicted for, or are in their grace for."""
         return {job.stopping for job in self.stopping.values()} | set(self.frame.claims)
 
+    @property
+    def actual(self) -> State | None:
+        """Where victims hold what they have until they are gone; None while nobody is in a grace."""
+        return self.full_state() if self.stopping else None
+
     def full_state(self) -> State:
-        """A state of its own in which everything that is in `state` holds its place."""
-        other = State(self.frame.nodes, self.frame.flavors, self.frame.pools)
-        for jobs in self.state.running.values():
-            for job in jobs.values():
-                other.add(job)
-        return other
+        """A state of its own in which all that is admitted holds its place; kept from then on."""
+        if self._full is None:
+            self._full = State(self.frame.nodes, self.frame.flavors, self.frame.pools)
+            for job in self.admitted.values():
+                if job.request.node in self._full.running:
+                    self._full.add(job)
+        return self._full
 
     def _wake(self, now: int) -> None:
         """Brings jobs into the queue that nothing keeps aside any more, and takes back those that sleep."""

@@ -30,6 +30,7 @@ class Line:
 
     __slots__ = (
         "_standing",
+        "due",
         "first",
         "fixed",
         "freed",
@@ -69,6 +70,8 @@ class Line:
         self.fixed: Reason | None = None
         self.options: list[int] | None = None
         self.pools: frozenset[str] | None = None
+        # From when on its first job starves; None: to be looked at.
+        self.due: int | None = None
         # How many of `jobs` are dealt with in this pass.
         self.first = 0
         self._standing: tuple[int, Standing] | None = None
@@ -78,11 +81,13 @@ class Line:
         insort(self.jobs, (request.create_time, request.uid))
         self.requests[request.uid] = request
         self.untold.add(request.uid)
+        self.due = None
 
     def drop(self, uid: str) -> None:
         """Takes a job out."""
         request = self.requests.pop(uid)
         self.untold.discard(uid)
+        self.due = None
         at = bisect_left(self.jobs, (request.create_time, uid))
         del self.jobs[at]
 
@@ -118,15 +123,22 @@ class Line:
         """From the root's child down: whether each would borrow, and its share; the best of its options."""
         version = sum(seat.version for seat in self.seat.path() if seat.parent is not None)
         if self._standing is None or self._standing[0] != version:
-            self._standing = (version, self._stand(state, fair=fair))
+            self._standing = (version, self._stand(state, version, fair=fair))
         return self._standing[1]
 
-    def _stand(self, state: State, *, fair: bool) -> Standing:
+    def _stand(self, state: State, version: int, *, fair: bool) -> Standing:
         options = self.requests[self.jobs[0][1]].options
         if self.seat.parent is None or not options:
             return ()
         numbers = self.options or range(len(options))
-        return min(self._stand_with(state, options[number].usage, fair=fair) for number in numbers)
+        found = []
+        for usage in (options[number].usage for number in numbers):
+            known = self.seat.standings.get(usage)
+            if known is None or known[0] != version:
+                known = (version, self._stand_with(state, usage, fair=fair))
+                self.seat.standings[usage] = known
+            found.append(known[1])
+        return min(found)
 
     def _stand_with(self, state: State, usage: Amounts, *, fair: bool) -> Standing:
         with state.tentative():

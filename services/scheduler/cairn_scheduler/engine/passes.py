@@ -319,9 +319,8 @@ class Pass:
     def _evict(self, job: Admitted, why: Why, by: str) -> None:
         if self.ground.actual is None:
             self.ground.actual = self.engine.full_state()
-            for fresh in self.fresh.values():
-                if fresh.request.uid not in self.expected:
-                    self.ground.actual.remove(fresh)
+            for fresh in self.expected.values():
+                self._add(self.ground.actual, fresh)
         self.state.remove(job)
         self._undo.append((self.state, False, job))
         self.preemptions.append(Preemption(job.request.uid, why, by))

@@ -144,7 +144,7 @@ class Seat:
 
     __slots__ = (
         "_lendable", "_share", "capped", "cells", "children", "depth", "hot", "id", "node", "over", "parent",
-        "quotas", "rank", "root", "shifts", "top", "version",
+        "quotas", "rank", "root", "shifts", "standings", "tops", "version",
     )  # fmt: skip
 
     def __init__(self, node: Node, parent: Seat | None) -> None:
@@ -152,9 +152,11 @@ class Seat:
         self.depth: int = 0 if parent is None else parent.depth + 1
         self.root: Seat = self if parent is None else parent.root
         self.children: list[Seat] = []
-        # Its place in the order of names, from behind; and the largest shares below it, while that is known.
+        # Its place in the order of names, from behind. The largest shares below it of those over their quota,
+        # by key, and what its nodes' standing is with so much more here: each at a version.
         self.rank = 0
-        self.top: tuple[int, list[tuple[Share, Seat]]] | None = None
+        self.tops: dict[Key, tuple[int, list[tuple[Share, Seat]]]] = {}
+        self.standings: dict[Amounts, tuple[int, tuple[tuple[bool, Share], ...]]] = {}
         # Grows whenever what runs at the node or below it has changed.
         self.version = 0
         # How often its share may have changed.
@@ -238,12 +240,14 @@ class Seat:
                 return True
         return False
 
-    def largest(self, but: Seat | None) -> Share:
-        """The largest share of a child other than this one."""
-        if self.top is None or self.top[0] != self.version:
-            two = heapq.nlargest(2, ((child.share(), child.rank, child) for child in self.children))
-            self.top = (self.version, [(share, child) for share, _, child in two])
-        return next((share for share, child in self.top[1] if child is not but), NOTHING)
+    def largest(self, but: Seat, key: Key) -> Share:
+        """The largest share of another child that is over its quota of a key; below zero: there is none."""
+        top = self.tops.get(key)
+        if top is None or top[0] != self.version:
+            hot = self.hot.get(key, {}).values()
+            two = heapq.nlargest(2, ((child.share(), child.rank, child) for child in hot))
+            top = self.tops[key] = (self.version, [(share, child) for share, _, child in two])
+        return next((share for share, child in top[1] if child is not but), -1)
 
     def share(self) -> Share:
         """The weighted dominant share: what is borrowed, of what there is to borrow, by the weight.

@@ -168,7 +168,7 @@ class Search:
             if not mine.exceeds(self.keys):
                 if any(child is not mine for key in self.keys for child in above.hot.get(key, {}).values()):
                     return True
-            elif mine.share() <= above.largest(mine):
+            elif any(mine.share() <= above.largest(mine, key) for key in self.keys):
                 return True
             mine = above
         return False
