@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine import gates
@@ -35,12 +35,15 @@ class LineUp:
         self._sorted: set[str] = set()
         self._heap: list[tuple[object, ...]] = []
         self._tick = self._pushed = 0
+        self._may: Callable[[Line], bool] | None = None
 
     def __bool__(self) -> bool:
         return bool(self._heap)
 
-    def gather(self) -> None:
-        """All lines that have a job without a place."""
+    def gather(self, may: Callable[[Line], bool] | None = None) -> None:
+        """All lines that have a job without a place, or those of them that may be tried at all: who may not
+        does not come to do so by others' starts."""
+        self._may = may
         queue = self._engine.queue
         for name in self._names if len(self._names) < len(queue.lines) else queue.lines:
             live = [line for line in queue.lines[name].values() if self.open(line)]
@@ -102,7 +105,18 @@ class LineUp:
             live[:] = [line for line in live if line.first < len(line.jobs)]
             live.sort(key=self._order, reverse=True)
             self._sorted.add(name)
+        while self._may is not None and live and not self._may(self._known(live[-1])):
+            live.pop()
         return live[-1] if live else None
+
+    def _known(self, line: Line) -> Line:
+        """The line, with what can never change."""
+        request = line.head()
+        if line.options is None and request is not None:
+            state = self._engine.state
+            line.fixed = gates.refused_for_ever(state, line.seat, request, self._engine.classes)
+            line.options = gates.usable(state, line.seat, request)
+        return line
 
     def _order(self, line: Line) -> LineOrder:
         return order_in_node(line, self._use)
@@ -114,11 +128,7 @@ class LineUp:
             return
         request = line.head()
         assert request is not None
-        state = self._engine.state
-        if line.options is None:
-            line.fixed = gates.refused_for_ever(state, seat, request, self._engine.classes)
-            line.options = gates.usable(state, seat, request)
-        order = line.standing(state, fair=self._fair)
+        order = self._known(line).standing(self._engine.state, fair=self._fair)
         heapq.heappush(
             self._heap,
             (order, -request.priority, request.create_time, request.uid, self._tick, self._pushed, seat),

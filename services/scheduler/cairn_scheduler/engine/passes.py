@@ -138,7 +138,7 @@ class Pass:
 
     def _fill(self) -> None:
         """First what stays within the nominal quotas; then all others, who borrow or evict."""
-        self._turns.gather()
+        self._turns.gather(self._may_be_nominal)
         self._nominal = True
         self._work_off()
         self._nominal = False
@@ -213,12 +213,8 @@ class Pass:
         if line.fixed is not None:
             return line.fixed
         if line.reason is not None and line.unchanged(self.now):
-            if self._nominal:
-                return _LATER
             self._reserve(seat, request, line.options, line.reason)
             return line.reason
-        if self._nominal and all(seat.debt(request.options[n].usage) for n in line.options):
-            return _LATER
         chosen = self.ground.choose(seat, request, line.options)
         if isinstance(chosen, Choice) and not (self._nominal and chosen.debt):
             self._start(seat, request, chosen)
@@ -233,6 +229,14 @@ class Pass:
                 return None
         self._reserve(seat, request, line.options, chosen.reason)
         return chosen.reason
+
+    def _may_be_nominal(self, line: Line) -> bool:
+        """Whether its next job may start within the nominal quotas."""
+        request = line.head()
+        assert request is not None
+        if line.fixed is not None or (line.reason is not None and line.unchanged(self.now)):
+            return False
+        return not all(line.seat.debt(request.options[n].usage) for n in line.options or ())
 
     def _start(self, seat: Seat, request: JobRequest, choice: Choice) -> None:
         """A job gets its place, or the promise of it."""

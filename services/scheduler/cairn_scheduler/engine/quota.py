@@ -35,6 +35,7 @@ class Cell:
     """One key at one node."""
 
     __slots__ = (
+        "_potential",
         "_reach",
         "borrow",
         "gen",
@@ -62,6 +63,7 @@ class Cell:
         self.usage = 0
         self.total = 0
         self._reach: tuple[Cell, ...] | None = None
+        self._potential: int | None = None
         # How often something was freed here, and how often anything changed.
         self.gen = 0
         self.move = 0
@@ -110,9 +112,10 @@ class Cell:
 
     def potential(self) -> int:
         """How much could be used here if nobody else used anything."""
-        room = self._whole()
-        caps = [cell.most for cell in self.path() if cell.most is not None]
-        return min(room, *caps) if caps else room
+        if self._potential is None:
+            caps = [cell.most for cell in self.path() if cell.most is not None]
+            self._potential = min([self._whole(), *caps])
+        return self._potential
 
     def _room(self) -> int:
         """What is available by the quotas alone."""
