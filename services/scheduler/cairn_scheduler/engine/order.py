@@ -46,14 +46,20 @@ class Line:
         "requeued",
         "seat",
         "told",
+        "twin",
         "until",
         "untold",
         "user",
         "watch",
     )  # fmt: skip
 
-    def __init__(self, key: Shape, seat: Seat, request: JobRequest, watch: Watch) -> None:
+    def __init__(
+        self, key: Shape, seat: Seat, request: JobRequest, watch: Watch, twin: int | None = None
+    ) -> None:
         self.key, self.seat, self.watch = key, seat, watch
+        # The same number for lines that find the same victims, and where no budget or circuit has a say fail
+        # alike: users and retries make no odds to them. None: it has no such lines.
+        self.twin = twin
         # What its last failure hangs on: all that could matter, or less.
         self.minds = watch
         self.priority, self.requeued, self.user = request.priority, request.requeued, request.user
@@ -107,11 +113,8 @@ class Line:
         return self.requests[self.jobs[self.first][1]]
 
     def alike(self, option: int) -> Shape:
-        """The same for lines that find the same victims with this option: users and retries make no odds."""
-        if len(self.key) == 1 or self.seat.node.within is Within.LOWER_OR_NEWER:
-            return (self.seat.id, self.jobs[self.first], option)
-        priority, _, _, *rest = self.key
-        return (self.seat.id, priority, *rest, option)
+        """The same for lines that find the same victims with this option."""
+        return (self.jobs[self.first] if self.twin is None else self.twin, option)
 
     def unchanged(self, now: int) -> bool:
         """Whether nothing has changed since it failed that could let its first job start."""
@@ -162,6 +165,7 @@ class Queue:
         self.lines: dict[str, dict[Shape, Line]] = {name: {} for name in state.tree.seats}
         self.line_of: dict[str, Line] = {}
         self._alike: dict[tuple[Option, ...], int] = {}
+        self._twins: dict[Shape, int] = {}
         self._numbers: dict[int, tuple[tuple[Option, ...], int]] = {}
 
     def put(self, request: JobRequest) -> Line:
@@ -181,7 +185,11 @@ class Queue:
         line = lines.get(key)
         if line is None:
             seat = self._state.tree.seats[request.node]
-            line = lines[key] = Line(key, seat, request, self.watches.of(seat, request.options))
+            twin: int | None = None
+            if seat.node.within is not Within.LOWER_OR_NEWER:
+                priority, _, _, *rest, _ = key
+                twin = self._twins.setdefault((seat.id, priority, *rest), len(self._twins))
+            line = lines[key] = Line(key, seat, request, self.watches.of(seat, request.options), twin)
         line.put(request)
         self.line_of[request.uid] = line
         return line

@@ -7,7 +7,7 @@ are undone in the end.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine import gates
@@ -20,6 +20,7 @@ from cairn_scheduler.engine.ousting import could_oust
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import LATE, Search, Victims, comes_back
+from cairn_scheduler.engine.watch import Watch
 from cairn_scheduler.engine.world import (
     CAN_STARVE,
     Admission,
@@ -37,6 +38,16 @@ from cairn_scheduler.engine.world import (
 
 if TYPE_CHECKING:
     from cairn_scheduler.engine.decide import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """Why a line failed when the state had changed so often, and what that hangs on."""
+
+    changes: int
+    reason: Reason
+    until: int
+    minds: Watch
 
 
 class Pass:
@@ -76,6 +87,9 @@ class Pass:
         self._checked: dict[Line, tuple[int, int]] = {}
         # Searches for victims that found nobody: how often the state had changed by then, and their `until`.
         self._nobody: dict[Shape, tuple[int, int]] = {}
+        # How lines failed, for those that fail alike; None where each job may be told something else.
+        plain = not self.frame.budgets and not self.frame.circuits
+        self._twins: dict[int, _Failure] | None = {} if plain else None
 
     def run(self) -> Plan:
         """Makes the plan and leaves the engine's state as it was."""
@@ -115,6 +129,8 @@ class Pass:
             return
         shadow = foresee(self.state, seat, request, option, self.now, self.policy, until)
         if shadow is not None:
+            if self._twins:
+                self._twins.clear()
             self.ground.shadows.append(shadow)
             self.holds.append(shadow.hold)
 
@@ -215,6 +231,11 @@ class Pass:
         if line.reason is not None and line.unchanged(self.now):
             self._reserve(seat, request, line.options, line.reason)
             return line.reason
+        twin = self._failed_alike(line, request)
+        if twin is not None:
+            line.until = twin.until
+            self._reserve(seat, request, line.options, twin.reason)
+            return twin.reason
         chosen = self.ground.choose(seat, request, line.options)
         if isinstance(chosen, Choice) and not (self._nominal and chosen.debt):
             self._start(seat, request, chosen)
@@ -229,6 +250,17 @@ class Pass:
                 return None
         self._reserve(seat, request, line.options, chosen.reason)
         return chosen.reason
+
+    def _failed_alike(self, line: Line, request: JobRequest) -> _Failure | None:
+        """The failure of a line like it, where nothing has changed since and this job is nothing special."""
+        if self._twins is None or line.twin is None or not self._plain(request):
+            return None
+        found = self._twins.get(line.twin)
+        return None if found is None or found.changes != self.state.tree.changes else found
+
+    def _plain(self, request: JobRequest) -> bool:
+        special = self._doubtful or request.uid in self.withdrawn
+        return not special and not any(hold.uid == request.uid for hold in self.holds)
 
     def _may_be_nominal(self, line: Line) -> bool:
         """Whether its next job may start within the nominal quotas."""
@@ -370,15 +402,26 @@ class Pass:
             self.tainted.add(line)
         if reason.code in _UNTIL_FREED:
             if not self._doubtful:
-                options = [request.options[index] for index in line.options or ()]
-                watches = self.engine.queue.watches
-                line.minds = watches.less(line.seat, request, options) or line.watch
+                twin = self._failed_alike(line, request)
+                line.minds = self._minds(line, request) if twin is None else twin.minds
                 line.freed, line.moved = _marks(line)
+                if (
+                    self._twins is not None
+                    and line.twin is not None
+                    and twin is None
+                    and self._plain(request)
+                ):
+                    made = _Failure(self.state.tree.changes, reason, line.until, line.minds)
+                    self._twins[line.twin] = made
             self._tried.append(line)
         for key in {(reason.flavor, reason.resource)} if reason.code in CAN_STARVE else ():
             waiting = self._starving.setdefault(key, [])
             if len(waiting) < _MOST_WATCHED and request.uid in self.engine.pending:
                 waiting.append(request)
+
+    def _minds(self, line: Line, request: JobRequest) -> Watch:
+        options = [request.options[index] for index in line.options or ()]
+        return self.engine.queue.watches.less(line.seat, request, options) or line.watch
 
     def _pass_by(self, request: JobRequest, option: Option) -> None:
         """Counts those that it passed and that lack what it took."""
