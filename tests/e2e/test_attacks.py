@@ -337,8 +337,10 @@ def test_the_servers_behind_ask_for_a_password(place: Place) -> None:
         while b"-ERR" not in told and (more := bus.recv(4096)):
             told += more
     assert b"Authorization" in told or b"Authentication" in told, told
-    store = httpx.get(f"http://127.0.0.1:{port_of(data, 's3')}/", trust_env=False)
-    assert store.status_code == 403
+    for path in ("", f"cairn/t/{MAIN}/blobs/{DIGEST}"):
+        store = httpx.get(f"http://127.0.0.1:{port_of(data, 's3')}/{path}", trust_env=False)
+        assert store.status_code in (400, 403)
+        assert DATA not in store.content
 
 
 def test_a_second_platform_on_the_same_folder_is_told_of_the_first(place: Place) -> None:
