@@ -260,6 +260,13 @@ class Client(ResultCalls, MediaCalls, AccountCalls):
         }
         return list(self.api.get(self._team("series"), query).get("series", []))
 
+    def tail(self, runs: Sequence[str], keys: Sequence[str] = (), *, cursor: str = "") -> Json:
+        """What is new of metrics since a cursor: ``series`` (``steps``, ``times``, ``last``), ``changed``
+        (what to ask `series` for anew) and the ``cursor`` to go on from. Take the first one, without a
+        cursor, before `series`: what comes in between is then in both."""
+        query: Query = {"run": [bare(run) for run in runs], "key": list(keys), "cursor": cursor or None}
+        return self.api.get(self._team("series", "tail"), query)
+
     def history(self, run: str, keys: Sequence[str] = (), *, system: bool = False) -> History:
         """Every point of a run's metrics (no ``keys``: all; ``system``: also its use of the machine):
         rows, columns, or a data frame by `.to_pandas()`."""

@@ -32,6 +32,7 @@ OF_RUNS = {
     "GetVersion",
     "ListMedia",
     "QuerySeries",
+    "TailSeries",
 }
 # What only looks, though it is a POST.
 LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}

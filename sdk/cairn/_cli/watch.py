@@ -22,6 +22,7 @@ from cairn._cli.session import Session, common
 from cairn._cli.summary import heading, metrics_table
 from cairn._cli.text import clean_line
 from cairn._http import Json
+from cairn._tailing import Tail
 from cairn.client import Client
 
 LINES = 12
@@ -96,6 +97,7 @@ def _watch_one(session: Session, uid: str) -> Record:
     client = session.patient_client()
     lines: list[str] = []
     cursor, complete = "", False
+    tail = Tail(client, uid, buckets=60)
 
     def keep(new: list[Json]) -> None:
         lines.extend(clean_line(str(line.get("text", "")), colors=False) for line in new)
@@ -111,7 +113,7 @@ def _watch_one(session: Session, uid: str) -> Record:
         for _ in ticks(client, redraw, run=uid):
             job, run = fetch(client, uid)
             record = merge(job, run)
-            series = client.series([uid], max_buckets=60) if run else []
+            series = tail.read() if run else []
             cursor, complete = drain(client, uid, cursor, Shown(tail=LINES), keep)
             redraw()
             if complete:

@@ -131,6 +131,8 @@ class Summary:
     tail: Tail | None = field(default=None, compare=False)
     # Of the last value; microseconds since 1970.
     last_time: int = field(default=0, compare=False)
+    # Steps up to the last one before were logged late, or over.
+    revisited: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -73,7 +74,8 @@ async def _revisited(store: ClickHouse, estimates: Mapping[MetricKey, Summary]) 
     found: dict[MetricKey, Summary] = {}
     for run, keys in by_run.items():
         try:
-            found |= await _summaries(store, run, keys)
+            for metric, told in (await _summaries(store, run, keys)).items():
+                found[metric] = replace(told, revisited=estimates[metric].revisited)
         except InvalidArgument:
             log.warning("ingest.summaries_estimated", team=run.team, run=run.uid, metrics=len(keys))
             found |= {metric: estimates[metric] for metric in (MetricKey(*run, key) for key in keys)}

@@ -83,4 +83,5 @@ def estimate(before: Summary, after: Summary) -> Summary:
         last_step=after.last_step if newer else before.last_step,
         last_time=after.last_time if newer else before.last_time,
         count=before.count + max(0, min(after.count, after.last_step - before.last_step)),
+        revisited=True,
     )

@@ -65,6 +65,15 @@ ROUTES = (
     ),
     Route(
         method="GET",
+        path="/teams/{team}/series/tail",
+        rpc="TrackerService/TailSeries",
+        summary="What is new of metrics since a cursor: for live curves. Without one: a cursor.",
+        bind={"parent": TEAM},
+        refs={"runs": ANY_RUN},
+        rename={"run": "runs", "key": "keys"},
+    ),
+    Route(
+        method="GET",
         path="/teams/{team}/runs/{run}/logs",
         rpc="TrackerService/ListLogLines",
         summary="Console lines in order, with a cursor to go on from.",

@@ -1,15 +1,17 @@
 // Runs side by side: their curves in one chart for each metric, and a table of what differs.
 
-import { call, get } from "./api.js";
+import { call } from "./api.js";
 import { Charts, byImportance } from "./chart.js";
 import { color, duration, h, idOf, number, paced, param, stateMark } from "./dom.js";
 import { isLess } from "./runs.js";
+import { Tail } from "./tail.js";
 
 export class CompareView {
   constructor(team, uids) {
     this.team = team;
     this.uids = uids;
     this.charts = new Charts();
+    this.tail = new Tail(team, uids, 500);
     this.head = h("tr");
     this.body = h("tbody");
     this.node = h("div", {},
@@ -34,9 +36,9 @@ export class CompareView {
   }
 
   async draw() {
-    const [comparison, { series }] = await Promise.all([
+    const [comparison, series] = await Promise.all([
       call("POST", `/teams/${this.team}/runs:compare`, { body: { runs: this.uids } }),
-      get(`/teams/${this.team}/series`, { run: this.uids, max_buckets: 500 }),
+      this.tail.read(),
     ]);
     const rows = comparison.rows;
     const metrics = [...comparison.metric_keys].sort(byImportance);

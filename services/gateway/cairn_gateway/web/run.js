@@ -3,6 +3,7 @@
 import { get } from "./api.js";
 import { Charts, isSystem } from "./chart.js";
 import { Media } from "./media.js";
+import { Tail } from "./tail.js";
 import { ago, bytes, duration, elapsed, h, idOf, paced, param, plain, stateMark, words } from "./dom.js";
 
 const MOST_LINES = 2000;
@@ -17,6 +18,7 @@ export class RunView {
     this.system = new Charts();
     this.systemCard = h("details", { class: "card pad", hidden: true }, h("summary", {}, "System: what it used of its machine"), this.system.node);
     this.systemCard.addEventListener("toggle", () => this.drawSystem());
+    this.tail = new Tail(team, [uid], 800);
     this.media = new Media(this.base);
     this.logs = new Logs(this.base);
     this.title = h("h1");
@@ -176,7 +178,7 @@ export class RunView {
   }
 
   async drawPoints() {
-    const { series } = await get(`/teams/${this.team}/series`, { run: this.uid, max_buckets: 800 });
+    const series = await this.tail.read();
     const marks = this.run.attempts.map((one) => one.resumed_step).filter((step) => step !== undefined);
     this.noPoints.hidden = series.length > 0;
     this.charts.update([{ name: this.run.name, label: this.run.display_name || this.uid, axes: this.run.axes }], series, marks);

@@ -18,7 +18,7 @@ from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
 from cairn_common.paging import Position, decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import compare, expression, logs, search, series, wire
+from cairn_tracker import compare, expression, logs, search, series, tail, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
 from cairn_tracker.changes import LONGEST_NOTES, LONGEST_TEXT, clean, clean_texts, plain
@@ -35,6 +35,7 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/UpdateRun": access(Role.MEMBER),
     f"/{NAME}/ListExperiments": access(Role.VIEWER),
     f"/{NAME}/QuerySeries": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/TailSeries": access(Role.VIEWER, run_token=True),
     f"/{NAME}/CompareRuns": access(Role.VIEWER),
     f"/{NAME}/ListLogLines": access(Role.VIEWER),
 }
@@ -154,6 +155,27 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             end=request.end_step or LAST_STEP + 1,
         )
         return tracker_pb2.QuerySeriesResponse(series=[wire.series(team, item) for item in found])
+
+    async def TailSeries(
+        self, request: tracker_pb2.TailSeriesRequest, context: Context
+    ) -> tracker_pb2.TailSeriesResponse:
+        """What is new of metrics since a cursor."""
+        who = caller()
+        team = team_of(who, request.parent, Role.VIEWER)
+        uids = runs_of(who, team, request.runs, most=_MOST_RUNS)
+        if len(request.keys) > _MOST_KEYS:
+            raise InvalidArgument(f"keys: at most {_MOST_KEYS} can be asked for at once", field="keys")
+        found = await tail.tail(
+            self._db, self._store, team, runs=uids, keys=list(request.keys), cursor=request.cursor
+        )
+        return tracker_pb2.TailSeriesResponse(
+            series=[wire.series(team, item) for item in found.series],
+            changed=[
+                tracker_pb2.TailSeriesResponse.Changed(run=wire.run_name(team, run), key=key)
+                for run, key in found.changed
+            ],
+            cursor=found.cursor,
+        )
 
     async def CompareRuns(
         self, request: tracker_pb2.CompareRunsRequest, context: Context

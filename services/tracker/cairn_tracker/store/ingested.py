@@ -58,10 +58,11 @@ ON CONFLICT (team, run_uid, attempt, rank, writer) DO UPDATE SET ranges = line_m
 _AHEAD: Final = "(s.settled_step IS NOT NULL OR s.count = 0) AND s.last_step >= EXCLUDED.last_step"
 _SET_SUMMARIES = f"""
 INSERT INTO summaries AS s (team, run_uid, key, last, last_step, count, min, min_step, max, max_step,
-    tail_first, tail_count, tail_min, tail_min_step, tail_max, tail_max_step, last_time)
+    tail_first, tail_count, tail_min, tail_min_step, tail_max, tail_max_step, last_time, revisits)
 SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::float8[], $5::bigint[], $6::bigint[],
     $7::float8[], $8::bigint[], $9::float8[], $10::bigint[], $11::bigint[], $12::bigint[],
-    $13::float8[], $14::bigint[], $15::float8[], $16::bigint[], $17::bigint[])
+    $13::float8[], $14::bigint[], $15::float8[], $16::bigint[], $17::bigint[],
+    $18::bigint[])
 ON CONFLICT (team, run_uid, key) DO UPDATE SET
     -- A point that still waits may be later than all of these.
     last = CASE WHEN {_AHEAD} THEN s.last ELSE EXCLUDED.last END,
@@ -71,7 +72,7 @@ ON CONFLICT (team, run_uid, key) DO UPDATE SET
     count = EXCLUDED.count, min = EXCLUDED.min, min_step = EXCLUDED.min_step, max = EXCLUDED.max,
     max_step = EXCLUDED.max_step, tail_first = EXCLUDED.tail_first, tail_count = EXCLUDED.tail_count,
     tail_min = EXCLUDED.tail_min, tail_min_step = EXCLUDED.tail_min_step, tail_max = EXCLUDED.tail_max,
-    tail_max_step = EXCLUDED.tail_max_step
+    tail_max_step = EXCLUDED.tail_max_step, revisits = s.revisits + EXCLUDED.revisits
 """  # noqa: S608
 
 
@@ -145,8 +146,11 @@ async def set_summaries(conn: Any, changed: Mapping[MetricKey, Summary]) -> None
     """Writes what metrics come to."""
     if changed:
         # Always in one order: others write rows of these, too.
-        rows = [(*key, *_summary(of), of.last_time) for key, of in sorted(changed.items(), key=_name)]
-        await conn.execute(_SET_SUMMARIES, *_columns(rows, 17))
+        rows = [
+            (*key, *_summary(of), of.last_time, int(of.revisited))
+            for key, of in sorted(changed.items(), key=_name)
+        ]
+        await conn.execute(_SET_SUMMARIES, *_columns(rows, 18))
 
 
 async def set_counts(
