@@ -7,6 +7,7 @@ import pytest
 from google.protobuf.descriptor_pool import Default
 from grpc import aio
 
+from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events_pb2
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
@@ -268,3 +269,36 @@ def test_every_rpc_has_its_rule() -> None:
         f"/{name}/{method.name}" for name in NAMES for method in Default().FindServiceByName(name).methods
     }
     assert methods == set(ACCESS)
+
+
+async def test_a_process_that_failed_and_is_heard_late_is_the_end_unless_the_run_was_begun_since(
+    tracker: Tracker,
+) -> None:
+    uid = new_uid()
+    spools = [Spool(uid, attempt=0) for _ in range(3)]
+
+    def told(spool: Spool, *, started: int = 0, ended: int = 0, well: bool = True) -> events_pb2.JobEvent:
+        event = spool.event()
+        if started:
+            event.run_started.time.FromSeconds(1_700_000_000 + started)
+        else:
+            event.run_finished.time.FromSeconds(1_700_000_000 + ended)
+            event.run_finished.succeeded = well
+            event.run_finished.message = "" if well else f"of {ended}"
+        return event
+
+    async with Client(tracker) as client:
+
+        async def after(*events: events_pb2.JobEvent) -> tuple[str, str, int]:
+            for event in events:  # each in a batch of its own
+                await client.publish(event)
+                await client.applied(event)
+            run = await get(client, uid)
+            return run_pb2.Run.State.Name(run.state), run.message, run.end_time.seconds - 1_700_000_000
+
+        one, other, more = spools
+        begun = (told(one, started=1), told(other, started=2))
+        assert await after(*begun, told(one, ended=9)) == ("SUCCEEDED", "", 9)
+        assert await after(told(other, ended=5, well=False)) == ("FAILED", "of 5", 9)
+        assert await after(told(one, started=20), told(one, ended=29)) == ("SUCCEEDED", "", 29)
+        assert await after(told(more, ended=15, well=False)) == ("SUCCEEDED", "", 29)

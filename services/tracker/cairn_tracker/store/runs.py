@@ -144,9 +144,12 @@ UPDATE runs SET
     experiment = CASE WHEN has_job OR $8 = '' THEN experiment ELSE $8 END,
     display_name = CASE WHEN has_job OR display_name <> '' THEN display_name ELSE $9 END,
     start_time = CASE WHEN has_job THEN start_time ELSE coalesce(start_time, $10) END,
-    state = CASE WHEN has_job OR NOT (opens OR ends) OR failed THEN state WHEN ends THEN $11 ELSE 2 END,
+    begin_time = greatest(begin_time, $10),
+    state = CASE WHEN has_job THEN state WHEN late THEN $11 WHEN NOT (opens OR ends) OR failed THEN state
+            WHEN ends THEN $11 ELSE 2 END,
     end_time = CASE WHEN has_job OR NOT (opens OR ends) THEN end_time ELSE $12 END,
-    message = CASE WHEN has_job OR NOT (opens OR ends) OR failed THEN message ELSE coalesce($13, '') END,
+    message = CASE WHEN has_job OR NOT (opens OR ends OR late) OR failed THEN message
+              ELSE coalesce($13, '') END,
     complete = CASE WHEN has_job OR NOT (opens OR ends) THEN complete ELSE ends END
 FROM (
     -- A run without a job that had ended goes on when it is started again, and ends again.
@@ -154,7 +157,10 @@ FROM (
         $11::smallint IS NOT NULL AND (state < 4 OR coalesce($12::timestamptz > end_time, false)) AS ends,
         -- One of its processes failed, and now another one ends well: it has failed.
         state = 5 AND coalesce($11::smallint = 4, false) AND NOT coalesce($10::timestamptz > end_time, false)
-            AS failed
+            AS failed,
+        -- One of them had failed before another one ended well, and that is heard now.
+        coalesce(state = 4 AND $11::smallint = 5 AND $12::timestamptz <= end_time
+            AND $12::timestamptz >= greatest(begin_time, $10::timestamptz), false) AS late
     FROM runs WHERE team = $1 AND uid = $2) AS told
 WHERE runs.team = $1 AND runs.uid = $2
 """
