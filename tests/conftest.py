@@ -120,6 +120,16 @@ def tracker(
 
 
 @pytest.fixture(scope="session")
+def cli_platform(session_folder: Path) -> Iterator[Platform]:
+    """A whole platform, of the modules `test_cli_platform...`, which one worker has together."""
+    platform = Platform(session_folder / "cli")
+    (session_folder / "cli").mkdir()
+    platform.up()
+    yield platform
+    platform.down()
+
+
+@pytest.fixture(scope="session")
 def slurm_cluster() -> Iterator[slurm.Slurm]:
     """A Slurm of four nodes with SkyPilot in front; skips, with a sentence, where there can be none."""
     reason = slurm.why_not()

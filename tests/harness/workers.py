@@ -6,7 +6,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 
 class Together(LoadScopeScheduling):
-    """A file's tests share a platform, and stay together; so do all on Slurm, of which there is one."""
+    """A file's tests share a platform, and stay together; so do all on Slurm, and all of the command line."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "slurm" if "slurm" in nodeid else nodeid.split("::")[0]
+        shared = next((name for name in ("slurm", "test_cli_platform") if name in nodeid), "")
+        return shared or nodeid.split("::")[0]

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,17 +45,13 @@ for step in range(first, 10):
 
 
 @pytest.fixture(scope="module")
-def platform(session_folder: Path) -> Iterator[Platform]:
-    platform = Platform(session_folder / "cli")
-    (session_folder / "cli").mkdir()
-    platform.up()
-    yield platform
-    platform.down()
+def platform(cli_platform: Platform) -> Platform:
+    return cli_platform
 
 
 @pytest.fixture(scope="module")
-def client(platform: Platform) -> Client:
-    return platform.client()
+def client(cli_platform: Platform) -> Client:
+    return cli_platform.client()
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`cairn artifacts`, `cairn models`"""
+"""`cairn artifacts`"""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.text import Text
 
 from cairn._cli.errors import USAGE, CliError
 from cairn._cli.looks import plain_table
+from cairn._cli.results import exactly
 from cairn._cli.retention import protect
 from cairn._cli.session import Session, common
 from cairn._cli.storage import show, verify
@@ -83,7 +84,7 @@ def artifacts_put(session: Session, path: Path, name: str, kind: str, aliases: t
 @common
 def artifacts_rm(session: Session, ref: str) -> None:
     """Delete a version; refused while an alias, a pin, a promoted model or a run holds it."""
-    name, which = _exactly(ref)
+    name, which = exactly(ref)
     _done(session, name, session.client.delete_version(name, which), "is deleted")
 
 
@@ -97,7 +98,7 @@ def artifacts_alias(session: Session, ref: str, alias: str | None, remove: bool)
     if alias is None and not remove:
         _moves(session, ref.partition(":")[0])
         return
-    name, which = _exactly(ref)
+    name, which = exactly(ref)
     if alias is None:
         raise CliError(
             "--remove needs the alias: cairn artifacts alias NAME:VERSION ALIAS --remove", code=USAGE
@@ -112,7 +113,7 @@ def artifacts_alias(session: Session, ref: str, alias: str | None, remove: bool)
 @common
 def artifacts_pin(session: Session, ref: str) -> None:
     """Keep a version until it is unpinned."""
-    name, which = _exactly(ref)
+    name, which = exactly(ref)
     _done(session, name, session.client.pin_version(name, which), "is pinned")
 
 
@@ -121,24 +122,13 @@ def artifacts_pin(session: Session, ref: str) -> None:
 @common
 def artifacts_unpin(session: Session, ref: str) -> None:
     """Take the pin away."""
-    name, which = _exactly(ref)
+    name, which = exactly(ref)
     _done(session, name, session.client.pin_version(name, which, pinned=False), "is not pinned any more")
 
 
 artifacts.add_command(protect)
 artifacts.add_command(show)
 artifacts.add_command(verify)
-
-
-@click.command()
-@click.argument("name", required=False)
-@common
-def models(session: Session, name: str | None) -> None:
-    """List models, or the versions of one."""
-    if name:
-        _versions(session, name)
-        return
-    _artifacts(session, list(session.client.models()))
 
 
 def _artifacts(session: Session, found: list[Json]) -> None:
@@ -204,14 +194,6 @@ def _moves(session: Session, name: str) -> None:
             Text(age(moment(each.get("time")))),
         )
     session.out.print(table)
-
-
-def _exactly(ref: str) -> tuple[str, str]:
-    """Name and version of what is to be changed: `latest` is not meant by silence."""
-    name, _, which = ref.partition(":")
-    if not name or not which:
-        raise CliError(f"{clean(ref)!r} names no version: write {clean(name) or 'NAME'}:v3", code=USAGE)
-    return name, which
 
 
 def _done(session: Session, name: str, version: Json, said: str) -> None:

@@ -1,0 +1,188 @@
+"""Models, datasets, evaluations and lineage from the command line, made by one job of the whole platform."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cairn import _looking
+from cairn._looking import difference, table
+from cairn._transfer import entries_of
+from cairn.client import Client
+from tests.harness.people import invite
+from tests.harness.platform import Platform
+
+TRAIN = """
+import cairn
+
+run = cairn.init(strict=True)
+cairn.save_dataset("digits-set", [{"x": n, "y": n % 2} for n in range(100)])
+cairn.save_dataset("digits-set", [{"x": n, "y": n % 2, "z": 0.5} for n in range(150)], aliases=["test"])
+cairn.save_dataset("elsewhere", "s3://bucket/digits/", digest="sha256:" + "a" * 64)
+cairn.use_artifact("digits-set:v1")
+for number, acc in enumerate((0.7, 0.9, 0.8), start=1):
+    open("model.txt", "w").write(f"weights {number}")
+    made = cairn.save_model("model.txt", "digits-net", framework="text", metrics={"acc": acc})
+    rows = [{"x": 1, "right": True}]
+    cairn.log_evaluation(made, "digits-set:test", {"acc": acc, "loss": 1 - acc}, table=rows)
+cairn.log({"acc": 0.8}, step=1)
+"""
+
+
+def read(platform: Platform, *arguments: str) -> Any:
+    done = platform.cairn(*arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def client(cli_platform: Platform) -> Client:
+    return cli_platform.client()
+
+
+@pytest.fixture(scope="module")
+def trained(cli_platform: Platform, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The id of a job that made them all."""
+    work = tmp_path_factory.mktemp("results")
+    (work / "train.py").write_text(TRAIN)
+    done = cli_platform.cairn(
+        "run", "-f", "--json", "-n", "maker", "--", sys.executable, "train.py", cwd=work
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return str(json.loads(done.stdout)["id"])
+
+
+def test_a_model_leads_in_one_step_to_metrics_code_data_and_environment(
+    cli_platform: Platform, trained: str
+) -> None:
+    listed = cli_platform.cairn("models", "ls").stdout
+    assert next(line for line in listed.splitlines() if "digits-net:v3" in line).split()[1] == "text"
+    assert len(read(cli_platform, "models", "ls", "digits-net")) == 3
+    shown = cli_platform.cairn("models", "show", "digits-net:v2").stdout
+    for words in (
+        "digits-net:v2",
+        "acc 0.9",
+        "made from digits-set:v1",
+        trained,
+        "maker",
+        "archive",
+        "python",
+    ):
+        assert words in shown
+    compared = cli_platform.cairn("models", "compare", "digits-net:v1", "digits-net:v2").stdout
+    assert next(line for line in compared.splitlines() if line.startswith("acc")).split() == [
+        "acc",
+        "0.7",
+        "0.9",
+    ]
+    assert cli_platform.cairn("models", "show", "digits-net:nosuch").returncode == 3
+    assert cli_platform.cairn("models", "compare", "digits-net").returncode == 2
+
+
+def test_a_promotion_waits_for_a_second_person(cli_platform: Platform, client: Client, trained: str) -> None:
+    assert cli_platform.cairn("models", "promote", "digits-net", "--to", "live").returncode == 2
+    assert "is live" in cli_platform.cairn("models", "promote", "digits-net:v2", "--to", "live").stdout
+    assert read(cli_platform, "models", "rules", "live") == ["live"]
+    member = Client(client.url, invite(cli_platform.data).member, "main")
+    assert member.promote("digits-net", 3, "live", note="newer")["state"] == "PENDING"
+    waiting = cli_platform.cairn("models", "promotions").stdout
+    assert "digits-net:v3" in waiting
+    assert "newer" in waiting
+    [wish] = read(cli_platform, "models", "promotions")
+    refused = cli_platform.cairn("artifacts", "alias", "digits-net:v3", "live")
+    assert refused.returncode == 1
+    assert "cairn models promote" in refused.stderr
+    assert "digits-net:v3" in cli_platform.cairn("models", "approve", wish["uid"][:20]).stdout
+    assert cli_platform.cairn("models", "approve", wish["uid"][:20]).returncode == 3
+    assert client.version("digits-net", "live")["version"] == 3
+    assert read(cli_platform, "models", "rules", "--clear") == []
+    assert cli_platform.cairn("models", "promote", "digits-net:v2", "--to", "production").returncode == 0
+
+
+def test_what_changed_in_a_dataset_is_told_and_its_first_rows_are_shown(
+    cli_platform: Platform, client: Client, trained: str
+) -> None:
+    told = read(cli_platform, "datasets", "diff", "digits-set:v1", "digits-set:test")
+    [change] = told["changed"]
+    assert (change["path"], change["columns_added"], change["columns_removed"]) == ("data.jsonl", ["z"], [])
+    assert (change["rows_before"], change["rows"], told["same"]) == (100, 150, 0)
+    said = cli_platform.cairn("datasets", "diff", "digits-set:v1", "digits-set:v2").stdout
+    assert "rows 100 > 150  +z" in said
+    shown = read(cli_platform, "datasets", "preview", "digits-set:v2", "-n", "2")
+    assert shown["first"] == [{"x": 0, "y": 0, "z": 0.5}, {"x": 1, "y": 1, "z": 0.5}]
+    assert cli_platform.cairn("datasets", "preview", "elsewhere").returncode == 3
+    listed = cli_platform.cairn("datasets", "ls").stdout
+    assert "elsewhere" in next(line for line in listed.splitlines() if "elsewhere:v1" in line)[20:]
+
+
+def test_a_preview_reads_no_more_than_it_shows(client: Client, tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    pyarrow = pytest.importorskip("pyarrow")
+    folder = tmp_path / "tables"
+    folder.mkdir()
+    numbers = [(n * 2654435761) % 2**32 for n in range(600_000)]
+    parquet.write_table(
+        pyarrow.table({"n": numbers}), folder / "big.parquet", row_group_size=20_000, compression="none"
+    )
+    (folder / "wide.csv").write_text("a,b\n" + "1,2\n" * 200_000)
+    first = client.publish(folder, "tables", kind="dataset")
+    big, wide = entries_of(first)
+    assert big.size > 4_000_000
+    files: list[_looking.RangedFile] = []
+
+    class Counted(_looking.RangedFile):
+        def __init__(self, *given: Any) -> None:
+            super().__init__(*given)
+            files.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_looking, "RangedFile", Counted)
+        found = table(client.api, client.team, big, rows=3)
+        assert (found.columns, found.rows) == ([("n", "int64")], 600_000)
+        assert [row["n"] for row in found.first] == numbers[:3]
+        assert table(client.api, client.team, wide, rows=1).first == [{"a": "1", "b": "2"}]
+    assert [file.read_bytes < 700_000 for file in files] == [True, True], [file.read_bytes for file in files]
+    (folder / "wide.csv").write_text("a,c\n1,2\n")
+    (folder / "more.txt").write_text("x")
+    parquet.write_table(pyarrow.table({"n": [0.5]}), folder / "big.parquet")
+    second = client.publish(folder, "tables", kind="dataset")
+    told = difference(client.api, client.team, client.version("tables", 1), second)
+    assert (told.added, told.removed, told.same) == ([("more.txt", 1)], [], 0)
+    one, other = told.changed
+    assert (one.columns_retyped, one.rows_before, one.rows) == (["n: int64 > double"], 600_000, 1)
+    assert (other.columns_added, other.columns_removed, other.rows_before, other.rows) == (
+        ["c"],
+        ["b"],
+        200_000,
+        1,
+    )
+
+
+def test_a_board_ranks_models_and_flags_what_got_worse(cli_platform: Platform, trained: str) -> None:
+    board = read(cli_platform, "evals", "board", "digits-set", "-m", "acc")
+    models = [row["model"].split("/artifacts/")[1] for row in board["rows"]]
+    assert models == [f"digits-net/versions/{number}" for number in (2, 3, 1)]
+    said = cli_platform.cairn("evals", "board", "digits-set:test", "--fail")
+    assert said.returncode == 1
+    assert "acc was 0.9" in next(line for line in said.stdout.splitlines() if "digits-net:v3" in line)
+    assert cli_platform.cairn("evals", "board", "digits-set", "--tolerance", "0.2", "--fail").returncode == 0
+    assert "digits-net:v3" in cli_platform.cairn("evals", "ls").stdout
+    assert cli_platform.cairn("evals", "board", "nosuch").returncode == 3
+
+
+def test_lineage_is_a_tree_up_and_down(cli_platform: Platform, trained: str) -> None:
+    tree = cli_platform.cairn("lineage", "digits-net:v2").stdout
+    up, down = tree.split("led to")
+    for words in ("digits-net:v2", trained, "maker", "code ", "digits-set:v1"):
+        assert words in up
+    assert "evaluation digits-net-on-digits-set:v2" in down
+    only = cli_platform.cairn("lineage", "digits-set:v1", "--down").stdout
+    assert "comes from" not in only
+    assert "digits-net:v3" in only
+    graph = read(cli_platform, "lineage", trained)
+    assert graph["nodes"][0]["name"].endswith(trained)
+    assert cli_platform.cairn("lineage", "nosuch").returncode == 3
