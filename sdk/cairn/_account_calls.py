@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from cairn._http import Json, segment
@@ -85,6 +85,22 @@ class AccountCalls(TeamCalls):
     def revoke_invitation(self, invitation: str) -> Json:
         """Makes a link worth nothing."""
         return self.api.post(self._team("invitations", invitation) + ":revoke")
+
+    def share(self, runs: Sequence[str], *, ttl_seconds: int | None = None) -> Json:
+        """A read-only link to runs, with its ``secret``, and the ``link`` with that in it."""
+        body: Json = {"runs": [bare(run) for run in runs]}
+        if ttl_seconds is not None:
+            body["ttl"] = f"{ttl_seconds}s"
+        made = self.api.post(self._team("shares"), body)
+        return {**made, "link": f"{self.api.url}/#share={made.get('secret', '')}"}
+
+    def shares(self) -> list[Json]:
+        """The team's links, newest first, without their secrets."""
+        return list(self.api.pages(self._team("shares"), "shares"))
+
+    def revoke_share(self, share: str) -> Json:
+        """Makes a link show nothing any more."""
+        return self.api.post(self._team("shares", share) + ":revoke")
 
     def audit(
         self, *, every: bool = False, actor: str = "", action: str = "", since: str = "", until: str = "",

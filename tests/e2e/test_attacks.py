@@ -22,6 +22,7 @@ import pytest
 
 from cairn_common.ids import new_uid
 from cairn_common.paging import encode_token
+from tests.harness.browser import browse
 from tests.harness.people import MAIN, OTHER, People, invite, port_of, secrets_in
 from tests.harness.platform import Platform
 
@@ -396,3 +397,56 @@ def test_no_secret_lies_about_and_no_file_is_open(place: Place) -> None:
     lines = [Path(f"/proc/{process['pid']}/cmdline") for process in place.platform.status()["processes"]]
     seen = b" ".join(line.read_bytes() for line in lines) + json.dumps(place.platform.status()).encode()
     assert [name for name, secret in secrets.items() if secret in seen] == []
+
+
+def test_a_share_link_shows_its_runs_alone_and_nothing_once_it_is_revoked(
+    place: Place, tmp_path: Path
+) -> None:
+    admin, viewer = place.as_("admin"), place.as_("viewer")
+    body = {"run": {"experiment": "shown", "display_name": "for everybody", "params": {"lr": 0.25}}}
+    shown = admin.post(f"/teams/{MAIN}/runs", body).raise_for_status().json()
+    order = {"runs": [shown["uid"]], "ttl": "3600s"}
+    assert viewer.post(f"/teams/{MAIN}/shares", order).status_code == 403
+    foreign = place.as_("stranger").post(f"/teams/{OTHER}/shares", order)
+    assert (foreign.status_code, foreign.json()["reason"]) == (404, "RUN_NOT_FOUND")
+    made = admin.post(f"/teams/{MAIN}/shares", order).raise_for_status().json()
+    anybody = Caller(place.http, made["secret"])
+    shared = anybody.get("/shared").raise_for_status().json()
+    assert [run["uid"] for run in shared["runs"]] == [shown["uid"]]
+    assert shared["comparison"]["rows"][0]["params"] == {"lr": 0.25}
+    assert anybody.get("/shared/series").raise_for_status().json()["series"] == []
+    assert place.run not in json.dumps(shared)
+    # There is no way to ask for another run, and the secret is no token.
+    for path in (f"/shared?runs={place.run}", f"/shared/series?run={place.run}", "/shared?secret=x"):
+        assert anybody.get(path).status_code == 400
+    for path in ("/me", f"/teams/{MAIN}/runs/{shown['uid']}", f"/teams/{MAIN}/shares"):
+        assert anybody.get(path).json()["reason"] == "TOKEN_INVALID"
+    listed = viewer.get(f"/teams/{MAIN}/shares").json()["shares"]
+    assert [one["state"] for one in listed] == ["ACTIVE"]
+    assert made["secret"] not in json.dumps(listed)
+    page = browse(f"{place.http.base_url}/#share={made['secret']}", tmp_path / "profile")
+    assert "for everybody" in page
+    assert "shared read-only" in page
+    member = place.as_("member")
+    assert member.post(f"/teams/{MAIN}/shares/{made['share']['uid']}:revoke", {}).status_code == 403
+    admin.post(f"/teams/{MAIN}/shares/{made['share']['uid']}:revoke", {}).raise_for_status()
+    for path in ("/shared", "/shared/series"):
+        replayed = anybody.get(path)
+        assert (replayed.status_code, replayed.json()["reason"]) == (401, "SHARE_INVALID")
+    never = Caller(place.http, "cairn_share_" + "x" * 43).get("/shared")
+    assert never.json()["detail"] == anybody.get("/shared").json()["detail"]
+    brief = admin.post(f"/teams/{MAIN}/shares", {**order, "ttl": "0.001s"}).raise_for_status().json()
+    assert Caller(place.http, brief["secret"]).get("/shared").status_code == 401
+
+
+def test_a_link_is_made_and_ended_on_the_command_line(place: Place) -> None:
+    cairn = place.platform.cairn
+    made = cairn("share", place.run[:20], "--expires", "1d")
+    assert made.returncode == 0, made.stderr
+    assert f"{str(place.http.base_url).rstrip('/')}/#share=cairn_share_" in made.stdout
+    listed = json.loads(cairn("share", "ls", "--json").stdout)
+    newest = listed[0]
+    assert newest["runs"] == [f"teams/{MAIN}/runs/{place.run}"]
+    assert cairn("share", "revoke", newest["uid"]).returncode == 0
+    secret = made.stdout.strip().partition("#share=")[2]
+    assert Caller(place.http, secret).get("/shared").status_code == 401

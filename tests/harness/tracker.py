@@ -38,6 +38,7 @@ TEAM = "main"
 MEMBER = "cairn_test_member_of_main_team"
 ADMIN = "cairn_test_admin_of_main_team"
 VIEWER = "cairn_test_viewer_of_main_team"
+DOOR = "cairn_test_the_gateways_own"
 STRANGER = "cairn_test_member_of_other_team"
 # Followed by a run's uid: that run's own token.
 RUN = "cairn_test_run_"
@@ -45,6 +46,7 @@ _ROLES = {
     MEMBER: ("users/ada", Scope.ADMIN, {TEAM: Role.MEMBER}),
     ADMIN: ("users/ruth", Scope.ADMIN, {TEAM: Role.ADMIN}),
     VIEWER: ("users/bob", Scope.ADMIN, {TEAM: Role.VIEWER}),
+    DOOR: ("services/gateway", Scope.NONE, {}),
     STRANGER: ("users/eve", Scope.ADMIN, {"other": Role.MEMBER}),
 }
 WAIT_SECONDS = 30.0

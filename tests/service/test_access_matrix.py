@@ -40,6 +40,7 @@ LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
 OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword", "ApproveDeviceLogin"}
 # By which people come in; no token is asked for.
 PUBLIC = {"AcceptInvitation", "CreateDeviceLogin", "CreateSession", "FinishDeviceLogin"}
+PUBLIC |= {"GetSharedRuns", "QuerySharedSeries"}
 OF_SERVICES = {
     "AcceptInvitation",
     "ApplyPlan",
@@ -49,6 +50,8 @@ OF_SERVICES = {
     "CreateDeviceLogin",
     "CreateSession",
     "FinishDeviceLogin",
+    "GetSharedRuns",
+    "QuerySharedSeries",
     "RenewToken",
     "ReserveQuota",
     "ReleaseReservation",
@@ -102,7 +105,9 @@ class Operation:
         uid = new_uid()
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
         ids["code"] = "BBBB-BBBB"
-        ids |= dict.fromkeys(("job", "run", "sweep", "token", "budget", "invitation", "promotion"), uid)
+        ids |= dict.fromkeys(
+            ("job", "run", "sweep", "token", "budget", "invitation", "promotion", "share"), uid
+        )
         return self.path.format(**ids)
 
     def ask(self, place: Place, token: str | None, *, team: str = MAIN) -> tuple[int, str]:

@@ -50,6 +50,7 @@ BUILT_IN = (
     ("Results", "export", "export", "export"),
     ("Results", "sync", "sync", "sync"),
     ("Results", "open", "open", "open_page"),
+    ("Results", "share", "share", "share"),
     ("Results", "artifacts", "artifacts", "artifacts"),
     ("Results", "models", "models", "models"),
     ("Results", "datasets", "datasets", "datasets"),

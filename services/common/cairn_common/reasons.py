@@ -53,6 +53,8 @@ class Reason(StrEnum):
     TOKEN_REVOKED = "TOKEN_REVOKED"  # noqa: S105
     # `this e-mail address and this password do not go together`
     PASSWORD_WRONG = "PASSWORD_WRONG"  # noqa: S105
+    # `this link shows nothing: it was revoked, or its time is over`
+    SHARE_INVALID = "SHARE_INVALID"
     # `this invitation is not good: it was used, revoked, or is too old`
     INVITATION_INVALID = "INVITATION_INVALID"
 
@@ -83,6 +85,8 @@ class Reason(StrEnum):
     MEMBER_NOT_FOUND = "MEMBER_NOT_FOUND"
     # `there is no invitation 01j... in team vision`
     INVITATION_NOT_FOUND = "INVITATION_NOT_FOUND"
+    # `there is no share 01j... in team main`
+    SHARE_NOT_FOUND = "SHARE_NOT_FOUND"
     # `there is no login WDJB-MJHT that waits`
     LOGIN_NOT_FOUND = "LOGIN_NOT_FOUND"
     # `there is no reservation 01j...-1 in team main`

@@ -20,7 +20,8 @@ HEARD = {
         for each in ("job.submitted", "job.held", "job.requeued", "job.preempting", "job.stopping")
     ],
     "TRACKER": [
-        f"cairn.v1.tracker.{each}.>" for each in ("run.created", "run.updated", "artifact", "promotion")
+        f"cairn.v1.tracker.{each}.>"
+        for each in ("run.created", "run.updated", "artifact", "promotion", "share")
     ],
 }
 _KINDS: dict[str, Any] = {

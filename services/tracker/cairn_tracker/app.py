@@ -23,6 +23,7 @@ from cairn.tracker.v1 import (
     mlflow_pb2_grpc,
     promotion_pb2_grpc,
     registry_pb2_grpc,
+    sharing_pb2_grpc,
     trace_pb2_grpc,
     tracker_pb2_grpc,
 )
@@ -48,6 +49,7 @@ from cairn_tracker.api.mlflow_files import MlflowFileApi
 from cairn_tracker.api.promotions import PromotionApi
 from cairn_tracker.api.registry import RegistryApi
 from cairn_tracker.api.runs import TrackerApi
+from cairn_tracker.api.sharing import ShareApi
 from cairn_tracker.api.traces import TraceApi
 from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
@@ -299,6 +301,7 @@ def _server(
     promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
+    share_api = ShareApi(db=parts.db, store=parts.store, clock=parts.clock)
     lineage_api = LineageApi(db=parts.db, artifacts=artifacts)
     file_api = MlflowFileApi(files=Files(db=parts.db, artifacts=artifacts, clock=parts.clock))
     return rpc.server(
@@ -318,6 +321,7 @@ def _server(
                 logged_model_api, server
             ),
             lambda server: lineage_pb2_grpc.add_LineageServiceServicer_to_server(lineage_api, server),
+            lambda server: sharing_pb2_grpc.add_ShareServiceServicer_to_server(share_api, server),
             lambda server: promotion_pb2_grpc.add_PromotionServiceServicer_to_server(promotion_api, server),
             lambda server: evaluation_pb2_grpc.add_EvaluationServiceServicer_to_server(
                 evaluation_api, server

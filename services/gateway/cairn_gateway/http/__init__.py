@@ -20,7 +20,18 @@ from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_gateway import mlflow, problems, wire
-from cairn_gateway.http import artifacts, entry, identity, jobs, keeping, people, quota, results, runs
+from cairn_gateway.http import (
+    artifacts,
+    entry,
+    identity,
+    jobs,
+    keeping,
+    people,
+    quota,
+    results,
+    runs,
+    sharing,
+)
 from cairn_gateway.http.address import Networks
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import Door, Entrance, caller_of
@@ -63,9 +74,10 @@ ROUTES = (
     *artifacts.ROUTES,
     *keeping.ROUTES,
     *results.ROUTES,
+    *sharing.ROUTES,
 )
 
-ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH)
+ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH, *sharing.SHARED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +151,8 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
         add(route, _answer(route, behind.upstream))
     for route in (people.SIGN_IN, people.ACCEPT, people.FINISH):
         add(route, entry.come_in(route, behind.upstream, behind.cookie))
-    add(people.ASK_IN, _answer(people.ASK_IN, behind.upstream))
+    for route in (people.ASK_IN, *sharing.SHARED):
+        add(route, _answer(route, behind.upstream))
     add(people.SIGN_OUT, entry.leave(behind.upstream, behind.cookie))
     add(PLATFORM, _platform(behind.platform))
     add(CODE, _code(behind.upstream))

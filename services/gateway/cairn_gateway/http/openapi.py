@@ -48,7 +48,7 @@ class Documents:
         else:
             schema = self._schemas.of_message(route.descriptor.output_type)
             answers = {200: {"description": "OK", "content": {"application/json": {"schema": schema}}}}
-        if route.public:
+        if route.public and not route.bearer:
             extra["security"] = []
         return {
             "operation_id": route.operation_id,

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import format_name
 from cairn_gateway import wire
+from cairn_gateway.http.door import bearer
 from cairn_gateway.http.route import Route
 from cairn_gateway.problems import HttpError
 
@@ -30,6 +31,8 @@ async def read(route: Route, request: Request) -> Message:
     parts = request.path_params
     for field, pattern in route.bind.items():
         _set(message, field, format_name(pattern, **_used(pattern, parts)))
+    if route.bearer:
+        setattr(message, route.bearer, bearer(request.headers.getlist("authorization")))
     for field, value in route.fixed.items():
         setattr(message, field, value)
     for field, pattern in route.refs.items():

@@ -22,6 +22,7 @@ from cairn.tracker.v1 import (
     mlflow_pb2,
     promotion_pb2,
     registry_pb2,
+    sharing_pb2,
     trace_pb2,
     tracker_pb2,
 )
@@ -48,6 +49,7 @@ SERVICES = {
         evaluation_pb2,
         lineage_pb2,
         trace_pb2,
+        sharing_pb2,
         gateway_pb2,
     )
     for name, service in file.DESCRIPTOR.services_by_name.items()
@@ -85,6 +87,8 @@ class Route:
     operation: str = ""
     # No token is asked for: the gateway calls as itself.
     public: bool = False
+    # The request field that the Authorization header fills, where that is no token of ours: a link's secret.
+    bearer: str = ""
 
     @cached_property
     def descriptor(self) -> MethodDescriptor:
@@ -107,7 +111,11 @@ class Route:
     def taken(self) -> frozenset[str]:
         """Request fields that neither a query nor a body may give. Raises KeyError for an unknown one."""
         fields = self.descriptor.input_type.fields_by_name
-        taken = {name for name in (*self.bind, *self.fixed) if fields[name.partition(".")[0]]}
+        taken = {
+            name
+            for name in (*self.bind, *self.fixed, *filter(None, [self.bearer]))
+            if fields[name.partition(".")[0]]
+        }
         return frozenset(taken)
 
     @cached_property

@@ -35,11 +35,21 @@ export class CompareView {
     if (type === "reset") this.redraw();
   }
 
-  async draw() {
-    const [comparison, series] = await Promise.all([
+  /** The comparison, and the curves. */
+  load() {
+    return Promise.all([
       call("POST", `/teams/${this.team}/runs:compare`, { body: { runs: this.uids } }),
       this.tail.read(),
     ]);
+  }
+
+  /** A run's name, leading to it. */
+  named(run, label) {
+    return h("a", { href: `#/runs/${encodeURIComponent(idOf(run))}` }, label);
+  }
+
+  async draw() {
+    const [comparison, series] = await this.load();
     const rows = comparison.rows;
     const metrics = [...comparison.metric_keys].sort(byImportance);
     this.head.replaceChildren(
@@ -57,7 +67,7 @@ export class CompareView {
     key.style.background = color(index);
     const label = row.display_name || idOf(row.run);
     return h("tr", {},
-      h("td", {}, key, " ", h("a", { href: `#/runs/${encodeURIComponent(idOf(row.run))}` }, label)),
+      h("td", {}, key, " ", this.named(row.run, label)),
       h("td", {}, stateMark(row.state)),
       ...comparison.param_keys.map((name) => h("td", { class: "num" }, name in row.params ? param(row.params[name]) : "–")),
       ...metrics.map((name) => {

@@ -7,6 +7,7 @@ import { DeviceView, inviteCard, leave, signInCard } from "./entry.js";
 import { QuotaView } from "./quota.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
+import { ShareView } from "./share.js";
 
 const at = (id) => document.getElementById(id);
 const main = at("main");
@@ -22,7 +23,7 @@ let inside = false;
 takeToken();
 session.lost = () => signIn(inside || session.token ? "That is not good any more; sign in again." : "");
 addEventListener("hashchange", () => {
-  if (takeToken() || /^#(invite|setup)=/.test(location.hash)) start();
+  if (takeToken() || /^#(invite|setup|share)=/.test(location.hash)) start();
   else if (inside) show();
 });
 at("leave").addEventListener("click", async () => {
@@ -43,6 +44,8 @@ function takeToken() {
 }
 
 async function start() {
+  const shared = location.hash.match(/^#share=([A-Za-z0-9_-]+)$/);
+  if (shared) return showShared(shared[1]);
   const invited = location.hash.match(/^#(invite|setup)=([A-Za-z0-9_-]+)$/);
   if (invited) {
     history.replaceState(null, "", "#/runs");
@@ -59,6 +62,19 @@ async function start() {
     enter(teams.includes(sessionStorage.getItem("cairn.team")) ? sessionStorage.getItem("cairn.team") : teams[0]);
   } catch (error) {
     if (error.status !== 401) fail(error, start);
+  }
+}
+
+/** What a link shows to whoever has it, signed in or not. */
+async function showShared(secret) {
+  const made = new ShareView(secret);
+  only(made.node);
+  document.title = "Shared · Cairn";
+  try {
+    await made.open();
+    made.shown?.();
+  } catch (error) {
+    fail(error);
   }
 }
 
@@ -148,5 +164,5 @@ function only(card) {
   for (const id of ["live", "team", "leave"]) at(id).hidden = true;
   at("trail").replaceChildren();
   main.replaceChildren(card);
-  card.querySelector("input").focus();
+  card.querySelector("input")?.focus();
 }

@@ -17,12 +17,13 @@ from cairn_tracker.api import (
     promotions,
     registry,
     runs,
+    sharing,
     traces,
 )
 
 _APIS = (
     *(runs, artifacts, keeping, registry, logged_models, media, promotions, evaluations, lineage),
-    *(mlflow, mlflow_files, traces),
+    *(mlflow, mlflow_files, traces, sharing),
 )
 
 #: What each RPC asks of its caller. One that is not here is refused.
