@@ -25,7 +25,7 @@ from cairn_tracker.store import ingested, pending, runs
 log = structlog.get_logger(__name__)
 
 # What comes meanwhile goes together.
-_REST_SECONDS: Final = 0.3
+_REST_SECONDS: Final = 0.7
 # Another tracker may have left some behind.
 _LOOK_SECONDS: Final = 10.0
 

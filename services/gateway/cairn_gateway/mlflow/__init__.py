@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
+from pydantic_core import to_json
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -18,7 +19,6 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn_common.auth import Principal, access, admit, require
-from cairn_gateway import wire
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.limits import Limits
 from cairn_gateway.mlflow import (
@@ -134,7 +134,7 @@ def _answer(
         made = await route.handler(asked)
         if isinstance(made, Response):
             return made
-        return Response(wire.dumps(made), media_type="application/json")
+        return Response(to_json(made), media_type="application/json")
 
     return respond
 

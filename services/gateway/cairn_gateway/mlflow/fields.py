@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
+from pydantic_core import from_json
+
 from cairn_gateway.mlflow.errors import MlflowError, invalid
 
 T = TypeVar("T")
@@ -121,10 +123,10 @@ def of_body(text: bytes) -> Fields:
     if not text:
         return Fields({})
     try:
-        value = json.loads(text)
+        value = from_json(text)
         # Old clients wrap the object into a text once more.
-        value = json.loads(value) if isinstance(value, str) else value
-    except (ValueError, RecursionError) as error:
+        value = from_json(value) if isinstance(value, str) else value
+    except ValueError as error:
         raise MlflowError("BAD_REQUEST", f"the body is not JSON: {error}") from None
     if value is None:
         return Fields({})

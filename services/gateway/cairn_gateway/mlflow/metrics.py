@@ -140,6 +140,7 @@ async def history_interval(asked: Asked) -> Json:
 
 def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> None:
     """Metrics into columns; the first thing that is wrong is told with its place."""
+    known: set[str] = set()
     keys, values, times, steps = [], [], [], []
     for place, item in enumerate(metrics):
         as_object(f"metrics[{place}]", item)
@@ -155,7 +156,9 @@ def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> 
             step = whole(f"metrics[{place}].step", 0 if step is None else step)
         if not isinstance(key, str):
             raise invalid(f"metrics[{place}].key is not a text")
-        check_metric(f"metrics[{place}].", key, value, time)
+        if key not in known or time < 0:
+            check_metric(f"metrics[{place}].", key, value, time)
+            known.add(key)
         keys.append(key)
         values.append(value)
         times.append(time)

@@ -21,7 +21,8 @@ _RUN_ATTRIBUTES: Final[Mapping[str, str]] = {
     "run_name": "r.display_name",
     "status": _STATUS,
     "user_id": USER,
-    "artifact_uri": "'mlflow-artifacts:/' || e.number || '/' || r.uid || '/artifacts'",
+    "artifact_uri": "'mlflow-artifacts:/' || (SELECT e.number FROM experiments e WHERE e.team = r.team"
+    " AND e.id = r.experiment) || '/' || r.uid || '/artifacts'",
     "start_time": _MILLIS.format("r.start_time"),
     "end_time": _MILLIS.format("r.end_time"),
 }
@@ -47,7 +48,7 @@ _SIGNS: Final[Mapping[str, str]] = {
 
 
 def run_test(clause: Clause, given: Parameters) -> str:
-    """A comparison on `runs r` and its `experiments e`. The first parameter is the team."""
+    """A comparison on `runs r`. The first parameter is the team."""
     match clause.kind:
         case "metric":
             return _metric(clause, given)
@@ -72,8 +73,8 @@ def run_order(order: Sequence[Sorting], given: Parameters) -> tuple[list[str], l
         if item.kind == "metric":
             name = f"o{place}"
             joins.append(
-                f"LEFT JOIN summaries {name} ON {name}.team = r.team AND {name}.run_uid = r.uid"
-                f" AND {name}.key = {given.add(item.key, 'text')}"
+                "LEFT JOIN (SELECT run_uid, last FROM summaries"  # noqa: S608
+                f" WHERE team = $1 AND key = {given.add(item.key, 'text')}) {name} ON {name}.run_uid = r.uid"
             )
             terms.append(f"CASE WHEN {name}.last IS NULL THEN 2 WHEN {name}.last = 'NaN' THEN 1 ELSE 0 END")
             terms.append(f"{name}.last {way}")
