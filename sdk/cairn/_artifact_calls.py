@@ -140,7 +140,7 @@ class ArtifactCalls(TeamCalls):
     ) -> Json:
         """Puts a version's files into ``folder``, each verified; returns the version."""
         version = self.version(artifact, ref)
-        download(self.api, self.team, entries_of(version), Path(folder), progress=progress)
+        download(self.api, self.team, entries_of(self.api, version), Path(folder), progress=progress)
         return version
 
     def _version(self, artifact: str, ref: str | int) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import hashlib
 import os
 import secrets
@@ -10,15 +12,20 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from io import BufferedWriter
+from io import BufferedRandom, BufferedWriter
 from pathlib import Path
+from typing import Final, TypeVar
 
 from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._cache import Cache
 from cairn._http import Api, ApiError, segment
 from cairn._paths import check_paths, place
 from cairn._transfer import WORKERS, Entry, Part, Progress
 
 URLS_AT_ONCE = 200
+_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+T = TypeVar("T")
 
 
 def download(
@@ -32,20 +39,31 @@ def download(
 ) -> None:
     """Puts the files of a version into ``folder``; a file that is there with the right bytes stays.
 
-    Raises `TransferError` (also where bytes are not those of the manifest), `UnsafePath`, `Unreachable`,
-    `ApiError`.
+    What was fetched of a large file before it broke off is not fetched again. Raises `TransferError` (also
+    where bytes are not those of the manifest, or the disk is full), `UnsafePath`, `Unreachable`, `ApiError`.
     """
     check_paths(entry.path for entry in entries)
-    folder.mkdir(parents=True, exist_ok=True)
     total, done = sum(entry.size for entry in entries), 0
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="cairn-get") as pool:
-        fetcher = _Fetcher(api, team, store or Store())
-        for batch in _batches(entries):
-            fetcher.ask([part for entry in batch for part in entry.parts])
-            for size in _files(pool, fetcher, batch, folder):
-                done += size
-                if progress is not None:
-                    progress(done, total)
+    cache = Cache.of(os.environ)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with ThreadPoolExecutor(WORKERS, thread_name_prefix="cairn-get") as pool:
+            fetcher = _Fetcher(api, team, store or Store())
+            for batch in _batches(entries):
+                for size in _files(pool, fetcher, batch, folder, cache):
+                    done += size
+                    if progress is not None:
+                        progress(done, total)
+    except OSError as error:
+        if error.errno not in _FULL:
+            raise
+        raise TransferError(
+            f"the disk of {folder} is full: {done:,} of {total:,} bytes are there. Make room for the rest, "
+            "and fetch again: it goes on where it stopped"
+        ) from error
+    finally:
+        if cache is not None:
+            cache.trim()
 
 
 def download_folder(
@@ -61,16 +79,34 @@ def download_folder(
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.is_dir():
         return
-    partial = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with _partial(folder) as partial:
         download(api, team, entries, partial, progress=progress, store=store)
         try:
             os.rename(partial, folder)
         except OSError:
             if not folder.is_dir():  # else another process was faster, with the same bytes
                 raise
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _partial(folder: Path) -> Iterator[Path]:
+    """A folder beside it for what is not whole yet. It stays after an error, to go on with; where another
+    process works in it, this one has one of its own."""
+    shared = folder.with_name(f".{folder.name}.partial")
+    shared.mkdir(exist_ok=True)
+    lock = os.open(shared, os.O_RDONLY)
+    try:
+        if _locked(lock):
+            yield shared
+            return
+        own = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+        try:
+            yield own
+        finally:
+            shutil.rmtree(own, ignore_errors=True)
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        os.close(lock)
 
 
 def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
@@ -87,43 +123,58 @@ def _batches(entries: Sequence[Entry]) -> Iterator[list[Entry]]:
         yield batch
 
 
-def _files(pool: ThreadPoolExecutor, fetcher: _Fetcher, batch: list[Entry], folder: Path) -> Iterator[int]:
+def _files(
+    pool: ThreadPoolExecutor, fetcher: _Fetcher, batch: list[Entry], folder: Path, cache: Cache | None
+) -> Iterator[int]:
     """Yields the sizes of parts as they arrive. Large files go one after the other, small ones together."""
-    small = [entry for entry in batch if len(entry.parts) <= 1]
-    futures = [pool.submit(_small_file, fetcher, entry, place(folder, entry.path)) for entry in small]
+    targets = {entry.path: place(folder, entry.path) for entry in batch}
+    there = [pool.submit(_there, entry, targets[entry.path], cache) for entry in batch]
+    missing = []
+    for entry, is_there in zip(batch, _results(there), strict=True):
+        if is_there:
+            yield entry.size
+        else:
+            missing.append(entry)
+    fetcher.ask([part for entry in missing for part in entry.parts])
+    small = [entry for entry in missing if len(entry.parts) <= 1]
+    futures = [pool.submit(_small_file, fetcher, entry, targets[entry.path], cache) for entry in small]
     yield from _results(futures)
-    for entry in batch:
+    for entry in missing:
         if len(entry.parts) > 1:
-            yield from _large_file(pool, fetcher, entry, place(folder, entry.path))
+            yield from _large_file(pool, fetcher, entry, targets[entry.path])
+            if cache is not None:
+                cache.keep(entry.digest, entry.size, targets[entry.path])
 
 
-def _small_file(fetcher: _Fetcher, entry: Entry, target: Path) -> int:
-    if _same(target, entry):
-        return entry.size
+def _there(entry: Entry, target: Path, cache: Cache | None) -> bool:
+    return _same(target, entry) or (cache is not None and cache.take(entry.digest, entry.size, target))
+
+
+def _small_file(fetcher: _Fetcher, entry: Entry, target: Path, cache: Cache | None) -> int:
     data = fetcher.get(entry.parts[0]) if entry.parts else b""
     if hashlib.sha256(data).hexdigest() != entry.digest:
         raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
     with _in_place(target) as file:
         file.write(data)
+    if cache is not None:
+        cache.keep(entry.digest, entry.size, target)
     return entry.size
 
 
 def _large_file(pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, target: Path) -> Iterator[int]:
-    if _same(target, entry):
-        yield entry.size
-        return
-    with _in_place(target) as file:
-        os.truncate(file.fileno(), entry.size)
+    with _resumable(target, entry) as (file, begun):
         offset, futures = 0, list[Future[int]]()
         for part in entry.parts:
-            futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset))
+            futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset, begun=begun))
             offset += part.size
         yield from _results(futures)
-        if _digest(Path(file.name)) != entry.digest:
+        os.truncate(file.fileno(), entry.size)
+        if _digest_of(file) != entry.digest:
+            os.truncate(file.fileno(), 0)
             raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
 
 
-def _results(futures: list[Future[int]]) -> Iterator[int]:
+def _results(futures: list[Future[T]]) -> Iterator[T]:
     try:
         for future in futures:
             yield future.result()
@@ -134,8 +185,14 @@ def _results(futures: list[Future[int]]) -> Iterator[int]:
                 future.exception()
 
 
-def _part(fetcher: _Fetcher, part: Part, descriptor: int, offset: int) -> int:
-    os.pwrite(descriptor, fetcher.get(part), offset)
+def _part(fetcher: _Fetcher, part: Part, descriptor: int, offset: int, *, begun: bool) -> int:
+    """Fetches a part, unless it is there from before."""
+    if not begun or hashlib.sha256(os.pread(descriptor, part.size, offset)).hexdigest() != part.digest:
+        data = memoryview(fetcher.get(part))
+        # A disk that is nearly full takes what it can, and says so with the rest.
+        while data:
+            written = os.pwrite(descriptor, data, offset)
+            data, offset = data[written:], offset + written
     return part.size
 
 
@@ -174,6 +231,39 @@ class _Fetcher:
 
 
 @contextmanager
+def _resumable(target: Path, entry: Entry) -> Iterator[tuple[BufferedRandom, bool]]:
+    """As `_in_place`; after an error the file stays, to go on with, and is found by the digest that it is to
+    have. Also whether it was begun before. Where another process writes it, this one has one of its own."""
+    shared, own = (target.with_name(f".cairn-{name}") for name in (entry.digest[:32], secrets.token_hex(8)))
+    for path in (shared, own):
+        with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
+            if not _locked(file.fileno()) or not _is(path, file):
+                continue  # in the second case another process has just put it in place
+            try:
+                yield file, os.fstat(file.fileno()).st_size > 0
+                os.replace(path, target)
+            finally:
+                if path == own or not os.fstat(file.fileno()).st_size:
+                    path.unlink(missing_ok=True)
+            return
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:
+        return False
+
+
+def _is(path: Path, file: BufferedRandom) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(file.fileno()))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
 def _in_place(target: Path) -> Iterator[BufferedWriter]:
     """A new file beside ``target`` that takes its place at the end, and is gone after an error."""
     temporary = target.with_name(f".cairn-{secrets.token_hex(8)}")
@@ -190,6 +280,11 @@ def _same(target: Path, entry: Entry) -> bool:
     if target.is_symlink() or not target.is_file() or target.stat().st_size != entry.size:
         return False
     return _digest(target) == entry.digest
+
+
+def _digest_of(file: BufferedRandom) -> str:
+    file.seek(0)
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(path: Path) -> str:

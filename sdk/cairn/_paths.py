@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f\\]")
+_FORBIDDEN = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
 _DRIVE = re.compile(r"^[A-Za-z]:")
-LONGEST = 4096
+# Bytes, as the server takes them.
+LONGEST = 1024
 LONGEST_PART = 255
 
 
@@ -19,14 +20,15 @@ class UnsafePath(Exception):
 def check_path(path: str) -> str:
     """``path`` as it came: relative, ``/`` between parts, no ``..``. Raises `UnsafePath`."""
     parts = path.split("/")
+    try:
+        length = len(path.encode())
+    except UnicodeEncodeError:
+        raise UnsafePath(f"the path {path[:200]!r} is no valid Unicode: rename the file") from None
     if (
-        not path
-        or len(path) > LONGEST
+        not 0 < length <= LONGEST
         or _FORBIDDEN.search(path)
         or _DRIVE.match(path)
-        or any(
-            part in ("", ".", "..") or len(part.encode("utf-8", "replace")) > LONGEST_PART for part in parts
-        )
+        or any(part in ("", ".", "..") or len(part.encode()) > LONGEST_PART for part in parts)
     ):
         raise UnsafePath(f"the path {path[:200]!r} is not a plain relative path; nothing was written")
     return path

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from cairn._blobs import Store
 from cairn._http import Api, ApiError, Json, Pauses, segment
-from cairn._transfer import Progress, Source, upload
+from cairn._transfer import Entry, Part, Progress, Source, ask_uploads, upload
 
 KINDS = ("file", "checkpoint", "model", "dataset", "evaluation")
 COMMIT_PATIENCE = 60.0
+# Bytes of entries in a commit itself, and in a blob of a manifest.
+LARGEST_COMMIT = 2_000_000
+LARGEST_MANIFEST = 12 * 2**20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +50,7 @@ def publish(
     pauses = Pauses(COMMIT_PATIENCE)
     entries = upload(api, team, files, progress=progress, store=store)
     while True:
-        body["entries"] = [entry.json() for entry in entries]
+        body |= _manifest(api, team, entries, store)
         try:
             return api.post(path, body, patience=COMMIT_PATIENCE)
         except ApiError as error:
@@ -55,6 +60,24 @@ def publish(
                 raise
             if error.reason == "PARTS_MISSING":
                 entries = upload(api, team, files, store=store)
+
+
+def _manifest(api: Api, team: str, entries: Sequence[Entry], store: Store) -> Json:
+    """The entries as a commit takes them: of many files they are uploaded, in blobs of whole lines."""
+    lines = [json.dumps(entry.json()).encode() for entry in entries]
+    if sum(map(len, lines)) <= LARGEST_COMMIT:
+        return {"entries": [entry.json() for entry in entries]}
+    blobs: dict[str, bytes] = {}
+    while lines:
+        size = count = 0
+        while count < len(lines) and (not count or size + len(lines[count]) < LARGEST_MANIFEST):
+            size, count = size + len(lines[count]) + 1, count + 1
+        data = b"\n".join(lines[:count])
+        blobs[hashlib.sha256(data).hexdigest()], lines = data, lines[count:]
+    urls = ask_uploads(api, team, [Part(digest, len(data)) for digest, data in blobs.items()])
+    for digest, url in urls.items():
+        store.put(url, blobs[digest])
+    return {"manifest": list(blobs)}
 
 
 def _body(team: str, version: Version) -> Json:

@@ -21,7 +21,7 @@ from cairn._paths import check_path, check_paths
 
 PART = 16 * 2**20
 BATCH_BYTES = 4 * PART
-BATCH_PARTS = 250
+BATCH_PARTS = 1_000
 WORKERS = 8
 
 # (bytes done, bytes in all): called from one thread at a time.
@@ -250,8 +250,14 @@ def put_file(
     return True
 
 
-def entries_of(version: Json) -> list[Entry]:
-    """The entries of a version as the API gives it, checked. Raises `TransferError`, `UnsafePath`."""
-    entries = [Entry.of(value) for value in version.get("entries", [])]
+def entries_of(api: Api, version: Json) -> list[Entry]:
+    """The entries of a version as the API gives it, checked; those of many files are asked for.
+
+    Raises `TransferError`, `UnsafePath`, `Unreachable`, `ApiError`.
+    """
+    given = version.get("entries", [])
+    if len(given) < int(version.get("entry_count") or 0):
+        given = list(api.pages(f"/api/v1/{version['name']}/entries", "entries"))
+    entries = [Entry.of(value) for value in given]
     check_paths(entry.path for entry in entries)
     return entries

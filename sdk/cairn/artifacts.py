@@ -58,5 +58,5 @@ def use_artifact(ref: str) -> Path:
         return folder / f"v{local_version(folder, wanted)}" / "content"
     version = fetch(run, api, name, wanted)
     folder = run.directory / "inputs" / name / f"v{int(version['version'])}"
-    download_folder(api, run.team, entries_of(version), folder)
+    download_folder(api, run.team, entries_of(api, version), folder)
     return folder

@@ -223,7 +223,7 @@ def _inherited(run: Run, api: Api, *, patience: float) -> Json | None:
 
 
 def _fetch(run: Run, api: Api, version: Json) -> Checkpoint:
-    entries = entries_of(version)
+    entries = entries_of(api, version)
     folder = run.directory / "checkpoints" / f"v{int(version['version'])}"
     download_folder(api, run.team, entries, folder)
     metadata = version.get("metadata") or {}

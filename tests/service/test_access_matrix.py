@@ -30,6 +30,7 @@ OF_RUNS = {
     "GetPlatform",
     "GetRun",
     "GetVersion",
+    "ListEntries",
     "ListMedia",
     "QuerySeries",
     "TailSeries",

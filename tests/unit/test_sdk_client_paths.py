@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cairn._blobs import TransferError
+from cairn._http import Api
 from cairn._paths import UnsafePath, check_path, check_paths, place
 from cairn._transfer import Entry, entries_of, sources
 
@@ -46,7 +49,7 @@ def test_parts_have_to_add_up() -> None:
     with pytest.raises(TransferError, match="add up"):
         Entry.of({"path": "a", "size": 5, "digest": "d", "parts": [{"digest": "d", "size": 4}]})
     with pytest.raises(UnsafePath):
-        entries_of({"entries": [{"path": "../a", "size": 0}]})
+        entries_of(Api("http://127.0.0.1:1"), {"entries": [{"path": "../a", "size": 0}]})
 
 
 def test_a_folder_is_saved_without_what_leads_out_of_it(tmp_path: Path) -> None:
@@ -63,3 +66,21 @@ def test_a_folder_is_saved_without_what_leads_out_of_it(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(TransferError, match="empty folder"):
         sources(tmp_path / "empty")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "told"),
+    [
+        (lambda folder: os.mkfifo(folder / "pipe"), "neither a file nor a folder"),
+        (lambda folder: os.symlink("/dev/null", folder / "device"), "leads out"),
+        (lambda folder: open(os.fsencode(folder) + b"/\xff", "wb").close(), "no valid Unicode"),
+        (lambda folder: (folder / "a\x85b").touch(), "not a plain relative path"),
+    ],
+)
+def test_what_no_other_machine_could_take_is_not_sent(
+    tmp_path: Path, spoil: Callable[[Path], object], told: str
+) -> None:
+    (tmp_path / "fine").touch()
+    spoil(tmp_path)
+    with pytest.raises((TransferError, UnsafePath), match=told):
+        sources(tmp_path)

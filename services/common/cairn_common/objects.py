@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import functools
 import hashlib
 import io
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _REGION = "us-east-1"
 _LONGEST_URL = 900
 _AT_ONCE = 8
+# Files of the embedded store that one thread reads in a go.
+_READ_AT_ONCE = 100
 _SMALL = 16 * 1024 * 1024
 _MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject", "ResourceNotFound")
 _RETRIED = (
@@ -87,23 +90,23 @@ class ObjectStore:
 
         return await self._run(ask)
 
-    async def holds(self, key: str, digest: str) -> bool:
-        """Whether the object's bytes have this SHA-256 (hex), as far as that can be told without moving them.
+    async def right(self, wanted: Mapping[str, str]) -> dict[str, int]:
+        """Of keys, with the SHA-256 (hex) that their bytes are to have: the sizes, by digest, of those that
+        are there and have them, as far as that can be told without moving them.
 
-        The embedded store's are read on the disk; of an external store's this is always true.
+        The embedded store's are read on the disk; of an external store's that they are there is all that is
+        known.
         """
         if self._data_dir is None:
-            return True
-        path = self._data_dir / self._bucket / key
-
-        def ask() -> bool:
-            try:
-                with path.open("rb") as file:
-                    return hashlib.file_digest(file, "sha256").hexdigest() == digest
-            except FileNotFoundError:
-                return False
-
-        return await self._run(ask)
+            sizes = await asyncio.gather(*(self.size(key) for key in wanted))
+            return {
+                digest: size for digest, size in zip(wanted.values(), sizes, strict=True) if size is not None
+            }
+        keys, found = list(wanted), dict[str, int]()
+        for start in range(0, len(keys), _READ_AT_ONCE):
+            some = {key: wanted[key] for key in keys[start : start + _READ_AT_ONCE]}
+            found |= await self._run(functools.partial(_read, self._data_dir / self._bucket, some))
+        return found
 
     async def digest(self, key: str) -> str | None:
         """The SHA-256 (hex) of the object's bytes, read anew wherever they lie; None where there is none."""
@@ -200,6 +203,20 @@ class ObjectStore:
                 if error.code in _RETRIED:
                     raise _away(error) from error
                 raise
+
+
+def _read(folder: Path, wanted: Mapping[str, str]) -> dict[str, int]:
+    """As `ObjectStore.right`, from files."""
+    found = {}
+    for key, digest in wanted.items():
+        try:
+            with (folder / key).open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
+                    found[digest] = size
+        except FileNotFoundError:
+            continue
+    return found
 
 
 class _Http(urllib3.PoolManager):

@@ -121,7 +121,8 @@ class Artifacts:
         Raises InvalidArgument (ARTIFACT_INVALID, ALIAS_INVALID, REQUEST_ID_REUSED), NotFound for an unknown
         source, FailedPrecondition (PARTS_MISSING, PART_SIZE_MISMATCH) where the store lacks something.
         """
-        manifest.check(draft.entries)
+        # Of many files that takes a while, in which others are to be answered.
+        await asyncio.to_thread(manifest.check, draft.entries)
         for alias in draft.aliases:
             manifest.check_alias(alias)
         known = await self._repeated(draft)
@@ -136,6 +137,29 @@ class Artifacts:
             if known is None:
                 raise
             return known
+
+    async def manifest(self, team: str, digests: Sequence[str]) -> list[Entry]:
+        """The entries in blobs that were uploaded. Raises FailedPrecondition (PARTS_MISSING) where one is
+        missing, or has not the bytes of its digest, and InvalidArgument for what is no manifest."""
+        found: list[Entry] = []
+        for digest in digests:
+            manifest.check_digest(digest)
+            size = await self._objects.size(blob_key(team, digest))
+            if size is not None and size > manifest.LARGEST_PART:
+                raise InvalidArgument(
+                    f"manifest: blob {digest} has {size:,} bytes", reason=Reason.ARTIFACT_INVALID
+                )
+            data = None if size is None else await self._objects.get(blob_key(team, digest))
+            if data is None or hashlib.sha256(data).hexdigest() != digest:
+                raise FailedPrecondition(
+                    "the store lacks a blob of the manifest; upload it and commit again",
+                    reason=Reason.PARTS_MISSING,
+                    digests=digest,
+                )
+            found += await asyncio.to_thread(manifest.read, data)
+            if len(found) > manifest.MOST_ENTRIES:
+                break
+        return found
 
     async def version(self, name: str, *, team: str, entries: bool = True, as_read_by: str = "") -> Version:
         """A version by its name, with a number or an alias at the end; an alias means what the run
@@ -199,19 +223,13 @@ class Artifacts:
         rotten = await scrub.known(self._db, team, wanted)
         known = await blobs.sizes(self._db, team, wanted)
         unknown = [digest for digest in wanted if digest not in known and digest not in doomed]
-        found = await asyncio.gather(
-            *(self._looked_at(team, digest, read=digest in rotten) for digest in unknown)
-        )
-        return known | {digest: size for digest, size in zip(unknown, found, strict=True) if size is not None}
-
-    async def _looked_at(self, team: str, digest: str, *, read: bool) -> int | None:
-        """The size of what is there and right. `read`: it was not, so that its bytes are read wherever they
-        lie."""
-        key = blob_key(team, digest)
-        size = await self._objects.size(key)
-        if read and size is not None:
-            return size if await self._objects.digest(key) == digest else None
-        return size if size is not None and await self._objects.holds(key, digest) else None
+        anew = [digest for digest in unknown if digest in rotten]
+        right = await self._objects.right({blob_key(team, digest): digest for digest in unknown})
+        for digest in anew:
+            # Its bytes were wrong, so that they are read wherever they lie.
+            if await self._objects.digest(blob_key(team, digest)) != digest:
+                right.pop(digest, None)
+        return known | right
 
     async def _verify(self, team: str, sizes: Mapping[str, int]) -> None:
         there = await self._sizes(team, sizes)

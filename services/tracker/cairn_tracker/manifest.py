@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ALIAS = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _NUMBER = re.compile(r"v?([1-9][0-9]{0,17})")
 LATEST = "latest"
+MOST_ENTRIES = 200_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +40,42 @@ class Entry:
     parts: Sequence[Part]
 
 
+def read(lines: bytes) -> list[Entry]:
+    """The entries of a manifest: a line of JSON each, as the API has them. Raises InvalidArgument."""
+    found = []
+    for number, line in enumerate(lines.splitlines(), start=1):
+        try:
+            told = json.loads(line)
+            parts = [Part(_text(part["digest"]), _count(part["size"])) for part in told.get("parts", [])]
+            found.append(
+                Entry(_text(told["path"]), _count(told.get("size", 0)), _text(told["digest"]), parts)
+            )
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            raise _invalid(f"manifest: line {number:,} is no entry: {line[:80]!r}") from None
+    return found
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError
+    value.encode()  # no lone surrogates
+    return value
+
+
+def _count(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise TypeError
+    return value
+
+
 def check(entries: Sequence[Entry]) -> None:
     """Raises InvalidArgument where the entries are no set of files, or do not add up."""
     if not entries:
         raise _invalid("entries: a version needs at least one file")
+    if len(entries) > MOST_ENTRIES:
+        raise _invalid(
+            f"entries: {len(entries):,} files are more than {MOST_ENTRIES:,}; pack them into archives"
+        )
     sizes: dict[str, int] = {}
     paths: set[str] = set()
     for entry in entries:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from cairn.tracker.v1 import artifact_pb2, keeping_pb2
 from cairn_tracker import wire
@@ -10,6 +10,9 @@ from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.store.artifacts import Artifact, Version
 from cairn_tracker.store.keeping import Rule, Rules
 from cairn_tracker.store.usage import Usage
+
+#: Bytes of entries in one message, about: some 10,000 files of one part.
+_MOST_WEIGHT = 2_500_000
 
 
 def artifact(value: Artifact) -> artifact_pb2.Artifact:
@@ -25,7 +28,8 @@ def artifact(value: Artifact) -> artifact_pb2.Artifact:
 
 
 def version(value: Version, *, entries: bool = True) -> artifact_pb2.ArtifactVersion:
-    """A version as the API has it; in lists and facts without its entries."""
+    """A version as the API has it; in lists and facts without its entries, as where they are too many."""
+    many = len(as_many_as_fit(value.entries)) < len(value.entries)
     return artifact_pb2.ArtifactVersion(
         name=value.name,
         uid=value.uid,
@@ -36,7 +40,8 @@ def version(value: Version, *, entries: bool = True) -> artifact_pb2.ArtifactVer
         run=wire.run_name(value.team, value.run_uid) if value.run_uid else "",
         step=value.step,
         metadata=wire.struct(value.metadata),
-        entries=[_entry(entry) for entry in value.entries] if entries else [],
+        entries=[_entry(entry) for entry in value.entries] if entries and not many else [],
+        entry_count=len(value.entries) if entries else 0,
         size=value.size,
         digest=value.digest,
         aliases=value.aliases,
@@ -115,6 +120,21 @@ def _rule(value: Rule) -> keeping_pb2.RetentionRule:
     if value.keep_for:
         made.keep_for.FromNanoseconds(int(value.keep_for * 1e9))
     return made
+
+
+def as_many_as_fit(values: Sequence[Entry]) -> Sequence[Entry]:
+    """The first of these that fit into one message, at least one."""
+    weight = 0
+    for place, value in enumerate(values):
+        weight += 120 + len(value.path.encode()) + 76 * len(value.parts)
+        if weight > _MOST_WEIGHT and place:
+            return values[:place]
+    return values
+
+
+def entries(values: Sequence[Entry]) -> list[artifact_pb2.ArtifactEntry]:
+    """Entries as the API has them."""
+    return [_entry(value) for value in values]
 
 
 def _entry(value: Entry) -> artifact_pb2.ArtifactEntry:

@@ -58,6 +58,13 @@ ROUTES = (
         refs={"used_by": ANY_RUN, "as_read_by": ANY_RUN},
     ),
     Route(
+        method="GET",
+        path="/teams/{team}/artifacts/{artifact}/versions/{version}/entries",
+        rpc="ArtifactService/ListEntries",
+        summary="Files of a version, by path; a version with more than 10,000 leaves them out itself.",
+        bind={"version": VERSION},
+    ),
+    Route(
         method="POST",
         path="/teams/{team}/artifacts/{artifact}/versions/{version}:alias",
         rpc="ArtifactService/SetAlias",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any, Final
 
@@ -24,6 +24,7 @@ from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
 from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, Artifacts, Draft
 from cairn_tracker.batch import LAST_STEP, RunKey
 from cairn_tracker.changes import plain
+from cairn_tracker.manifest import Entry
 from cairn_tracker.promotions import refuse_without_approval
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import runs
@@ -34,6 +35,7 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/CreateUploads": access(Role.MEMBER, run_token=True),
     f"/{NAME}/CommitVersion": access(Role.MEMBER, run_token=True),
     f"/{NAME}/GetVersion": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/ListEntries": access(Role.VIEWER, run_token=True),
     f"/{NAME}/ListArtifacts": access(Role.VIEWER),
     f"/{NAME}/ListVersions": access(Role.VIEWER),
     f"/{NAME}/GetLatestCheckpoint": access(Role.VIEWER, run_token=True),
@@ -43,6 +45,8 @@ ACCESS: Mapping[str, Access] = {
 }
 
 _MOST_PARTS: Final = 1_000
+_MOST_MANIFESTS: Final = 16
+_MOST_ENTRIES: Final = 10_000
 _MOST_ALIASES: Final = 20
 _MOST_SOURCES: Final = 100
 _LARGEST_METADATA: Final = 64 * 1024
@@ -84,7 +88,10 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         await self._known_run(who, team, run_uid)
         await require_for_aliases(self._db, who, team, request.aliases)
         await refuse_without_approval(self._db, team, request.aliases)
-        made = await self._artifacts.commit(_draft(request, team, run_uid, who))
+        if len(request.manifest) > _MOST_MANIFESTS:
+            raise InvalidArgument(f"manifest: at most {_MOST_MANIFESTS} blobs can be given", field="manifest")
+        more = await self._artifacts.manifest(team, request.manifest)
+        made = await self._artifacts.commit(_draft(request, more, team, run_uid, who))
         return wire_artifacts.version(made)
 
     async def GetVersion(
@@ -103,6 +110,22 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
             item.path for item in wire_artifacts.rotten(found, await self._artifacts.rotten(found))
         )
         return made
+
+    async def ListEntries(
+        self, request: tracker_pb2.ListEntriesRequest, context: Context
+    ) -> tracker_pb2.ListEntriesResponse:
+        """Files of a version, by path."""
+        found = await version_of(self._artifacts, caller(), request.version, Role.VIEWER, entries=False)
+        if not 0 <= request.page_size <= _MOST_ENTRIES:
+            raise InvalidArgument(f"page_size: it is not in 0 to {_MOST_ENTRIES:,}", field="page_size")
+        size = request.page_size or _MOST_ENTRIES
+        scope = f"entries/{found.uid}"
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: str(at["path"])) if token else ""
+        page = await rows.entries_of(self._db, found.uid, after=after, limit=size + 1)
+        some = wire_artifacts.as_many_as_fit(page[:size])
+        more = encode_token({"path": some[-1].path}, scope=scope) if len(some) < len(page) else ""
+        return tracker_pb2.ListEntriesResponse(entries=wire_artifacts.entries(some), next_page_token=more)
 
     async def ListArtifacts(
         self, request: tracker_pb2.ListArtifactsRequest, context: Context
@@ -214,7 +237,9 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         return wire.stamp(self._clock.now() + timedelta(seconds=URL_SECONDS))
 
 
-def _draft(request: tracker_pb2.CommitVersionRequest, team: str, run_uid: str, who: Principal) -> Draft:
+def _draft(
+    request: tracker_pb2.CommitVersionRequest, more: Sequence[Entry], team: str, run_uid: str, who: Principal
+) -> Draft:
     if request.HasField("step") and not 0 <= request.step <= LAST_STEP:
         raise InvalidArgument(f"step: {request.step} is not in 0 to {LAST_STEP}", field="step")
     if len(request.aliases) > _MOST_ALIASES or len(request.sources) > _MOST_SOURCES:
@@ -230,7 +255,7 @@ def _draft(request: tracker_pb2.CommitVersionRequest, team: str, run_uid: str, w
         run_uid=run_uid,
         step=request.step if request.HasField("step") else None,
         metadata=metadata,
-        entries=[wire_artifacts.entry(entry) for entry in request.entries],
+        entries=[*(wire_artifacts.entry(entry) for entry in request.entries), *more],
         aliases=list(dict.fromkeys(request.aliases)),
         sources=list(dict.fromkeys(request.sources)),
         request_id=request.request_id,

@@ -230,7 +230,13 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
 
 
 async def version_of(
-    artifacts: Artifacts, who: Principal, name: str, role: Role, *, as_read_by: str = ""
+    artifacts: Artifacts,
+    who: Principal,
+    name: str,
+    role: Role,
+    *,
+    as_read_by: str = "",
+    entries: bool = True,
 ) -> Version:
     """The version of a name, in whose team the caller has this role; `as_read_by`: a run of it."""
     team = parse_name(VERSION_NAME, name)["team"]
@@ -238,7 +244,7 @@ async def version_of(
     reader = parse_name("teams/{team}/runs/{run}", as_read_by) if as_read_by else {"team": team, "run": ""}
     if reader["team"] != team:
         raise unknown_run(RunKey(reader["team"], reader["run"]))
-    return await artifacts.version(name, team=team, as_read_by=reader["run"])
+    return await artifacts.version(name, team=team, as_read_by=reader["run"], entries=entries)
 
 
 async def require_for_aliases(db: Database, who: Principal, team: str, aliases: Collection[str]) -> None:

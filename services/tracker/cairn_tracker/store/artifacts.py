@@ -157,10 +157,10 @@ async def add_version(conn: Any, version: Version) -> None:
         version.digest,
         version.request_id,
     )
-    await conn.executemany(
-        "INSERT INTO entries (version_uid, path, size, digest, part_digests, part_sizes)"
-        " VALUES ($1, $2, $3, $4, $5, $6)",
-        [
+    await conn.copy_records_to_table(
+        "entries",
+        columns=("version_uid", "path", "size", "digest", "part_digests", "part_sizes"),
+        records=[
             (
                 version.uid,
                 entry.path,
@@ -172,6 +172,16 @@ async def add_version(conn: Any, version: Version) -> None:
             for entry in version.entries
         ],
     )
+
+
+async def entries_of(db: Reads, version_uid: str, *, after: str, limit: int) -> list[Entry]:
+    """Files of a version by path (byte by byte), from the one after `after`."""
+    found = await db.fetch(
+        "SELECT path, size, digest, part_digests, part_sizes FROM entries"
+        ' WHERE version_uid = $1 AND path COLLATE "C" > $2 ORDER BY path COLLATE "C" LIMIT $3',
+        *(version_uid, after, limit),
+    )
+    return [_entry(item) for item in found]
 
 
 async def add_sources(conn: Any, version_uid: str, sources: Sequence[str]) -> None:

@@ -1,0 +1,265 @@
+"""Files to the store and back: broken off and gone on with, checked, cached, whatever they are called."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cairn._blobs import Store, TransferError
+from cairn._download import download, download_folder
+from cairn._http import Unreachable
+from cairn._ids import new_uid
+from cairn._transfer import PART, entries_of
+from cairn.client import Client
+from tests.harness.platform import Platform
+
+PARTS = 5
+UPLOAD = """
+import sys
+from cairn.client import Client
+Client().publish(sys.argv[1], sys.argv[2])
+"""
+
+
+@pytest.fixture(scope="module")
+def platform(module_folder: Path) -> Iterator[Platform]:
+    platform = Platform(module_folder)
+    platform.up("--only", "tracker,gateway")
+    yield platform
+    platform.down()
+
+
+@pytest.fixture(scope="module")
+def client(platform: Platform) -> Client:
+    return platform.client()
+
+
+@pytest.fixture(scope="module")
+def large(client: Client, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A file of several parts, which is version 1 of the artifact `large`."""
+    path = tmp_path_factory.mktemp("large") / "weights.bin"
+    path.write_bytes(os.urandom(PARTS * PART - 1_000))
+    client.publish(path, "large")
+    return path
+
+
+class Counting(Store):
+    """Counts what it fetches; breaks off before the fetch that is the `last` and one."""
+
+    def __init__(self, last: int = 10**9) -> None:
+        super().__init__(patience=1.0)
+        self.fetched, self._last, self._lock = 0, last, threading.Lock()
+
+    def get(self, url: str, *, digest: str, size: int) -> bytes:
+        with self._lock:
+            if self.fetched >= self._last:
+                raise Unreachable("http://store", ConnectionResetError())
+            self.fetched += 1
+        return super().get(url, digest=digest, size=size)
+
+
+def fetch(client: Client, name: str, folder: Path, store: Store) -> None:
+    download(client.api, client.team, entries_of(client.api, client.version(name)), folder, store=store)
+
+
+def blobs(platform: Platform) -> dict[str, int]:
+    """When each of the store's objects was written."""
+    found = platform.data.glob("**/t/main/blobs/*/*")
+    return {path.name: path.stat().st_mtime_ns for path in found if len(path.name) == 64}
+
+
+def test_an_upload_that_was_killed_goes_on_and_is_one_version(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    data = os.urandom(8 * PART)
+    (tmp_path / "a.bin").write_bytes(data)
+    digests = {hashlib.sha256(data[at : at + PART]).hexdigest() for at in range(0, len(data), PART)}
+    argv = [sys.executable, "-c", UPLOAD, str(tmp_path / "a.bin"), "killed"]
+    env = {**platform.env, "CAIRN_URL": client.url, "CAIRN_TOKEN": client.token()}
+    process = subprocess.Popen(argv, env=env)
+    end = time.monotonic() + 60
+    while not digests & blobs(platform).keys():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    before = {name: at for name, at in blobs(platform).items() if name in digests}
+    assert "killed" not in {artifact["name"].rsplit("/", 1)[1] for artifact in client.artifacts()}
+    subprocess.run(argv, env=env, check=True, timeout=120)
+    after = blobs(platform)
+    assert digests <= after.keys()
+    # What was whole was not sent again; that of the killed process may still have arrived.
+    again = [name for name, at in before.items() if after[name] != at]
+    assert len(again) <= 1, (len(before), len(again))
+    assert [version["version"] for version in client.versions("killed")] == [1]
+    client.download("killed", 1, tmp_path / "back")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == data
+
+
+def test_a_download_that_broke_off_fetches_only_the_rest(client: Client, large: Path, tmp_path: Path) -> None:
+    with pytest.raises(Unreachable):
+        fetch(client, "large", tmp_path, Counting(last=3))
+    assert not (tmp_path / "weights.bin").exists()
+    rest = Counting()
+    fetch(client, "large", tmp_path, rest)
+    assert rest.fetched == PARTS - 3
+    assert (tmp_path / "weights.bin").read_bytes() == large.read_bytes()
+    assert os.listdir(tmp_path) == ["weights.bin"]
+    whole = Counting()
+    fetch(client, "large", tmp_path, whole)
+    assert whole.fetched == 0
+
+
+def test_a_folder_appears_whole_and_goes_on_where_it_broke_off(
+    client: Client, large: Path, tmp_path: Path
+) -> None:
+    entries, folder = entries_of(client.api, client.version("large")), tmp_path / "v1"
+    with pytest.raises(Unreachable):
+        download_folder(client.api, client.team, entries, folder, store=Counting(last=2))
+    assert not folder.exists()
+    rest = Counting()
+    download_folder(client.api, client.team, entries, folder, store=rest)
+    assert (rest.fetched, os.listdir(tmp_path)) == (PARTS - 2, ["v1"])
+    assert (folder / "weights.bin").read_bytes() == large.read_bytes()
+
+
+def test_two_processes_that_fetch_into_one_folder_do_not_meet(
+    client: Client, large: Path, tmp_path: Path
+) -> None:
+    threads = [threading.Thread(target=fetch, args=(client, "large", tmp_path, Counting())) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert (tmp_path / "weights.bin").read_bytes() == large.read_bytes()
+    assert os.listdir(tmp_path) == ["weights.bin"]
+
+
+def test_a_full_disk_says_so_and_with_room_it_goes_on(client: Client, large: Path, tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=40M,mode=755", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        first = Counting()
+        with pytest.raises(TransferError, match=r"the disk of .* is full: .* goes on where it stopped"):
+            fetch(client, "large", disk, first)
+        subprocess.run(["mount", "-o", "remount,size=200M", str(disk)], check=True)
+        rest = Counting()
+        fetch(client, "large", disk, rest)
+        assert rest.fetched < PARTS
+        assert (disk / "weights.bin").read_bytes() == large.read_bytes()
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_url_that_the_store_refuses_is_asked_for_anew(client: Client, tmp_path: Path) -> None:
+    class Late(Counting):
+        """The first URL of each part has expired."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.seen: set[str] = set()
+
+        def get(self, url: str, *, digest: str, size: int) -> bytes:
+            if digest not in self.seen:
+                self.seen.add(digest)
+                url = url.replace("X-Amz-Expires=900", "X-Amz-Expires=1").replace(
+                    "X-Amz-Date=2", "X-Amz-Date=1"
+                )
+            return super().get(url, digest=digest, size=size)
+
+    data = os.urandom(1_000)
+    (tmp_path / "a").write_bytes(data)
+    client.publish(tmp_path / "a", "late")
+    store = Late()
+    fetch(client, "late", tmp_path / "back", store)
+    assert store.fetched == 2
+    assert (tmp_path / "back" / "a").read_bytes() == data
+
+
+def test_bytes_that_are_not_those_of_their_digest_are_never_written(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "a").write_bytes(os.urandom(1_000))
+    version = client.publish(tmp_path / "a", "spoiled")
+    (blob,) = platform.data.glob(f"**/t/main/blobs/*/{version['entries'][0]['digest']}")
+    blob.write_bytes(os.urandom(1_000))
+    with pytest.raises(TransferError, match="they were not used"):
+        client.download("spoiled", 1, tmp_path / "back")
+    assert os.listdir(tmp_path / "back") == []
+
+
+def test_what_was_fetched_once_is_in_the_cache_as_long_as_it_is_right_and_there_is_room(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("one", "two"):
+        (source / name).write_bytes(os.urandom(1_000))
+    client.publish(source, "cached")
+    monkeypatch.setenv("CAIRN_CACHE_BYTES", "2500")
+    monkeypatch.setenv("CAIRN_CACHE_DIR", str(tmp_path / "cache"))
+
+    def fetched(folder: str) -> int:
+        store = Counting()
+        fetch(client, "cached", tmp_path / folder, store)
+        assert (tmp_path / folder / "one").read_bytes() == (source / "one").read_bytes()
+        return store.fetched
+
+    assert [fetched("a"), fetched("b")] == [2, 0]
+    (tmp_path / "b" / "one").write_bytes(b"changed")
+    assert fetched("c") == 0, "copies are apart"
+    kept = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
+    next(path for path in kept if path.read_bytes() == (source / "one").read_bytes()).write_bytes(
+        bytes(1_000)
+    )
+    assert fetched("d") == 1, "what is not right any more is fetched again"
+    monkeypatch.setenv("CAIRN_CACHE_LINKS", "1")
+    assert fetched("e") == 0
+    assert (tmp_path / "e" / "one").stat().st_nlink == 2
+    assert not os.access(tmp_path / "e" / "one", os.W_OK) or os.geteuid() == 0
+    monkeypatch.setenv("CAIRN_CACHE_BYTES", "1500")
+    assert fetched("f") == 0
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 1
+
+
+def test_names_of_any_language_and_files_without_bytes_come_back(client: Client, tmp_path: Path) -> None:
+    names = [
+        "naïve/é.bin", "naïve/e\u0301.bin", "日本語/重み", "emoji 🚀.txt", "שלום", "a b'c\"d", "50%25?x=#1",
+        ".hidden", "C", "con", "trailing.", " lead", "sub/sub/sub/empty", "x" * 200,
+    ]  # fmt: skip
+    source = tmp_path / "source"
+    for name in names:
+        (source / name).parent.mkdir(parents=True, exist_ok=True)
+        (source / name).write_bytes(b"" if name.endswith("empty") else name.encode())
+    client.publish(source, "names")
+    client.download("names", 1, tmp_path / "back")
+    found = {
+        path.relative_to(tmp_path / "back").as_posix(): path.read_bytes()
+        for path in (tmp_path / "back").rglob("*")
+        if path.is_file()
+    }
+    assert found == {name: b"" if name.endswith("empty") else name.encode() for name in names}
+
+
+def test_a_tree_of_more_files_than_a_message_takes_is_one_version(client: Client, tmp_path: Path) -> None:
+    for folder in range(13):
+        (tmp_path / f"{folder}").mkdir()
+        for file in range(1_000):
+            (tmp_path / f"{folder}" / f"{file}").write_bytes(b"%d" % (file % 5))
+    version = client.publish(tmp_path, f"tree-{new_uid()}")
+    assert (version["entry_count"], version.get("entries", [])) == (13_000, [])
+    entries = entries_of(client.api, version)
+    assert len({entry.path for entry in entries}) == 13_000
+    assert {len(entry.parts) for entry in entries} == {1}
