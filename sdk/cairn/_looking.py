@@ -60,7 +60,7 @@ class Difference:
 
 def difference(api: Api, team: str, before: Json, now: Json) -> Difference:
     """What changed from one version to another."""
-    old, new = ({entry.path: entry for entry in entries_of(version)} for version in (before, now))
+    old, new = ({entry.path: entry for entry in entries_of(api, version)} for version in (before, now))
     both = sorted(old.keys() & new.keys())
     changed = [path for path in both if old[path].digest != new[path].digest]
     return Difference(

@@ -99,7 +99,7 @@ def datasets_preview(session: Session, ref: str, path: str, rows: int) -> None:
     """Show the columns and first rows of a table; no more of it is read than that."""
     client = session.client
     version = client.version(*split(ref))
-    entries = entries_of(version)
+    entries = entries_of(client.api, version)
     entry = next((each for each in entries if each.path == path), None) if path else readable(entries)
     if entry is None:
         names = ", ".join(clean(each.path) for each in entries[:8])
