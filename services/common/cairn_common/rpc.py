@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from cairn_common._calls import ClientCalls
 from cairn_common._guard import Guard, Origin, caller, origin
 from cairn_common.auth import Access, Authenticate, Role, access
+from cairn_common.tls import Tls
 
 __all__ = ["Origin", "Server", "caller", "channel", "origin", "server"]
 
@@ -75,6 +76,7 @@ async def server(
     authenticate: Authenticate,
     services: Sequence[Callable[[aio.Server], None]],
     names: Sequence[str],
+    tls: Tls | None = None,
     call_timeout: float = 30.0,
     grace: float = 8.0,
 ) -> AsyncIterator[Server]:
@@ -82,10 +84,11 @@ async def server(
 
     `services` add their servicers to the server that they are handed; `names` are the services' full
     names, for health and reflection. `access` maps ``/package.Service/Method`` to what it asks of a caller:
-    a method that is not there is refused. `call_timeout` (seconds) caps unary calls without a deadline.
+    a method that is not there is refused. `tls` None: without encryption. `call_timeout` (seconds) caps unary
+    calls without a deadline.
     At the end running streams end with UNAVAILABLE at once, other calls have `grace` seconds.
 
-    Raises `OSError` where the port is taken.
+    Raises `OSError` where the port is taken, or a file of `tls` cannot be read.
     """
     guard = Guard(access=_complete(access), authenticate=authenticate, call_timeout=call_timeout)
     made = aio.server(interceptors=[guard], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=500)
@@ -95,7 +98,7 @@ async def server(
         add(made)
     reflection.enable_server_reflection([*names, health.SERVICE_NAME, reflection.SERVICE_NAME], made)
     try:
-        port = made.add_insecure_port(bind)
+        port = made.add_secure_port(bind, tls.server()) if tls else made.add_insecure_port(bind)
     except RuntimeError:
         raise OSError(f"cannot listen on {bind}: is the port taken?") from None
     await made.start()
@@ -111,7 +114,9 @@ async def server(
         log.info("rpc.stopped", port=port)
 
 
-def channel(address: str, token: SecretStr | str | None = None, *, timeout: float = 10.0) -> aio.Channel:
+def channel(
+    address: str, token: SecretStr | str | None = None, *, tls: Tls | None = None, timeout: float = 10.0
+) -> aio.Channel:
     """A channel to a neighbour at host:port; close it at the end (``async with``).
 
     Each call carries the token, unless it brings its own ``authorization``, and the id of the request that
@@ -120,7 +125,10 @@ def channel(address: str, token: SecretStr | str | None = None, *, timeout: floa
     """
     secret = token.get_secret_value() if isinstance(token, SecretStr) else token
     calls = ClientCalls(token=secret or None, timeout=timeout)
-    return aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=calls.interceptors())
+    interceptors = calls.interceptors()
+    if tls is None:
+        return aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=interceptors)
+    return aio.secure_channel(address, tls.client(), options=_CHANNEL_OPTIONS, interceptors=interceptors)
 
 
 def _complete(table: Mapping[str, Access]) -> Mapping[str, Access]:

@@ -10,6 +10,8 @@ from typing import Self
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cairn_common.tls import Tls
+
 
 class SettingsError(Exception):
     """The environment lacks a variable, or one has a value that cannot be used. One line, no value in it."""
@@ -31,6 +33,10 @@ class ServiceSettings(BaseSettings):
     service_token: SecretStr
     # host:port; port 0 takes a free one.
     grpc_bind: str = "127.0.0.1:0"
+    # TLS between the services (tls.py): PEM files, the first two together; none: plain, for loopback.
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_ca: Path | None = None
     scheduler_address: str = ""
     quota_address: str = ""
     tracker_address: str = ""
@@ -47,6 +53,15 @@ class ServiceSettings(BaseSettings):
     # The service's own folder for local files.
     data_dir: Path | None = None
     log_level: str = "INFO"
+
+    @property
+    def tls(self) -> Tls | None:
+        """How to speak to the neighbours; None: plainly. Raises `SettingsError` for half of it."""
+        if self.tls_cert is None and self.tls_key is None and self.tls_ca is None:
+            return None
+        if self.tls_cert is None or self.tls_key is None:
+            raise SettingsError("CAIRN_TLS_CERT and CAIRN_TLS_KEY are set together, CAIRN_TLS_CA beside them")
+        return Tls(self.tls_cert, self.tls_key, self.tls_ca)
 
     @classmethod
     def load(cls) -> Self:

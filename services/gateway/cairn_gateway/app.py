@@ -49,7 +49,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
     release = version("cairn-ml")
     async with (
         bus.connect(settings.nats_url, seed=settings.nats_seed, name="gateway") as nats,
-        rpc.channel(settings.quota_address, settings.service_token) as quota,
+        rpc.channel(settings.quota_address, settings.service_token, tls=settings.tls) as quota,
         upstream.connect(settings) as neighbours,
         transfer.connect() as store,
     ):
@@ -80,6 +80,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
                 authenticate=checker.check,
                 services=[api.GatewayApi(platform).add_to],
                 names=[api.NAME],
+                tls=settings.tls,
                 grace=_RPC_GRACE,
             ),
         ):

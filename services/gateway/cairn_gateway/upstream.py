@@ -97,7 +97,7 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Upstream]:
     async with AsyncExitStack() as stack:
         channels = {}
         for name, address in addresses.items():
-            channels[name] = rpc.channel(address, None)
+            channels[name] = rpc.channel(address, None, tls=settings.tls)
             stack.push_async_callback(channels[name].close)
         yield Upstream(channels)
 

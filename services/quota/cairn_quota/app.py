@@ -152,6 +152,7 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
     users = UserApi(parts.db, Passwords(), parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
+        tls=settings.tls,
         access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS},
         authenticate=parts.authenticator,
         services=[
@@ -238,5 +239,5 @@ async def _kick(bus: Bus, url: str, seed: str, db: Database) -> NoReturn:
 
 
 async def _reconcile(settings: QuotaSettings, parts: Parts) -> NoReturn:
-    async with rpc.channel(settings.scheduler_address, settings.service_token) as channel:
+    async with rpc.channel(settings.scheduler_address, settings.service_token, tls=settings.tls) as channel:
         await Reconciler(parts.store, scheduler_pb2_grpc.SchedulerServiceStub(channel), parts.clock).run()

@@ -81,7 +81,7 @@ async def run(
     holder = lease.new_holder()
     async with (
         pool(settings.postgres_url, schema=SCHEMA, name=holder) as db,
-        rpc.channel(settings.quota_address, settings.service_token) as channel,
+        rpc.channel(settings.quota_address, settings.service_token, tls=settings.tls) as channel,
         asyncio.TaskGroup() as tasks,
     ):
         _own(settings.data_dir, await lease.platform(db))
@@ -116,6 +116,7 @@ async def run(
                 lambda server: outlook_pb2_grpc.add_OutlookServiceServicer_to_server(looking, server),
             ],
             names=[NAME, attach.NAME, orphans.NAME, outlook.NAME, reach.NAME],
+            tls=settings.tls,
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

@@ -12,6 +12,8 @@ from pathlib import Path
 from grpc import aio
 from grpc_health.v1 import health_pb2
 
+from cairn_common import rpc
+from cairn_common.tls import Tls
 from cairn_server import SERVICES
 from cairn_server.backends import nats
 from cairn_server.backends.program import NotReady, Program
@@ -59,11 +61,11 @@ def program(name: str, *, wiring: Wiring, credentials: Credentials, operator: Ma
         **environment(name, wiring=wiring, credentials=credentials, operator=operator),
         "PYTHONUNBUFFERED": "1",
     }
-    port = wiring.ports[name]
+    port, tls = wiring.ports[name], _tls(env)
 
     async def probe() -> None:
         # Of its own port, also for the gateway: at the public one another platform may answer.
-        await _ask_health(f"127.0.0.1:{port}")
+        await _ask_health(f"127.0.0.1:{port}", tls)
         if name == "gateway":
             await asyncio.to_thread(_ask_http, wiring.http_bind)
 
@@ -155,8 +157,14 @@ def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
     return {key: operator[key] for key in _KEPT if key in operator} | settings | extra
 
 
-async def _ask_health(address: str) -> None:
-    async with aio.insecure_channel(address) as channel:
+def _tls(env: Mapping[str, str]) -> Tls | None:
+    """As the service itself reads it."""
+    cert, key, ca = (env.get(f"CAIRN_TLS_{name}") for name in ("CERT", "KEY", "CA"))
+    return Tls(Path(cert), Path(key), Path(ca) if ca else None) if cert and key else None
+
+
+async def _ask_health(address: str, tls: Tls | None) -> None:
+    async with rpc.channel(address, tls=tls) as channel:
         check = channel.unary_unary(
             "/grpc.health.v1.Health/Check",
             request_serializer=health_pb2.HealthCheckRequest.SerializeToString,

@@ -120,7 +120,7 @@ async def run(
         if authenticate is None:
             required(settings, "quota_address")
             quota = await stack.enter_async_context(
-                rpc.channel(settings.quota_address, settings.service_token)
+                rpc.channel(settings.quota_address, settings.service_token, tls=settings.tls)
             )
             tokens = TokenChecker(quota, parts.clock)
         tasks = await stack.enter_async_context(asyncio.TaskGroup())
@@ -252,7 +252,7 @@ async def _reconcile(settings: TrackerSettings, parts: Parts) -> None:
     seen = parts.collector.jobs_seen
     if not settings.scheduler_address:
         await reconcile(db=parts.db, scheduler=None, clock=parts.clock, seen=seen)
-    async with rpc.channel(settings.scheduler_address, settings.service_token) as scheduler:
+    async with rpc.channel(settings.scheduler_address, settings.service_token, tls=settings.tls) as scheduler:
         await reconcile(db=parts.db, scheduler=scheduler, clock=parts.clock, seen=seen)
 
 
@@ -306,6 +306,7 @@ def _server(
     file_api = MlflowFileApi(files=Files(db=parts.db, artifacts=artifacts, clock=parts.clock))
     return rpc.server(
         bind=settings.grpc_bind,
+        tls=settings.tls,
         access=ACCESS,
         authenticate=authenticate,
         services=[
