@@ -3,7 +3,9 @@
 Import, `init`, `log` of 1, 10, 100 and 10,000 scalars (microseconds a call), `finish` with 100,000 points
 just logged: without a server, with a bus that takes them (`sent` is 1 then), with a server that is away.
 Between them, from a second after `init` on, two seconds of 1,000 busy steps a second, each with a log of 10
-scalars: what `log` takes of the processor, and the share of a core that the threads behind it take. Each
+scalars: what `log` takes of the processor, and the share of a core that the threads behind it take. Then by how
+much longer the same training takes with that log than without, in processor time of all threads and by the clock
+(the median of pairs). Each
 case in a process of its own, `TURNS` of them, the median of each figure. Then trackio in the same way, by the
 interpreter that is named, else by one of a temporary environment that pip fills.
 
@@ -32,6 +34,9 @@ TURNS = 5
 PENDING = 100_000
 # Steps of a training with a thousand a second.
 STEPS = 2_000
+# Of a training in pure Python: numbers that a step adds up, steps with and without a log of 10 scalars each
+# after one another, and how often. About 1 and 20 ms a step.
+TRAININGS = (("1ms", 20_000, 20, 60), ("20ms", 400_000, 2, 40))
 
 CHILD = f"""
 import json, sys, time
@@ -69,6 +74,21 @@ if {STEPS}:
     made["log_1khz_p50_us"] = sorted(spent)[{STEPS} // 2] / 1e3
     made["log_1khz_mean_us"] = sum(spent) / {STEPS} / 1e3
     made["behind_cpu_percent"] = (time.process_time_ns() - all_before - main) / 1e7 / (clock() - begin)
+def train(work, steps, first, log):
+    before, began = time.process_time_ns(), time.perf_counter_ns()
+    for step in range(first, first + steps):
+        sum(number * number for number in range(work))
+        if log:
+            library.log(values, step=step)
+    return time.process_time_ns() - before, time.perf_counter_ns() - began
+for name, work, steps, times in {TRAININGS}:
+    pairs = [
+        (train(work, steps, 0, False), train(work, steps, work * 100 + steps * pair, True))
+        for pair in range(times)
+    ]
+    for place, kind in enumerate(("cpu", "wall")):
+        slower = sorted(logged[place] / bare[place] for bare, logged in pairs)
+        made[f"training_{{name}}_{{kind}}_percent"] = (slower[times // 2] - 1) * 100
 for step in range({PENDING} // 10):
     library.log({{f"metric/{{number}}": 1.0 for number in range(10)}}, step=10**6 + step)
 ended = clock()
