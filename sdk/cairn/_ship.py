@@ -32,6 +32,10 @@ _log = logging.getLogger("cairn")
 POLL_SECONDS = 0.2
 # Who follows a log sees a line within a second also after a silence.
 IDLE_POLL_SECONDS = 0.5
+# A bus that takes long has many to hear: each is to send less often then, and more at a time. So many times
+# as long as a round took is rested, up to this. Seconds.
+REST = 5.0
+LONGEST_POLL_SECONDS = 2.0
 BACK_OFF_SECONDS = (0.1, 10.0)
 # Whoever had so much to send has more at once; what a training loop logs meanwhile waits for the next poll.
 MUCH_BYTES = 128 * 1024
@@ -163,11 +167,12 @@ class Shipper:
             with self._changed:
                 self._begun += 1
                 number = self._begun
+            began = time.monotonic()
             moved = await self._ship_all()
             if moved >= MUCH_BYTES or (moved and self._waiting):
                 continue
             if moved:
-                delay = POLL_SECONDS
+                delay = poll_after(time.monotonic() - began)
             elif not self._held:
                 with self._changed:
                     self._found_empty = number
@@ -263,6 +268,11 @@ class Shipper:
         with self._changed:
             self._answered = answered
             self._changed.notify_all()
+
+
+def poll_after(seconds: float) -> float:
+    """How long to rest after a round that sent something and took so long."""
+    return min(max(POLL_SECONDS, REST * seconds), LONGEST_POLL_SECONDS)
 
 
 class _Held:

@@ -3,9 +3,9 @@
 Import, `init`, `log` of 1, 10, 100 and 10,000 scalars (microseconds a call), `finish` with 100,000 points
 just logged: without a server, with a bus that takes them (`sent` is 1 then), with a server that is away.
 Between them, from a second after `init` on, two seconds of 1,000 busy steps a second, each with a log of 10
-scalars: what `log` takes of the processor, and the share of a core that the threads behind it take. Then by how
-much longer the same training takes with that log than without, in processor time of all threads and by the clock
-(the median of pairs). Each
+scalars: what `log` takes of the processor, and the share of a core that the threads behind it take. Then by
+how much longer the same training takes with that log than without, in processor time of all threads and by
+the clock (the median of pairs: with steps of a millisecond a log meets cold caches). Each
 case in a process of its own, `TURNS` of them, the median of each figure. Then trackio in the same way, by the
 interpreter that is named, else by one of a temporary environment that pip fills.
 

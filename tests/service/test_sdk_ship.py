@@ -20,7 +20,7 @@ from cairn import _ship
 from cairn._batch import Identity
 from cairn._frames import LineRecord
 from cairn._segments import segments, writers
-from cairn._ship import Shipper
+from cairn._ship import LONGEST_POLL_SECONDS, POLL_SECONDS, Shipper, poll_after
 from cairn._spool import Writer
 from cairn.job.v1 import events_pb2
 from cairn_server import ports
@@ -348,3 +348,9 @@ async def test_runs_that_are_killed_while_they_ship_are_whole_after_a_sync(
     judged = [kills.verdict(run, found.get(uids.get(run.name, ""), kills.Found())) for run in killed]
     assert [(each.lost, each.wrong) for each in judged] == [(0, 0)] * 20
     assert sum(sum(run.rows) for run in killed) > 0
+
+
+def test_a_bus_that_takes_long_is_sent_more_at_a_time_and_less_often() -> None:
+    assert poll_after(0.001) == POLL_SECONDS
+    assert poll_after(0.1) == pytest.approx(0.5)
+    assert poll_after(30.0) == LONGEST_POLL_SECONDS
