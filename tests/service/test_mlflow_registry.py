@@ -9,9 +9,12 @@ import httpx
 import pytest
 
 from cairn.quota.v1 import token_pb2
+from cairn.tracker.v1 import artifact_pb2, tracker_pb2
 from cairn_common.ids import new_uid
 from tests.harness.gateway import bearer, gateway, neighbours
-from tests.harness.tracker import ADMIN, MEMBER, STRANGER, VIEWER, Tracker
+from tests.harness.mlflow import Rest
+from tests.harness.parts import commit, entry, upload
+from tests.harness.tracker import ADMIN, MEMBER, STRANGER, VIEWER, Client, Tracker
 
 API = "/mlflow/api/2.0/mlflow/"
 
@@ -232,3 +235,83 @@ async def test_another_teams_models_do_not_exist_and_a_viewer_changes_none(door:
     assert await stranger.good("GET", "model-versions/search", filter=f"name = '{name}'") == {}
     await viewer.good("GET", "registered-models/get", name=name)
     assert await viewer.bad("DELETE", "registered-models/delete", name=name) == "PERMISSION_DENIED"
+
+
+async def put(rest: Rest, path: str, data: bytes) -> None:
+    url = f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{path}"
+    (await rest.http.put(url, headers=bearer(rest.token), content=data)).raise_for_status()
+
+
+async def read(rest: Rest, location: str, path: str) -> bytes:
+    root = location.removeprefix("mlflow-artifacts:/")
+    url = f"/mlflow/api/2.0/mlflow-artifacts/artifacts/{root}/{path}"
+    answer = await rest.http.get(url, headers=bearer(rest.token))
+    answer.raise_for_status()
+    return answer.content
+
+
+async def location(rest: Rest, name: str, number: str) -> str:
+    found = await rest.get("model-versions/get-download-uri", name=name, version=number)
+    return str(found["artifact_uri"])
+
+
+async def test_a_version_keeps_its_files_whatever_is_written_to_the_run_later(rest: Rest) -> None:
+    name, experiment = f"net-{new_uid()}", await rest.experiment()
+    run = await rest.run(experiment)
+    folder = f"{experiment}/{run}/artifacts/model"
+    await put(rest, f"{folder}/MLmodel", b"first")
+    await put(rest, f"{folder}/data/weights", b"w")
+    await rest.post("registered-models/create", name=name)
+    for source in (f"runs:/{run}/model", f"mlflow-artifacts:/{folder}"):
+        await rest.post("model-versions/create", name=name, source=source, run_id=run)
+    await put(rest, f"{folder}/MLmodel", b"second")
+    await rest.post("model-versions/create", name=name, source=f"runs:/{run}/model", run_id=run)
+    assert [await read(rest, await location(rest, name, number), "MLmodel") for number in "123"] == [
+        b"first", b"first", b"second",
+    ]  # fmt: skip
+    assert await read(rest, await location(rest, name, "1"), "data/weights") == b"w"
+    await rest.post("registered-models/rename", name=name, new_name=f"{name}-2")
+    assert await read(rest, await location(rest, f"{name}-2", "1"), "MLmodel") == b"first"
+    async with Client(rest.tracker) as client:
+        wanted = tracker_pb2.GetVersionRequest(name=f"teams/main/artifacts/{name}-2/versions/3")
+        found = await client.artifacts.GetVersion(wanted)
+    assert ([entry.path for entry in found.entries], found.run) == (
+        ["MLmodel", "data/weights"],
+        f"teams/main/runs/{run}",
+    )
+
+
+async def test_what_cairn_committed_is_read_by_mlflows_clients(rest: Rest) -> None:
+    name, data = f"net-{new_uid()}", new_uid().encode()
+    async with Client(rest.tracker) as client:
+        await upload(client, data)
+        kind = artifact_pb2.ARTIFACT_KIND_MODEL
+        await client.artifacts.CommitVersion(commit(name, entry("sub/model.bin", data), kind=kind))
+    found = (await rest.get("model-versions/get", name=name, version="1"))["model_version"]
+    assert found["source"] == f"mlflow-artifacts:/models/{name}/1"
+    assert await read(rest, await location(rest, name, "1"), "sub/model.bin") == data
+
+
+async def test_a_logged_model_has_files_metrics_and_versions(rest: Rest) -> None:
+    name, experiment = f"net-{new_uid()}", await rest.experiment()
+    run = await rest.run(experiment)
+    made = await rest.post("logged-models", experiment_id=experiment, source_run_id=run)
+    info = made["model"]["info"]
+    await put(rest, f"{experiment}/models/{info['model_id']}/artifacts/MLmodel", b"m")
+    listed = await rest.get(f"logged-models/{info['model_id']}/artifacts/directories")
+    assert listed == {
+        "root_uri": info["artifact_uri"],
+        "files": [{"path": "MLmodel", "is_dir": False, "file_size": 1}],
+    }
+    point = {"key": "acc", "value": 0.9, "timestamp": 5, "step": 1, "model_id": info["model_id"]}
+    for _ in range(2):
+        await rest.post("runs/log-batch", run_id=run, metrics=[point, {**point, "model_id": ""}])
+        await rest.post("runs/log-metric", run_id=run, **point)
+    found = await rest.get(f"logged-models/{info['model_id']}")
+    assert found["model"]["data"]["metrics"] == [{**point, "run_id": run}]
+    await rest.post("registered-models/create", name=name)
+    source = {"source": f"models:/{info['model_id']}", "model_id": info["model_id"]}
+    version = (await rest.post("model-versions/create", name=name, **source))["model_version"]
+    assert (version["run_id"], version["source"]) == (run, source["source"])
+    await rest.ask("DELETE", f"logged-models/{info['model_id']}")
+    assert await read(rest, await location(rest, name, "1"), "MLmodel") == b"m"

@@ -358,7 +358,7 @@ async def test_a_version_made_from_another_has_its_files_and_descends_from_it(
     first = await committed(client, base, aliases=["best"])
     await registry.create(name)
     made = await registry.add(name, f"models:/{base}@best")
-    assert (made.source, made.location) == (f"models:/{base}/1", f"mlflow-artifacts:/models/{base}/1")
+    assert (made.source, made.location) == (f"models:/{base}/1", f"mlflow-artifacts:/models/{name}/1")
     wanted = tracker_pb2.GetVersionRequest(name=made.name)
     files = await client.artifacts.GetVersion(wanted)
     assert (files.digest, list(files.sources)) == (first.digest, [first.name])

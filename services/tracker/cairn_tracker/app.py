@@ -293,7 +293,7 @@ def _server(
         scrub=_scrub(settings, parts),
     )
     registry = Registry(db=parts.db, clock=parts.clock)
-    registrations = Registrations(db=parts.db, registry=registry, clock=parts.clock)
+    registrations = Registrations(db=parts.db, artifacts=artifacts, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
     trace_api = TraceApi(db=parts.db, traces=Traces(db=parts.db, clock=parts.clock))
     logged_model_api = LoggedModelApi(models=LoggedModels(db=parts.db, clock=parts.clock))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker import manifest, model_sources
-from cairn_tracker.artifacts import Draft, add_version
+from cairn_tracker.artifacts import Artifacts, Draft, add_version
 from cairn_tracker.batch import RunKey
 from cairn_tracker.keeping import MODEL
 from cairn_tracker.manifest import Entry
@@ -17,10 +18,12 @@ from cairn_tracker.model_sources import OfFiles, OfLoggedModel, OfRegistered, Of
 from cairn_tracker.registry import Registry, known_model
 from cairn_tracker.registry_search import PROMPT
 from cairn_tracker.store import artifacts as rows
-from cairn_tracker.store import logged_models, mlflow_runs, runs
+from cairn_tracker.store import logged_models, mlflow_files, mlflow_runs, runs
 from cairn_tracker.store import registry as store
 from cairn_tracker.store.logged_models import LoggedModel
 from cairn_tracker.store.registry import ModelVersion
+
+_MOST_FILES: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class Origin:
     location: str
     run_id: str = ""
     model_id: str = ""
+    # Below which its files lie now; empty: it has none, or they are known.
+    folder: str = ""
     entries: Sequence[Entry] = ()
     # Names and uids of versions.
     sources: Mapping[str, str] | None = None
@@ -55,15 +60,17 @@ class Origin:
 class Registrations:
     """Makes versions, for callers whose rights in the team were checked."""
 
-    def __init__(self, *, db: Database, registry: Registry, clock: Clock) -> None:
+    def __init__(self, *, db: Database, artifacts: Artifacts, registry: Registry, clock: Clock) -> None:
         self._db = db
+        self._artifacts = artifacts
         self._registry = registry
         self._clock = clock
 
     async def create(self, asked: Registration) -> ModelVersion:
         """A model's next version. Raises NotFound (MODEL_NOT_FOUND), InvalidArgument (SOURCE_INVALID)."""
-        origin = await self._origin(asked)
-        async with self._db.transaction() as conn:
+        origin = await self._with_files(asked, await self._origin(asked))
+
+        async def write(conn: Any) -> int:
             model = await known_model(conn, asked.team, asked.model)
             known = await runs.line_count(conn, asked.team, origin.run_id) if origin.run_id else None
             sources = origin.sources or {}
@@ -84,7 +91,20 @@ class Registrations:
             made = await add_version(conn, draft, sizes, list(sources.values()), self._clock)
             await store.change_version(conn, _registered(asked, origin, made, model.name))
             await store.touch_model(conn, asked.team, model.artifact, made.create_time)
-        return await self._registry.version(asked.team, asked.model, made.number)
+            return made.number
+
+        number = await self._artifacts.with_parts(asked.team, manifest.parts(origin.entries), write)
+        return await self._registry.version(asked.team, asked.model, number)
+
+    async def _with_files(self, asked: Registration, origin: Origin) -> Origin:
+        """The files that lie at the origin now: a version never changes, whatever is written there later."""
+        if origin.entries or not origin.folder:
+            return origin
+        found = await mlflow_files.inside(self._db, asked.team, origin.folder, limit=_MOST_FILES + 1)
+        if len(found) > _MOST_FILES:
+            raise _unusable(asked, f"There are more than {_MOST_FILES:,} files.")
+        start = len(origin.folder) + 1
+        return replace(origin, entries=[replace(entry, path=entry.path[start:]) for entry in found])
 
     async def _origin(self, asked: Registration) -> Origin:
         if asked.tags.get(PROMPT) == "true":
@@ -94,12 +114,15 @@ class Registrations:
                 return await self._of_registered(asked, source)
             case OfLoggedModel(model_id):
                 return await self._of_logged_model(asked, model_id)
-            case OfRun(run_id, _):
+            case OfRun(run_id, path):
                 if asked.model_id:
                     raise model_sources.foreign(asked.source, "model_id")
                 if asked.run_id != run_id:
                     raise model_sources.foreign(asked.source, "run_id")
-                return Origin(asked.source, asked.source, run_id=run_id)
+                folder = await self._run_folder(asked, run_id)
+                return Origin(
+                    asked.source, asked.source, run_id=run_id, folder=f"{folder}/{path}" if folder else ""
+                )
             case OfFiles() as source:
                 return await self._of_files(asked, source)
 
@@ -140,7 +163,8 @@ class Registrations:
             raise model_sources.foreign(asked.source, "model_id")
         model = await self._logged_model(asked, model_id)
         root = model_sources.logged_model_files(model.experiment_id, model_id)
-        return Origin(asked.source, root, run_id=asked.run_id or model.source_run_id, model_id=model_id)
+        run_id = asked.run_id or model.source_run_id
+        return Origin(asked.source, root, run_id=run_id, model_id=model_id, folder=_folder(root))
 
     async def _of_files(self, asked: Registration, source: OfFiles) -> Origin:
         place = f"{model_sources.ARTIFACTS}:/{'/'.join(source.path)}"
@@ -151,14 +175,17 @@ class Registrations:
             ):
                 raise model_sources.foreign(asked.source, "model_id")
             run_id = asked.run_id or model.source_run_id
-            return Origin(asked.source, place, run_id=run_id, model_id=model.model_id)
+            return Origin(asked.source, place, run_id=run_id, model_id=model.model_id, folder=_folder(place))
         run_id = asked.run_id or ""
-        run = await mlflow_runs.get(self._db, RunKey(asked.team, run_id)) if run_id else None
-        if run is None or not model_sources.is_within(
-            source, model_sources.run_files(str(run.experiment), run_id)
-        ):
+        root = await self._run_folder(asked, run_id) if run_id else ""
+        if not root or source.path[: root.count("/") + 1] != tuple(root.split("/")):
             raise model_sources.foreign(asked.source, "run_id")
-        return Origin(asked.source, place, run_id=run_id)
+        return Origin(asked.source, place, run_id=run_id, folder=_folder(place))
+
+    async def _run_folder(self, asked: Registration, run_id: str) -> str:
+        """Below which the files of a run lie; empty for a run that is not there: a source may name one."""
+        run = await mlflow_runs.get(self._db, RunKey(asked.team, run_id))
+        return _folder(model_sources.run_files(str(run.experiment), run_id)) if run else ""
 
     async def _logged_model(self, asked: Registration, model_id: str) -> LoggedModel:
         found = await logged_models.get(self._db, asked.team, model_id)
@@ -168,7 +195,9 @@ class Registrations:
 
 
 def location(version: ModelVersion) -> str:
-    """Where the files of a version are to be read."""
+    """Where the files of a version are to be read: its own, if it has any."""
+    if version.has_files:
+        return model_sources.version_files(version.artifact, version.number)
     return version.location or version.source or model_sources.version_files(version.artifact, version.number)
 
 
@@ -192,6 +221,10 @@ def _registered(asked: Registration, origin: Origin, made: rows.Version, model: 
         stage="None",
         tags=asked.tags,
     )
+
+
+def _folder(location: str) -> str:
+    return location.removeprefix(f"{model_sources.ARTIFACTS}:/")
 
 
 def _of_prompt(asked: Registration) -> Origin:

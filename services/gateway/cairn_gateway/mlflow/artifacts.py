@@ -11,7 +11,7 @@ from urllib.parse import quote, unquote
 
 from starlette.responses import Response, StreamingResponse
 
-from cairn.tracker.v1 import artifact_pb2, mlflow_pb2
+from cairn.tracker.v1 import artifact_pb2, logged_model_pb2, mlflow_pb2
 from cairn.tracker.v1 import mlflow_file_pb2 as pb
 from cairn_common.auth import Role
 from cairn_gateway.mlflow.errors import invalid
@@ -69,6 +69,22 @@ async def list_run(asked: Asked) -> Json:
     root = f"{run.experiment_id}/{run.run_id}/artifacts"
     found = await _listed(asked, posixpath.join(root, inner) if inner else root)
     answer: dict[str, Any] = {"root_uri": f"mlflow-artifacts:/{root}"}
+    if found:
+        answer["files"] = [_item(item, posixpath.join(inner, item.name)) for item in found]
+    return answer
+
+
+async def list_logged_model(asked: Asked) -> Json:
+    """logged-models/{id}/artifacts/directories: what lies in a folder of a logged model's."""
+    given = asked.fields.text("artifact_directory_path")
+    inner = path_of(given) if given else ""
+    get = logged_model_pb2.GetLoggedModelRequest(
+        parent=asked.parent, model_id=asked.request.path_params["model_id"]
+    )
+    model = await asked.call("LoggedModelService/GetLoggedModel", get, logged_model_pb2.LoggedModel)
+    root = model.location.removeprefix("mlflow-artifacts:/")
+    found = await _listed(asked, posixpath.join(root, inner) if inner else root)
+    answer: dict[str, Any] = {"root_uri": model.location}
     if found:
         answer["files"] = [_item(item, posixpath.join(inner, item.name)) for item in found]
     return answer
@@ -148,6 +164,7 @@ async def _with(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 
 ROUTES: Final[tuple[Route, ...]] = (
+    of_runs("GET", "logged-models/{model_id}/artifacts/directories", Role.VIEWER, list_logged_model),
     Route("GET", _TREE, Role.VIEWER, list_tree),
     Route("PUT", _TREE + "/{path:path}", Role.MEMBER, upload, streams=True),
     Route("GET", _TREE + "/{path:path}", Role.VIEWER, download, streams=True),

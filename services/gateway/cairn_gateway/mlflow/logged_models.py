@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
 
 from cairn.tracker.v1 import logged_model_pb2 as pb
@@ -102,6 +103,30 @@ async def search(asked: Asked) -> Json:
     found = await asked.call("LoggedModelService/SearchLoggedModels", request, pb.SearchLoggedModelsResponse)
     made: dict[str, Any] = {"models": [model(one) for one in found.models]} if found.models else {}
     return made | ({"next_page_token": found.next_page_token} if found.next_page_token else {})
+
+
+async def measure(asked: Asked, run_id: str, metrics: Sequence[Any]) -> None:
+    """Notes those metrics of a run that it measured of logged models; the fields were checked for the run."""
+    found = [Fields(item) for item in metrics if isinstance(item, dict) and item.get("model_id")]
+    if not found:
+        return
+    request = pb.LogModelMetricsRequest(
+        parent=asked.parent,
+        metrics=[
+            pb.ModelMetric(
+                model_id=one.text("model_id"),
+                key=one.text("key", required=True),
+                value=one.number("value"),
+                timestamp=one.whole("timestamp") or 0,
+                step=one.whole("step") or 0,
+                run_id=run_id,
+                dataset_name=one.text("dataset_name"),
+                dataset_digest=one.text("dataset_digest"),
+            )
+            for one in found
+        ],
+    )
+    await asked.call("LoggedModelService/LogModelMetrics", request, pb.LogModelMetricsResponse)
 
 
 def model(value: Model) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from cairn_gateway.mlflow import pages
 from cairn_gateway.mlflow.checks import as_json, check_batch, check_metric, check_param, check_size, check_tag
 from cairn_gateway.mlflow.errors import invalid
 from cairn_gateway.mlflow.fields import as_object, missing_value, number, whole
+from cairn_gateway.mlflow.logged_models import measure
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
 from cairn_gateway.wire import Json
 
@@ -38,7 +39,9 @@ async def log_metric(asked: Asked) -> Json:
         metric_times=[time],
         metric_steps=[step],
     )
-    return await _log(asked, request)
+    answer = await _log(asked, request)
+    await measure(asked, run_id, [fields.values])
+    return answer
 
 
 async def log_param(asked: Asked) -> Json:
@@ -75,7 +78,9 @@ async def log_batch(asked: Asked) -> Json:
     check_batch(metrics, params, tags)
     request.params.update(params)
     request.tags.update(tags)
-    return await _log(asked, request)
+    answer = await _log(asked, request)
+    await measure(asked, run_id, metrics)
+    return answer
 
 
 async def history(asked: Asked) -> Json:

@@ -40,6 +40,8 @@ class ModelVersion:
     stage: str
     tags: Mapping[str, str]
     aliases: Sequence[str] = ()
+    # Files of its own; else they are where it came from, if anywhere.
+    has_files: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +85,8 @@ SELECT v.team, v.artifact, coalesce(r.name, v.artifact) AS model, v.number, v.ui
     coalesce(m.tags, '{{}}') AS tags,
     ARRAY(SELECT n.alias FROM aliases n WHERE (n.team, n.artifact, n.number) = (v.team, v.artifact, v.number)
         AND n.alias <> '{LATEST}' ORDER BY n.alias) AS aliases,
-    coalesce(r.tags, '{{}}') AS model_tags
+    coalesce(r.tags, '{{}}') AS model_tags,
+    EXISTS (SELECT FROM entries e WHERE e.version_uid = v.uid) AS has_files
 FROM versions v JOIN artifacts a ON (a.team, a.id) = (v.team, v.artifact)
 LEFT JOIN registered_models r ON (r.team, r.artifact) = (v.team, v.artifact)
 LEFT JOIN model_versions m ON m.version_uid = v.uid
@@ -92,7 +95,7 @@ WHERE v.team = $1 AND a.kind = {MODEL} AND v.kind = {MODEL} AND v.delete_time IS
 
 _VERSION_COLUMNS = (
     "team, artifact, model, number, uid, create_time, creator, update_time, run_uid, description, source,"
-    " location, run_id, run_link, model_id, stage, tags, aliases"
+    " location, run_id, run_link, model_id, stage, tags, aliases, has_files"
 )
 
 
