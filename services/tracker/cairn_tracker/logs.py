@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from cairn_tracker import pattern
 from cairn_tracker.batch import Line, RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.native import Labels, encode
@@ -29,21 +30,27 @@ _CHOSEN = """
 """
 
 # FINAL: an insert that was tried twice leaves rows of the same number behind until they are merged.
-_READ = f"""
+_PAGE = """
 SELECT sequence, attempt, rank, stream, number, time, text FROM lines FINAL
+WHERE team = {team:String} AND run = {run:String}
+  AND sequence > {after:Int64} AND sequence <= {end:Int64}
+ORDER BY sequence
+"""
+
+# Lines that may be meant, found without FINAL, which reads all texts: the index spares most of them.
+_CANDIDATES = """
+SELECT sequence FROM lines
 WHERE team = {{team:String}} AND run = {{run:String}}
   AND sequence > {{after:Int64}} AND sequence <= {{last:Int64}}
+  {chosen}
+ORDER BY sequence {order} LIMIT 1 BY sequence LIMIT {{most:UInt32}}
+"""
+
+_THESE = f"""
+SELECT sequence, attempt, rank, stream, number, time, text FROM lines FINAL
+WHERE team = {{team:String}} AND run = {{run:String}} AND sequence IN {{sequences:Array(Int64)}}
   {_CHOSEN}
 ORDER BY sequence
-LIMIT {{most:UInt32}}
-"""  # noqa: S608
-
-_TAIL = f"""
-SELECT min(sequence) FROM (
-    SELECT sequence FROM lines FINAL
-    WHERE team = {{team:String}} AND run = {{run:String}} AND sequence <= {{last:Int64}}
-      {_CHOSEN}
-    ORDER BY sequence DESC LIMIT {{most:UInt32}})
 """  # noqa: S608
 
 
@@ -63,6 +70,11 @@ class Query:
     since: float = 0.0
     # A regular expression to be found in the text; empty: any text.
     grep: str = ""
+
+    @property
+    def every(self) -> bool:
+        """Whether no line is left out."""
+        return not (self.attempt or self.rank >= 0 or self.stream or self.since or self.grep)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,24 +106,45 @@ async def read(store: ClickHouse, query: Query, *, after: int, most: int) -> tup
     """The next lines after a cursor, and the cursor to go on from."""
     if after >= query.last:
         return [], after
-    columns = await store.query(_READ, {**_parameters(query), "after": after, "most": most})
+    if query.every:
+        end = min(query.last, after + most)
+        columns = await store.query(_PAGE, {**_parameters(query), "after": after, "end": end})
+    else:
+        sequences = await _candidates(store, query, after=after, most=most)
+        # Fewer than were asked for: these are all.
+        end = sequences[-1] if len(sequences) == most else query.last
+        columns = (
+            await store.query(_THESE, {**_parameters(query), "sequences": sequences}) if sequences else []
+        )
     found = [StoredLine(*row) for row in zip(*columns, strict=True)]
     size = 0
     for place, line in enumerate(found):
         size += len(line.text.encode()) + 40
         if size > MOST_BYTES and place:
             return found[:place], found[place - 1].sequence
-    # A short page has seen everything there is, also what the filters left out.
-    return found, found[-1].sequence if len(found) == most else query.last
+    return found, end
 
 
 async def tail(store: ClickHouse, query: Query, count: int) -> int:
     """The cursor before the last `count` lines."""
-    if query.last == 0:
-        return 0
-    columns = await store.query(_TAIL, {**_parameters(query), "most": count})
-    first = int(columns[0][0]) if columns and columns[0] else 0
-    return max(0, first - 1)
+    if query.every:
+        return max(0, query.last - count)
+    sequences = await _candidates(store, query, after=0, most=count, order="DESC")
+    return max(0, sequences[-1] - 1) if sequences else 0
+
+
+async def _candidates(
+    store: ClickHouse, query: Query, *, after: int, most: int, order: str = "ASC"
+) -> list[int]:
+    """Numbers of lines that are chosen, or were before they were written again."""
+    words = pattern.words(query.grep)
+    needed = "".join(f" AND lower(text) LIKE {{word{place}:String}}" for place in range(len(words)))
+    given = {f"word{place}": pattern.like(word) for place, word in enumerate(words)}
+    columns = await store.query(
+        _CANDIDATES.format(chosen=needed + _CHOSEN, order=order),
+        {**_parameters(query), **given, "after": after, "most": most},
+    )
+    return list(columns[0]) if columns else []
 
 
 def _parameters(query: Query) -> dict[str, object]:
