@@ -112,7 +112,7 @@ def start_tracker(
         argv=(sys.executable, "-m", "tests.harness.tracker"),
         env=settings,
         port=port,
-        probe=lambda: _ask_health(f"127.0.0.1:{port}"),
+        probe=lambda: _ask_health(f"127.0.0.1:{port}", None),
         cwd=folder,
     )
     server = Tracker(
