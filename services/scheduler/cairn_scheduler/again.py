@@ -56,11 +56,11 @@ def draft(
         flavors=source.flavors,
         reason=submit.FIRST_REASON,
     )
-    submit.check_size(job)
+    told = submit.checked_message(job)
     plain = copy.deepcopy(message)
     plain.secrets.clear()
     plain.secrets.update(dict.fromkeys(spec.secrets, ""))
-    return Draft(job.team, creator, submit.identified(plain), (job,), secrets=secrets)
+    return Draft(job.team, creator, submit.identified(plain), (job,), secrets=secrets, message=told)
 
 
 def _origin(source: Job, message: AgainRequest) -> Origin:

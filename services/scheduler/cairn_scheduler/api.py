@@ -99,7 +99,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         )
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
-        return wire.job_message((await self._create([draft]))[0])
+        return (await self._create([draft]))[0]
 
     async def BatchCreateJobs(
         self, request: scheduler_pb2.BatchCreateJobsRequest, context: Context
@@ -111,10 +111,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         )
         drafts = [await self._after(draft) for draft in drafts]
         if request.validate_only or not drafts:
-            jobs = [draft.jobs[0] for draft in drafts]
+            jobs = [wire.job_message(draft.jobs[0]) for draft in drafts]
         else:
             jobs = await self._create(drafts)
-        return scheduler_pb2.BatchCreateJobsResponse(jobs=[wire.brief(wire.job_message(job)) for job in jobs])
+        return scheduler_pb2.BatchCreateJobsResponse(jobs=[wire.brief(job) for job in jobs])
 
     async def CreateSweep(
         self, request: scheduler_pb2.CreateSweepRequest, context: Context
@@ -262,7 +262,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         )
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
-        return wire.job_message((await self._create([draft]))[0])
+        return (await self._create([draft]))[0]
 
     async def _steer(self, name: str, role: Role, step: Callable[[Job], Job]) -> job_pb2.Job:
         team, uid = _job_name(name)
@@ -287,14 +287,17 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         find = store.sweep_by_request if draft.sweep is not None else store.job_by_request
         return await find(self._db, team=draft.team, request_id=draft.request.id) is not None
 
-    async def _create(self, drafts: Sequence[Draft]) -> list[Job]:
+    async def _create(self, drafts: Sequence[Draft]) -> list[job_pb2.Job]:
         """The jobs of drafts of one job each, in their order: new ones, or those made before."""
         made = await self._intake.put(drafts)
         if made:
             log.info("jobs.submitted", jobs=len(made), team=drafts[0].team)
             self._wake()
         return [
-            draft.jobs[0] if draft.jobs[0].uid in made else await self._made_before(draft) for draft in drafts
+            (draft.message or wire.job_message(draft.jobs[0]))
+            if draft.jobs[0].uid in made
+            else wire.job_message(await self._made_before(draft))
+            for draft in drafts
         ]
 
     async def _made_before(self, draft: Draft) -> Job:

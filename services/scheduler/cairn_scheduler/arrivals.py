@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from cairn.scheduler.v1 import job_pb2
 from cairn_common.db import Connection
 from cairn_scheduler import facts
 from cairn_scheduler.facts import Event
@@ -16,12 +17,16 @@ from cairn_scheduler.store import Request
 
 @dataclass(frozen=True, slots=True)
 class New:
-    """A job that comes, the request that it came by, and its place in a sweep."""
+    """A job that comes, the request that it came by, and its place in a sweep.
+
+    `message`: the job on the wire, where it was made before.
+    """
 
     job: Job
     request: Request = field(default_factory=lambda: Request("", b""))
     actor: str = ""
     index: int = 0
+    message: job_pb2.Job | None = None
 
 
 async def insert_jobs(conn: Connection, new: Sequence[New]) -> set[str]:
@@ -29,9 +34,10 @@ async def insert_jobs(conn: Connection, new: Sequence[New]) -> set[str]:
     columns = [[value(one) for one in new] for _, _, value in _COLUMNS]
     made = {row["uid"] for row in await conn.fetch(_INSERT, *columns)}
     told = [one for one in new if one.job.uid in made]
+    messages = {one.job.uid: one.message for one in told if one.message is not None}
     for actor in {one.actor for one in told}:
         submitted = [(one.job, Event.SUBMITTED) for one in told if one.actor == actor]
-        await facts.tell_many(conn, submitted, actor=actor)
+        await facts.tell_many(conn, submitted, actor=actor, messages=messages)
     return made
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
+from types import MappingProxyType
 
-from cairn.scheduler.v1 import events_pb2
+from cairn.scheduler.v1 import events_pb2, job_pb2
 from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_common.ids import new_uid
@@ -35,9 +36,21 @@ class Event(StrEnum):
     FINISHED = "finished"
 
 
-async def tell_many(conn: Connection, told: Sequence[tuple[Job, Event]], *, actor: str) -> None:
-    """As `tell`, for many jobs in one statement; each became so at its `update_time`."""
-    facts = [(job, event, _fact(job, event, actor=actor, now=job.update_time)) for job, event in told]
+async def tell_many(
+    conn: Connection,
+    told: Sequence[tuple[Job, Event]],
+    *,
+    actor: str,
+    messages: Mapping[str, job_pb2.Job] = MappingProxyType({}),
+) -> None:
+    """As `tell`, for many jobs in one statement; each became so at its `update_time`.
+
+    `messages`: jobs by uid as they are on the wire, where that is known.
+    """
+    facts = []
+    for job, event in told:
+        message = messages.get(job.uid) or wire.job_message(job)
+        facts.append((job, event, _fact(message, event, actor=actor, now=job.update_time)))
     await outbox.add_many(
         conn,
         [
@@ -49,12 +62,12 @@ async def tell_many(conn: Connection, told: Sequence[tuple[Job, Event]], *, acto
 
 async def tell(conn: Connection, job: Job, event: Event, *, actor: str, now: datetime) -> None:
     """job.<event>, with the whole job as it is now."""
-    fact = _fact(job, event, actor=actor, now=now)
+    fact = _fact(wire.job_message(job), event, actor=actor, now=now)
     to = subject("scheduler", "job", event, job.team, job.uid)
     await outbox.add(conn, subject=to, payload=fact.SerializeToString(), id=fact.id)
 
 
-def _fact(job: Job, event: Event, *, actor: str, now: datetime) -> events_pb2.SchedulerEvent:
+def _fact(job: job_pb2.Job, event: Event, *, actor: str, now: datetime) -> events_pb2.SchedulerEvent:
     fact = events_pb2.SchedulerEvent(id=new_uid(), time=wire.timestamp(now), actor=actor)
-    getattr(fact, f"job_{event}").job.CopyFrom(wire.job_message(job))
+    getattr(fact, f"job_{event}").job.CopyFrom(job)
     return fact

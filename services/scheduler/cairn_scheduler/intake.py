@@ -103,7 +103,11 @@ class Intake:
 
     async def _insert(self, conn: Connection, group: Sequence[_Waiting], tree: Tree | None) -> frozenset[str]:
         drafts = [draft for one in group for draft in one.drafts]
-        new = [New(job, draft.request, actor=draft.creator) for draft in drafts for job in draft.jobs]
+        new = [
+            New(job, draft.request, actor=draft.creator, message=draft.message)
+            for draft in drafts
+            for job in draft.jobs
+        ]
         await inflow.lock(conn, tree, [one.job for one in new])
         made = await insert_jobs(conn, new)
         await inflow.hold(conn, tree, [one.job for one in new if one.job.uid in made])

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 
-from cairn.scheduler.v1 import scheduler_pb2
+from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
 from cairn_scheduler import dependencies, environment, mounts, secrecy, wire
@@ -46,6 +46,8 @@ class Draft:
     after: tuple[Wish, ...] = ()
     # Of each of the jobs, by name.
     secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Of one job: how it is told and answered, once it is in.
+    message: job_pb2.Job | None = field(default=None, repr=False, compare=False)
 
 
 def team_of(parent: str) -> str:
@@ -61,10 +63,9 @@ def draft_job(
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
     job = _job(message, task, task.spec, creator=creator, now=now, hidden=secrets)
-    check_size(job)
-    return Draft(
-        job.team, creator, _request(message, task, secrets), (job,), after=task.after, secrets=secrets
-    )
+    told = checked_message(job)
+    request = _request(message, task, secrets)
+    return Draft(job.team, creator, request, (job,), after=task.after, secrets=secrets, message=told)
 
 
 def draft_sweep(
@@ -136,7 +137,7 @@ def after(draft: Draft, found: tuple[Dependency, ...], fate: Fate) -> Draft:
     jobs = tuple(replace(job, after=found) for job in draft.jobs)
     if not fate.free:
         jobs = tuple(dependencies.waiting(job, fate.reason) for job in jobs)
-    return replace(draft, jobs=jobs)
+    return replace(draft, jobs=jobs, message=None)
 
 
 @lru_cache(maxsize=64)
@@ -254,11 +255,13 @@ def identified(message: CreateRequest | AgainRequest) -> Request:
     return Request(text, hashlib.sha256(message.SerializeToString(deterministic=True)).digest())
 
 
-def check_size(job: Job) -> None:
-    """Raises InvalidArgument for a job that no fact could carry."""
-    size = wire.job_message(job).ByteSize()
+def checked_message(job: Job) -> job_pb2.Job:
+    """The job on the wire. Raises InvalidArgument for one that no fact could carry."""
+    message = wire.job_message(job)
+    size = message.ByteSize()
     if size > MOST_JOB_BYTES:
         raise _too_large(size)
+    return message
 
 
 def _too_large(size: int) -> InvalidArgument:
