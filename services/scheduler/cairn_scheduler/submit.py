@@ -161,12 +161,11 @@ def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[s
     shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
     given = variables(dict(message.secrets), "secrets", beside=spec.envs)
     secrets = secrecy.settle(task.secrets, {n: v for n, v in given.items() if v is not None}, shown=shown)
-    spec = replace(
-        spec,
-        secrets=tuple(secrets),
-        mounts=mounts.match(task.mounts, wire.mount_values(message.mounts)),
-    )
-    return replace(task, spec=spec), secrets
+    brought = mounts.match(task.mounts, wire.mount_values(message.mounts))
+    # Jobs of one text, with nothing beside it, share what was read.
+    if secrets or brought:
+        task = replace(task, spec=replace(spec, secrets=tuple(secrets), mounts=brought))
+    return task, secrets
 
 
 def _job(

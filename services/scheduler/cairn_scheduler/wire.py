@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.duration_pb2 import Duration
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -171,7 +172,29 @@ def states(numbers: Iterable[int]) -> list[State]:
         raise InvalidArgument("states: holds one that is not known", field="states") from None
 
 
+class _Itself:
+    """A spec that is the same as itself alone: what it holds need not be compared."""
+
+    __slots__ = ("spec",)
+
+    def __init__(self, spec: Spec) -> None:
+        self.spec = spec
+
+    def __hash__(self) -> int:
+        return id(self.spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Itself) and other.spec is self.spec
+
+
 def _spec(spec: Spec) -> job_pb2.JobSpec:
+    """To be copied, not changed: jobs of one text share their spec."""
+    return _made(_Itself(spec))
+
+
+@lru_cache(maxsize=64)
+def _made(itself: _Itself) -> job_pb2.JobSpec:
+    spec = itself.spec
     return job_pb2.JobSpec(
         task=spec.task,
         setup=spec.setup,
