@@ -31,6 +31,8 @@ class Version:
     metadata: dict[str, Any] = field(default_factory=dict)
     aliases: Sequence[str] = ()
     sources: Sequence[str] = ()
+    # Of a checkpoint that several ranks write: (rank, ranks, attempt).
+    shard: tuple[int, int, int] | None = None
 
 
 def kind_name(kind: str) -> str:
@@ -92,4 +94,6 @@ def _body(team: str, version: Version) -> Json:
         body["run"] = f"teams/{team}/runs/{version.run_uid}"
     if version.step is not None:
         body["step"] = version.step
+    if version.shard is not None:
+        body["shard"] = dict(zip(("rank", "ranks", "attempt"), version.shard, strict=True))
     return body

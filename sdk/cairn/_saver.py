@@ -24,8 +24,11 @@ _log = logging.getLogger("cairn")
 class Saver:
     """Checkpoints of one run. Without a server a staged copy is the store's own, and nothing is sent."""
 
-    def __init__(self, *, api: Api | None, team: str, run_uid: str, folder: Path, artifact: str) -> None:
+    def __init__(
+        self, *, api: Api | None, team: str, run_uid: str, folder: Path, artifact: str, attempt: int = 0
+    ) -> None:
         self.folder = folder
+        self._attempt = attempt
         self._api, self._team, self._run_uid, self._artifact = api, team, run_uid, artifact
         self._waiting: deque[Staged] = deque()
         self._busy = False
@@ -90,6 +93,7 @@ class Saver:
             step=staged.step,
             metadata={"metrics": staged.metrics, **({} if staged.file else {"folder": True})},
             request_id=new_uid(),  # one for all tries: the same checkpoint is never committed twice
+            shard=(staged.shard.rank, staged.shard.ranks, self._attempt) if staged.shard else None,
         )
         pauses = Pauses(FOREVER)
         while True:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,15 @@ from cairn._transfer import Source, sources
 MANIFEST = "manifest.json"
 CONTENT = "content"
 STATE_FILE = "state.pt"
+_DISTRIBUTED = re.compile(r"__(\d+)_\d+\.distcp")
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One rank's part of a checkpoint that `ranks` of them write."""
+
+    rank: int
+    ranks: int
 
 
 class StageError(Exception):
@@ -31,6 +41,8 @@ class Staged:
     metrics: dict[str, float] = field(default_factory=dict)
     # The file's name in the content folder; empty: a folder was saved.
     file: str = ""
+    # Which rank's it is, and of how many; None: the whole is one's.
+    shard: Shard | None = None
 
     @property
     def content(self) -> Path:
@@ -38,8 +50,9 @@ class Staged:
         return self.folder / CONTENT / self.file
 
     def sources(self) -> list[Source]:
-        """The files to send."""
-        return sources(self.folder / CONTENT)
+        """The files to send; a rank may have none."""
+        content = self.folder / CONTENT
+        return [] if self.shard is not None and not any(content.iterdir()) else sources(content)
 
     def remove(self) -> None:
         """The manifest first, so that no half of it counts as whole."""
@@ -47,8 +60,11 @@ class Staged:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def stage(path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, float]) -> Staged:
-    """Copies a file or folder, or writes a state by ``torch.save``, below ``folder``.
+def stage(
+    path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, float], shard: Shard | None = None
+) -> Staged:
+    """Copies a file or folder, or writes a state by ``torch.save``, below ``folder``; of a folder that ranks
+    share only what this one wrote.
 
     A hard link would be no copy: a training that writes its file again in place would change it. Raises
     `StageError`, `TransferError`, `UnsafePath`, `OSError`.
@@ -56,14 +72,32 @@ def stage(path_or_state: Any, folder: Path, *, step: int, metrics: Mapping[str, 
     folder.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=folder, prefix=".partial-"))
     try:
-        file = _copy(path_or_state, partial / CONTENT)
+        file = _copy(path_or_state, partial / CONTENT, shard)
         manifest = {"step": step, "metrics": dict(metrics), "file": file}
         (partial / MANIFEST).write_text(json.dumps(manifest))
         final = _number(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
-    return Staged(final, step, dict(metrics), file)
+    return Staged(final, step, dict(metrics), file, shard)
+
+
+def own_files(found: Sequence[Source], rank: int) -> list[Source]:
+    """What this rank wrote of a folder: torch.distributed.checkpoint has names for that, and rank 0 writes
+    what describes the whole. Of another folder everything counts as its own."""
+    writers = [_DISTRIBUTED.fullmatch(source.path.rsplit("/", 1)[-1]) for source in found]
+    if not any(writers):
+        return list(found)
+    return [
+        source
+        for source, writer in zip(found, writers, strict=True)
+        if (int(writer[1]) if writer else 0) == rank
+    ]
+
+
+def state_of(rank: int) -> str:
+    """The file with the state that one rank saved of its own."""
+    return f"state-{rank:05d}.pt"
 
 
 def latest(folder: Path) -> Staged | None:
@@ -97,16 +131,18 @@ def _numbers(folder: Path) -> list[int]:
     return [int(name) for name in names if name.isdigit()]
 
 
-def _copy(given: Any, target: Path) -> str:
+def _copy(given: Any, target: Path, shard: Shard | None) -> str:
     if not isinstance(given, str | os.PathLike):
+        name = STATE_FILE if shard is None else state_of(shard.rank)
         target.mkdir()
-        write_state(given, target / STATE_FILE)
-        return STATE_FILE
+        write_state(given, target / name)
+        return name
     path = Path(given)
     if not path.exists():
         raise StageError(f"{path} does not exist")
     target.mkdir()
-    for source in sources(path):  # refuses links that lead out, sockets, an empty folder
+    found = sources(path)  # refuses links that lead out, sockets, an empty folder
+    for source in found if shard is None else own_files(found, shard.rank):
         copy = target / source.path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source.file, copy)

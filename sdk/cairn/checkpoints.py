@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import atexit
 import logging
+import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -22,7 +24,7 @@ from cairn._download import download_folder
 from cairn._http import Api, ApiError, Json, Pauses, Unreachable, segment
 from cairn._paths import UnsafePath
 from cairn._saver import Saver
-from cairn._stage import StageError
+from cairn._stage import Shard, StageError
 from cairn._transfer import entries_of
 
 if TYPE_CHECKING:
@@ -56,23 +58,36 @@ class Checkpoint:
     name: str = ""
 
     def load(self, map_location: Any = "cpu") -> Any:
-        """The saved state, by ``torch.load(weights_only=True)``. Raises `ValueError` for a folder."""
-        if not self.path.is_file():
-            raise ValueError(f"{self.path} is a folder; read its files as you wrote them")
+        """The saved state, of a sharded one this rank's, by ``torch.load(weights_only=True)``. Raises
+        `ValueError` for a folder."""
+        path = self.path
+        if path.is_dir() and (path / _stage.state_of(0)).exists():
+            from cairn._run import current_run
+
+            path /= _stage.state_of(_shard(current_run()).rank)
+        if not path.is_file():
+            raise ValueError(f"{path} is a folder, or not there; read its files as you wrote them")
         import torch
 
-        return torch.load(self.path, map_location=map_location, weights_only=True)
+        return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def save_checkpoint(
-    path_or_state: Any, step: int, metrics: Mapping[str, float] | None = None, wait: bool = False
+    path_or_state: Any,
+    step: int,
+    metrics: Mapping[str, float] | None = None,
+    wait: bool = False,
+    *,
+    sharded: bool = False,
 ) -> None:
     """Saves a file, a folder, or any state that ``torch.save`` takes, as the run's checkpoint at ``step``.
 
     Returns once there is a copy that later writes cannot touch; with ``wait`` once it is committed (or a
     minute has passed). Checkpoints are committed in the order of the calls. Trouble is a warning, and an
-    exception only in a strict run. Call it from one rank. After a `checkpoint_due` in a process that was told
-    to end it waits for the commit and raises SystemExit (143).
+    exception only in a strict run. Call it from one rank, or, ``sharded``, from all with what each of them
+    has (its state, files of its own, or the folder that torch.distributed.checkpoint wrote): it is committed
+    once all ranks have saved, and never in part (``wait`` is then for this rank's share). After a
+    `checkpoint_due` in a process that was told to end it waits for the commit and raises SystemExit (143).
     """
     from cairn._run import current_run
 
@@ -81,7 +96,11 @@ def save_checkpoint(
         if step < 0:
             raise ValueError(f"step must not be negative, is {step}")
         saver = _saver(run)
-        saver.save(_stage.stage(path_or_state, saver.folder, step=int(step), metrics=_numbers(metrics)))
+        shard = _shard(run) if sharded else None
+        staged = _stage.stage(
+            path_or_state, saver.folder, step=int(step), metrics=_numbers(metrics), shard=shard
+        )
+        saver.save(staged)
         ends = _stopping.saved()
         if (wait or ends) and not saver.wait(EXIT_WAIT):
             raise TransferError(
@@ -147,8 +166,21 @@ def _saver(run: Run) -> Saver:
                 run_uid=run.uid,
                 folder=run.directory / "checkpoints",
                 artifact=checkpoint_artifact(run.uid),
+                attempt=run.attempt,
             )
         return _savers[run.uid]
+
+
+def _shard(run: Run) -> Shard:
+    """This process's rank among those that train together: as torch has it, else as its launcher says."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        return Shard(int(distributed.get_rank()), int(distributed.get_world_size()))
+    if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
+        return Shard(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+    if run.job is not None and run.job.rank:
+        raise ValueError("sharded: how many ranks there are is not known; set RANK and WORLD_SIZE")
+    return Shard(0, 1)
 
 
 def _before_exit(function: Callable[[float], object], timeout: float) -> None:

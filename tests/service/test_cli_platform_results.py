@@ -186,3 +186,40 @@ def test_lineage_is_a_tree_up_and_down(cli_platform: Platform, trained: str) -> 
     graph = read(cli_platform, "lineage", trained)
     assert graph["nodes"][0]["name"].endswith(trained)
     assert cli_platform.cairn("lineage", "nosuch").returncode == 3
+
+
+SHARDED = """
+import os
+import cairn
+
+rank = int(os.environ["RANK"])
+checkpoint = cairn.latest_checkpoint()
+first = checkpoint.step + 1 if checkpoint else 0
+held = sorted(path.read_text() for path in checkpoint.path.iterdir()) if checkpoint else []
+print(f"rank {rank} begins at {first} with {held}")
+for step in range(first, 4):
+    if step == 2 and os.environ["CAIRN_ATTEMPT"] == "1" and rank == 1:
+        os.kill(os.getpid(), 9)
+    open(f"state-{rank}.txt", "w").write(f"{rank} at {step}")
+    cairn.save_checkpoint(f"state-{rank}.txt", step=step, wait=True, sharded=True)
+"""
+
+
+def test_two_nodes_go_on_together_from_what_both_have_saved(
+    cli_platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    (tmp_path / "train.py").write_text(SHARDED)
+    (tmp_path / "task.yaml").write_text(
+        f"name: sharded\nworkdir: .\nnum_nodes: 2\nresources: {{cpus: 0.5}}\nrun: {sys.executable} train.py\n"
+    )
+    done = cli_platform.cairn("run", "task.yaml", "-f", "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    uid = json.loads(done.stdout)["id"]
+    lines = [line["text"] for line in client.logs(uid, attempt=2)["lines"] if "begins at" in line["text"]]
+    begun = sorted(line.partition(" begins ")[2] for line in lines)
+    assert begun[0] == begun[1], "both ranks from the same checkpoint"
+    # Rank 0 may have been ended on the way to the commit of step 1: at most one interval is lost.
+    assert begun[0] in (f"at {step + 1} with ['0 at {step}', '1 at {step}']" for step in (0, 1))
+    steps = [version["step"] for version in client.checkpoints(uid)]
+    assert steps in ([3, 2, 1, 0], [3, 2, 1, 1, 0])
+    assert {len(client.version(f"checkpoint-{uid}", number)["entries"]) for number in (1, 2, 3, 4)} == {2}

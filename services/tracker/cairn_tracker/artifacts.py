@@ -204,6 +204,11 @@ class Artifacts:
         """Parts of a version, given with its entries, that are known as rotten; whether nothing is there."""
         return await scrub.known(self._db, version.team, manifest.parts(version.entries))
 
+    async def check_parts(self, team: str, entries: Sequence[Entry]) -> None:
+        """Raises FailedPrecondition (PARTS_MISSING, PART_SIZE_MISMATCH) where the store lacks a part of
+        these."""
+        await self._verify(team, manifest.parts(entries))
+
     async def _repeated(self, draft: Draft) -> Version | None:
         """The version that this very request made before. Raises InvalidArgument (REQUEST_ID_REUSED)."""
         known = await rows.by_request(self._db, draft.team, draft.request_id)

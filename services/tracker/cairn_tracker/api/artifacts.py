@@ -26,6 +26,7 @@ from cairn_tracker.batch import LAST_STEP, RunKey
 from cairn_tracker.changes import plain
 from cairn_tracker.manifest import Entry
 from cairn_tracker.promotions import refuse_without_approval
+from cairn_tracker.shards import Shards
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import runs
 from cairn_tracker.store.artifacts import Version
@@ -60,6 +61,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
     def __init__(self, *, db: Database, artifacts: Artifacts, clock: Clock) -> None:
         self._db = db
         self._artifacts = artifacts
+        self._shards = Shards(db=db, artifacts=artifacts, clock=clock)
         self._clock = clock
 
     async def CreateUploads(
@@ -91,7 +93,10 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         if len(request.manifest) > _MOST_MANIFESTS:
             raise InvalidArgument(f"manifest: at most {_MOST_MANIFESTS} blobs can be given", field="manifest")
         more = await self._artifacts.manifest(team, request.manifest)
-        made = await self._artifacts.commit(_draft(request, more, team, run_uid, who))
+        draft = _draft(request, more, team, run_uid, who)
+        if request.HasField("shard"):
+            return await self._commit_shard(draft, request.shard)
+        made = await self._artifacts.commit(draft)
         return wire_artifacts.version(made)
 
     async def GetVersion(
@@ -226,6 +231,16 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
 
     async def _version(self, who: Principal, name: str, role: Role, *, as_read_by: str = "") -> Version:
         return await version_of(self._artifacts, who, name, role, as_read_by=as_read_by)
+
+    async def _commit_shard(self, draft: Draft, shard: tracker_pb2.Shard) -> artifact_pb2.ArtifactVersion:
+        made = await self._shards.commit(draft, rank=shard.rank, ranks=shard.ranks, attempt=shard.attempt)
+        if made is not None:
+            return wire_artifacts.version(made)
+        return artifact_pb2.ArtifactVersion(
+            kind=artifact_pb2.ArtifactKind.ValueType(draft.kind),
+            run=wire.run_name(draft.team, draft.run_uid),
+            step=draft.step,
+        )
 
     async def _known_run(self, who: Principal, team: str, uid: str) -> None:
         """Raises NotFound for a run that the team does not have. A run's token vouches for its own, of which
