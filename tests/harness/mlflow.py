@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 import pytest
 
+from cairn.quota.v1 import token_pb2
 from cairn_common.ids import new_uid
-from tests.harness.gateway import bearer, gateway, neighbours
-from tests.harness.tracker import MEMBER, STRANGER, VIEWER, Tracker
+from tests.harness.gateway import Neighbours, bearer, gateway, neighbours
+from tests.harness.tracker import MEMBER, RUN, STRANGER, VIEWER, Tracker
 
 
 @dataclass
@@ -20,6 +21,7 @@ class Rest:
 
     http: httpx.AsyncClient
     tracker: Tracker
+    behind: Neighbours
     token: str = MEMBER
 
     async def ask(self, method: str, route: str, /, **given: Any) -> tuple[int, Any]:
@@ -47,6 +49,14 @@ class Rest:
         assert status >= 400
         return told["error_code"], told["message"]
 
+    def as_run(self, uid: str) -> Rest:
+        """As the job of a run sees it."""
+        membership = token_pb2.Principal.Membership(team="main", role=token_pb2.ROLE_MEMBER)
+        self.behind.tokens[RUN + uid] = token_pb2.Principal(
+            subject=f"runs/{uid}", scope=token_pb2.SCOPE_RUN, memberships=[membership], run_uid=uid
+        )
+        return replace(self, token=RUN + uid)
+
     async def experiment(self) -> str:
         """The id of a new experiment."""
         made = await self.post("experiments/create", name=f"e-{new_uid()}")
@@ -65,4 +75,4 @@ async def rest(tracker: Tracker, nats_url: str) -> AsyncIterator[Rest]:
         for token, team in ((MEMBER, "main"), (VIEWER, "main"), (STRANGER, "other")):
             behind.caller(token, team)
         async with gateway(nats_url, behind.address, tracker_address=tracker.address) as http:
-            yield Rest(http, tracker)
+            yield Rest(http, tracker, behind)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
+from cairn.quota.v1 import token_pb2
 from cairn_common.auth import Role
 from cairn_gateway.mlflow import PREFIX, ROUTES
 from tests.harness.gateway import Neighbours, bearer, gateway, neighbours
@@ -50,6 +51,20 @@ async def test_no_route_answers_without_a_good_token(client: httpx.AsyncClient) 
         for headers in ({}, bearer(JUNK), {"Authorization": "Bearer"}):
             answer = await client.request(route.method, PREFIX + route.path, headers=headers)
             assert (answer.status_code, answer.json()["error_code"]) == (401, "UNAUTHENTICATED"), route
+
+
+async def test_who_may_only_look_is_refused_where_something_changes(
+    client: httpx.AsyncClient, behind: Neighbours
+) -> None:
+    viewer = behind.caller("cairn_0123456789abcdef-bob", "main", role=token_pb2.ROLE_VIEWER)
+    other = behind.caller("cairn_0123456789abcdef-eve", "rivals")
+    for route in ROUTES:
+        path = PREFIX + route.path.replace("{path:path}", "a/b")
+        answer = await client.request(route.method, path, headers=bearer(viewer))
+        assert (answer.status_code == 403) == (route.role > Role.VIEWER), route
+        headers = {**bearer(other), "X-MLFLOW-WORKSPACE": "main"}
+        answer = await client.request(route.method, path, headers=headers)
+        assert answer.json()["message"] == "Workspace 'main' not found", route
 
 
 def test_every_route_asks_for_a_role_and_stands_once() -> None:

@@ -77,6 +77,7 @@ async def test_what_a_run_logs_is_read_at_once_and_is_the_same_in_both_views(res
     await rest.post("runs/log-parameter", run_id=run_id, key="lr", value="0.1")
     await rest.post("runs/set-tag", run_id=run_id, key="mlflow.note.content", value="a note")
     await rest.post("runs/set-tag", run_id=run_id, key="mlflow.runName", value="second")
+    await rest.post("runs/set-tag", run_id=run_id, key="team", value="vision")
     run = (await rest.get("runs/get", run_id=run_id))["run"]
     assert run["info"]["run_name"] == "second"
     assert run["info"]["artifact_uri"].endswith(f"/{run_id}/artifacts")
@@ -103,6 +104,7 @@ async def test_what_a_run_logs_is_read_at_once_and_is_the_same_in_both_views(res
     async with Client(rest.tracker) as client:
         seen = await client.runs.GetRun(tracker_pb2.GetRunRequest(name=run_name(run_id)))
         assert (seen.display_name, seen.notes, dict(seen.params)) == ("second", "a note", {"lr": "0.1"})
+        assert dict(seen.labels) == {"team": "vision"}
         assert (seen.summary["a/b"].last, seen.summary["a/b"].last_step) == (0.5, 5)
         (series,) = (await client.series(run_id, "a/b")).series
         assert (list(series.steps), list(series.last)) == ([4, 5], [7.0, 0.5])
@@ -259,6 +261,37 @@ async def test_runs_are_searched_by_what_they_logged(rest: Rest) -> None:
     assert await found(max_results=3) == "321"
     inputs = (await rest.get("runs/get", run_id=runs[2]))["run"]["inputs"]["dataset_inputs"]
     assert inputs == [{"tags": context, "dataset": dataset}]
+
+
+async def test_a_runs_token_is_good_for_its_run_alone(rest: Rest) -> None:
+    experiment = await rest.experiment()
+    run_id, other = await rest.run(experiment), await rest.run(experiment)
+    own = rest.as_run(run_id)
+    await own.post("runs/log-metric", run_id=run_id, key="m", value=1, timestamp=1)
+    await own.post("runs/update", run_id=run_id, status="FINISHED")
+    assert (await own.get("runs/get", run_id=run_id))["run"]["info"]["status"] == "FINISHED"
+    assert (await own.get("metrics/get-history", run_id=run_id, metric_key="m"))["metrics"]
+    for path, given in (
+        ("runs/log-metric", {"key": "m", "value": 1, "timestamp": 1}),
+        ("runs/set-tag", {"key": "m", "value": "1"}),
+        ("runs/update", {"status": "FAILED"}),
+        ("runs/log-inputs", {"datasets": []}),
+    ):
+        code, message = await own.refusal(path, run_id=other, **given)
+        assert (code, message) == ("RESOURCE_DOES_NOT_EXIST", f"Run with id={other} not found")
+    for path, given in (
+        ("runs/delete", {"run_id": run_id}),
+        ("runs/search", {"experiment_ids": [experiment]}),
+        ("runs/create", {"experiment_id": experiment}),
+        ("experiments/create", {"name": "x"}),
+    ):
+        assert (await own.refusal(path, **given))[0] == "PERMISSION_DENIED"
+    tree = "/mlflow/api/2.0/mlflow-artifacts/artifacts"
+    for uid, status in ((run_id, 200), (other, 404)):
+        url = f"{tree}/{experiment}/{uid}/artifacts/f"
+        for method in ("PUT", "GET", "DELETE"):
+            answer = await rest.http.request(method, url, headers=bearer(own.token))
+            assert answer.status_code == status
 
 
 async def test_who_may_only_look_changes_nothing_and_strangers_see_nothing(rest: Rest) -> None:

@@ -169,6 +169,8 @@ class Run:
     notes: str = ""
     # The metric that others are drawn over, by their keys with `*`.
     axes: Mapping[str, str] = field(default_factory=dict)
+    # What MLflow's clients call tags.
+    labels: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
     # Points that are not there: left out by the tracker, or lost where they were logged.
     rejected_points: int = 0

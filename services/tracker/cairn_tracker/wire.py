@@ -73,6 +73,7 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         group=value.group,
         notes=value.notes,
         axes=value.axes,
+        labels=value.labels,
         rejected_points=value.rejected_points,
         dropped_points=value.dropped_points,
     )

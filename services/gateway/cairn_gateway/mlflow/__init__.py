@@ -114,7 +114,7 @@ def _open(answer: Callable[[], Awaitable[Response]]) -> Callable[[Request], Awai
 def _answer(
     route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate
 ) -> Callable[[Request], Awaitable[Response]]:
-    rule = access(route.role)
+    rule = access(route.role, run_token=route.run_token)
 
     async def respond(request: Request) -> Response:
         headers = Headers(scope=request.scope)

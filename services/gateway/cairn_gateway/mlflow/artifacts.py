@@ -165,9 +165,9 @@ async def _with(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 ROUTES: Final[tuple[Route, ...]] = (
     of_runs("GET", "logged-models/{model_id}/artifacts/directories", Role.VIEWER, list_logged_model),
-    Route("GET", _TREE, Role.VIEWER, list_tree),
-    Route("PUT", _TREE + "/{path:path}", Role.MEMBER, upload, streams=True),
-    Route("GET", _TREE + "/{path:path}", Role.VIEWER, download, streams=True),
-    Route("DELETE", _TREE + "/{path:path}", Role.MEMBER, delete, streams=True),
-    of_runs("GET", "artifacts/list", Role.VIEWER, list_run),
+    Route("GET", _TREE, Role.VIEWER, list_tree, run_token=True),
+    Route("PUT", _TREE + "/{path:path}", Role.MEMBER, upload, streams=True, run_token=True),
+    Route("GET", _TREE + "/{path:path}", Role.VIEWER, download, streams=True, run_token=True),
+    Route("DELETE", _TREE + "/{path:path}", Role.MEMBER, delete, streams=True, run_token=True),
+    of_runs("GET", "artifacts/list", Role.VIEWER, list_run, run_token=True),
 )

@@ -154,8 +154,8 @@ def _hashable(value: Any) -> Any:
 
 ROUTES: Final[tuple[Route, ...]] = (
     of_runs("POST", "experiments/create", Role.MEMBER, create),
-    of_runs("GET", "experiments/get", Role.VIEWER, get),
-    of_runs("GET", "experiments/get-by-name", Role.VIEWER, get_by_name),
+    of_runs("GET", "experiments/get", Role.VIEWER, get, run_token=True),
+    of_runs("GET", "experiments/get-by-name", Role.VIEWER, get_by_name, run_token=True),
     of_runs("GET", "experiments/search", Role.VIEWER, search),
     of_runs("POST", "experiments/search", Role.VIEWER, search),
     of_runs("POST", "experiments/update", Role.MEMBER, update),

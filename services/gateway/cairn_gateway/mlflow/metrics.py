@@ -217,11 +217,11 @@ def _spread(points: list[Any], most: int) -> list[Any]:
 
 
 ROUTES: Final[tuple[Route, ...]] = (
-    of_runs("POST", "runs/log-metric", Role.MEMBER, log_metric),
-    of_runs("POST", "runs/log-parameter", Role.MEMBER, log_param),
-    of_runs("POST", "runs/set-tag", Role.MEMBER, set_tag),
-    of_runs("POST", "runs/log-batch", Role.MEMBER, log_batch),
-    of_runs("GET", "metrics/get-history", Role.VIEWER, history),
+    of_runs("POST", "runs/log-metric", Role.MEMBER, log_metric, run_token=True),
+    of_runs("POST", "runs/log-parameter", Role.MEMBER, log_param, run_token=True),
+    of_runs("POST", "runs/set-tag", Role.MEMBER, set_tag, run_token=True),
+    of_runs("POST", "runs/log-batch", Role.MEMBER, log_batch, run_token=True),
+    of_runs("GET", "metrics/get-history", Role.VIEWER, history, run_token=True),
     of_runs("GET", "metrics/get-history-bulk", Role.VIEWER, history_bulk),
     of_runs("GET", "metrics/get-history-bulk-interval", Role.VIEWER, history_interval),
 )

@@ -53,7 +53,7 @@ class Route:
     """A row of the table: the method and path below `/mlflow`, and the role in the team that it asks for.
 
     The services hold the role again, each for itself. `streams`: the handler reads the body by itself, and
-    may take minutes.
+    may take minutes. `run_token`: a run's token is accepted, too; what it is good for the services say.
     """
 
     method: str
@@ -61,15 +61,16 @@ class Route:
     role: Role
     handler: Handler
     streams: bool = False
+    run_token: bool = False
 
     def also(self, path: str) -> Route:
         """The same under another path."""
         return Route(self.method, path, self.role, self.handler, self.streams)
 
 
-def of_runs(method: str, path: str, role: Role, handler: Handler) -> Route:
+def of_runs(method: str, path: str, role: Role, handler: Handler, *, run_token: bool = False) -> Route:
     """A route of the tracking API: `/api/2.0/mlflow/PATH`."""
-    return Route(method, f"/api/2.0/mlflow/{path}", role, handler)
+    return Route(method, f"/api/2.0/mlflow/{path}", role, handler, run_token=run_token)
 
 
 def empty() -> dict[str, Any]:

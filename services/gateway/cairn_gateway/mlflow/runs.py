@@ -267,13 +267,13 @@ def _status(value: Any) -> str:
 
 ROUTES: Final[tuple[Route, ...]] = (
     of_runs("POST", "runs/create", Role.MEMBER, create),
-    of_runs("GET", "runs/get", Role.VIEWER, get),
-    of_runs("POST", "runs/update", Role.MEMBER, update),
+    of_runs("GET", "runs/get", Role.VIEWER, get, run_token=True),
+    of_runs("POST", "runs/update", Role.MEMBER, update, run_token=True),
     of_runs("POST", "runs/delete", Role.MEMBER, delete),
     of_runs("POST", "runs/restore", Role.MEMBER, restore),
-    of_runs("POST", "runs/delete-tag", Role.MEMBER, delete_tag),
+    of_runs("POST", "runs/delete-tag", Role.MEMBER, delete_tag, run_token=True),
     of_runs("POST", "runs/search", Role.VIEWER, search),
-    of_runs("POST", "runs/log-inputs", Role.MEMBER, log_inputs),
-    of_runs("POST", "runs/outputs", Role.MEMBER, log_outputs),
-    of_runs("POST", "runs/log-model", Role.MEMBER, log_model),
+    of_runs("POST", "runs/log-inputs", Role.MEMBER, log_inputs, run_token=True),
+    of_runs("POST", "runs/outputs", Role.MEMBER, log_outputs, run_token=True),
+    of_runs("POST", "runs/log-model", Role.MEMBER, log_model, run_token=True),
 )

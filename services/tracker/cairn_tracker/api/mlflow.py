@@ -13,12 +13,13 @@ from cairn.tracker.v1 import mlflow_pb2_grpc
 from cairn_common.auth import Access, Role, access
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_common.errors import AlreadyExists, InvalidArgument, Reason
+from cairn_common.errors import AlreadyExists, InvalidArgument, PermissionDenied, Reason
 from cairn_common.rpc import caller
 from cairn_tracker.api.names import team_of
 from cairn_tracker.batch import RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.mlflow import grammar, wire
+from cairn_tracker.mlflow.errors import unknown_run
 from cairn_tracker.mlflow.experiments import Experiments
 from cairn_tracker.mlflow.history import History, Range
 from cairn_tracker.mlflow.runs import Batch, Runs
@@ -30,16 +31,16 @@ from cairn_tracker.store import mlflow_experiments, mlflow_runs
 NAME: Final = "cairn.tracker.v1.MlflowService"
 ACCESS: Mapping[str, Access] = {
     f"/{NAME}/CreateMlflowExperiment": access(Role.MEMBER),
-    f"/{NAME}/GetMlflowExperiment": access(Role.VIEWER),
+    f"/{NAME}/GetMlflowExperiment": access(Role.VIEWER, run_token=True),
     f"/{NAME}/SearchMlflowExperiments": access(Role.VIEWER),
     f"/{NAME}/UpdateMlflowExperiment": access(Role.MEMBER),
     f"/{NAME}/CreateMlflowRun": access(Role.MEMBER),
-    f"/{NAME}/GetMlflowRun": access(Role.VIEWER),
+    f"/{NAME}/GetMlflowRun": access(Role.VIEWER, run_token=True),
     f"/{NAME}/SearchMlflowRuns": access(Role.VIEWER),
-    f"/{NAME}/UpdateMlflowRun": access(Role.MEMBER),
-    f"/{NAME}/LogMlflowBatch": access(Role.MEMBER),
-    f"/{NAME}/LogMlflowInputs": access(Role.MEMBER),
-    f"/{NAME}/ListMlflowPoints": access(Role.VIEWER),
+    f"/{NAME}/UpdateMlflowRun": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/LogMlflowBatch": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/LogMlflowInputs": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/ListMlflowPoints": access(Role.VIEWER, run_token=True),
 }
 _MOST: Final = 50_000
 _MOST_POINTS: Final = 100_000
@@ -135,8 +136,8 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
 
     async def GetMlflowRun(self, request: pb.GetMlflowRunRequest, context: Context) -> pb.MlflowRun:
         """One run, deleted or not."""
-        team = team_of(caller(), request.parent, Role.VIEWER)
-        return wire.run(await self._runs.get(RunKey(team, request.run_id)))
+        key = _own(request.parent, request.run_id, Role.VIEWER)
+        return wire.run(await self._runs.get(key))
 
     async def SearchMlflowRuns(
         self, request: pb.SearchMlflowRunsRequest, context: Context
@@ -161,13 +162,15 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
 
     async def UpdateMlflowRun(self, request: pb.UpdateMlflowRunRequest, context: Context) -> pb.MlflowRun:
         """Ends a run, lets it go on, renames, deletes or restores it, or takes tags away."""
-        team = team_of(caller(), request.parent, Role.MEMBER)
+        key = _own(request.parent, request.run_id, Role.MEMBER)
+        if caller().is_run and request.HasField("deleted"):
+            raise PermissionDenied("a run's token does not delete", reason=Reason.SCOPE_TOO_LOW)
         if request.status and request.status not in wire.STATUSES:
             raise InvalidArgument(
                 f"status: '{request.status[:40]}' is none of {', '.join(wire.STATUSES)}", field="status"
             )
         changed = await self._runs.update(
-            RunKey(team, request.run_id),
+            key,
             state=wire.STATUSES[request.status] if request.status else None,
             end_time=wire.moment(request.end_time, "end_time") if request.HasField("end_time") else None,
             name=request.run_name,
@@ -180,7 +183,7 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
         self, request: pb.LogMlflowBatchRequest, context: Context
     ) -> pb.LogMlflowBatchResponse:
         """Metrics, params and tags of a run, all or nothing."""
-        team = team_of(caller(), request.parent, Role.MEMBER)
+        key = _own(request.parent, request.run_id, Role.MEMBER)
         batch = Batch(
             keys=list(request.metric_keys),
             values=list(request.metric_values),
@@ -189,20 +192,20 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             params=dict(request.params),
             tags=dict(request.tags),
         )
-        await self._runs.log(RunKey(team, request.run_id), batch)
+        await self._runs.log(key, batch)
         return pb.LogMlflowBatchResponse()
 
     async def LogMlflowInputs(
         self, request: pb.LogMlflowInputsRequest, context: Context
     ) -> pb.LogMlflowInputsResponse:
         """Datasets and models that a run read, models that it made."""
-        team = team_of(caller(), request.parent, Role.MEMBER)
+        key = _own(request.parent, request.run_id, Role.MEMBER)
         uses = [
             mlflow_runs.ModelUse(item.model_id, item.step, made)
             for items, made in ((request.model_inputs, False), (request.model_outputs, True))
             for item in items
         ]
-        await self._runs.log_inputs(RunKey(team, request.run_id), wire.inputs(request.datasets), uses)
+        await self._runs.log_inputs(key, wire.inputs(request.datasets), uses)
         return pb.LogMlflowInputsResponse()
 
     async def ListMlflowPoints(
@@ -215,6 +218,8 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
                 f"run_ids: {len(request.run_ids)} were given; 1 to {_MOST_RUNS} can be asked for at once",
                 field="run_ids",
             )
+        for uid in request.run_ids:
+            _own(request.parent, uid, Role.VIEWER)
         limit = min(request.limit or _MOST_POINTS, _MOST_POINTS)
         wanted = Range(
             key=request.metric_key,
@@ -232,6 +237,15 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             values=[wire.finite(value) for value in values[:limit]],
             more=len(runs) > limit,
         )
+
+
+def _own(parent: str, uid: str, role: Role) -> RunKey:
+    """The run of a team in which the caller has this role; a run's token only for itself."""
+    who = caller()
+    key = RunKey(team_of(who, parent, role), uid)
+    if who.is_run and who.run_uid != uid:
+        raise unknown_run(uid)
+    return key
 
 
 def _limit(limit: int) -> int:

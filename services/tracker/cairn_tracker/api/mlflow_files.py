@@ -10,6 +10,7 @@ from grpc import aio
 from cairn.tracker.v1 import artifact_pb2, mlflow_file_pb2_grpc
 from cairn.tracker.v1 import mlflow_file_pb2 as pb
 from cairn_common.auth import Access, Role, access
+from cairn_common.errors import NotFound, Reason
 from cairn_common.rpc import caller
 from cairn_tracker import wire_artifacts
 from cairn_tracker.api.names import team_of
@@ -18,10 +19,10 @@ from cairn_tracker.mlflow.files import MOST_LISTED, Files
 
 NAME: Final = "cairn.tracker.v1.MlflowFileService"
 ACCESS: Mapping[str, Access] = {
-    f"/{NAME}/PutMlflowFile": access(Role.MEMBER),
-    f"/{NAME}/GetMlflowFile": access(Role.VIEWER),
-    f"/{NAME}/ListMlflowFiles": access(Role.VIEWER),
-    f"/{NAME}/DeleteMlflowFiles": access(Role.MEMBER),
+    f"/{NAME}/PutMlflowFile": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/GetMlflowFile": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/ListMlflowFiles": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/DeleteMlflowFiles": access(Role.MEMBER, run_token=True),
 }
 
 Context = aio.ServicerContext[Any, Any]
@@ -35,19 +36,19 @@ class MlflowFileApi(mlflow_file_pb2_grpc.MlflowFileServiceServicer):
 
     async def PutMlflowFile(self, request: pb.PutMlflowFileRequest, context: Context) -> pb.MlflowFile:
         """Writes a file whose parts are in the store."""
-        team = team_of(caller(), request.parent, Role.MEMBER)
+        team = _team_of(request.parent, request.entry.path, Role.MEMBER)
         return _file(await self._files.put(team, wire_artifacts.entry(request.entry)))
 
     async def GetMlflowFile(self, request: pb.GetMlflowFileRequest, context: Context) -> pb.MlflowFile:
         """One file."""
-        team = team_of(caller(), request.parent, Role.VIEWER)
+        team = _team_of(request.parent, request.path, Role.VIEWER)
         return _file(await self._files.get(team, request.path))
 
     async def ListMlflowFiles(
         self, request: pb.ListMlflowFilesRequest, context: Context
     ) -> pb.ListMlflowFilesResponse:
         """What lies in a folder."""
-        team = team_of(caller(), request.parent, Role.VIEWER)
+        team = _team_of(request.parent, request.path, Role.VIEWER)
         found = await self._files.listed(team, request.path, after=request.after)
         return pb.ListMlflowFilesResponse(
             items=[
@@ -61,8 +62,18 @@ class MlflowFileApi(mlflow_file_pb2_grpc.MlflowFileServiceServicer):
         self, request: pb.DeleteMlflowFilesRequest, context: Context
     ) -> pb.DeleteMlflowFilesResponse:
         """Deletes a file or a folder."""
-        team = team_of(caller(), request.parent, Role.MEMBER)
+        team = _team_of(request.parent, request.path, Role.MEMBER)
         return pb.DeleteMlflowFilesResponse(deleted=await self._files.delete(team, request.path))
+
+
+def _team_of(parent: str, path: str, role: Role) -> str:
+    """The team of a parent, in which the caller has this role; a run's token only for the run's own files."""
+    who = caller()
+    team = team_of(who, parent, role)
+    parts = path.split("/")
+    if who.is_run and parts[1:3] != [who.run_uid, "artifacts"]:
+        raise NotFound(f"No such artifact: '{path[:500]}'", reason=Reason.ARTIFACT_NOT_FOUND)
+    return team
 
 
 def _file(entry: Entry) -> pb.MlflowFile:

@@ -62,7 +62,7 @@ class Filter:
 COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
-start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, origin,
+start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, labels, origin,
 rejected_points, dropped_points
 """
 
@@ -477,6 +477,7 @@ def _run(row: Row | Mapping[str, Any], attempts: Sequence[Attempt], summary: dic
     values["params"] = json.loads(values["params"])
     values["environment"] = json.loads(values["environment"])
     values["axes"] = json.loads(values["axes"])
+    values["labels"] = json.loads(values["labels"])
     origin = json.loads(values["origin"])
     values["origin"] = Origin(**{**origin, "kind": OriginKind(origin["kind"])}) if origin else None
     return Run(**values, code=code, attempts=attempts, summary=summary)
