@@ -102,6 +102,31 @@ class AccountCalls(TeamCalls):
         """Makes a link show nothing any more."""
         return self.api.post(self._team("shares", share) + ":revoke")
 
+    def add_webhook(
+        self, url: str, *, events: Sequence[str] = (), slack: bool = False, name: str = ""
+    ) -> Json:
+        """Has an address told what happens in the team; ``secret`` signs it, and is shown this once."""
+        hook = {
+            "url": url,
+            "events": list(events),
+            "format": "SLACK" if slack else "JSON",
+            "display_name": name,
+        }
+        return self.api.post(self._team("webhooks"), {"webhook": hook})
+
+    def webhooks(self) -> list[Json]:
+        """The team's webhooks, without their URLs."""
+        return list(self.api.get(self._team("webhooks")).get("webhooks", []))
+
+    def delete_webhook(self, webhook: str) -> Json:
+        """Sends nothing there any more."""
+        return self.api.post(self._team("webhooks", webhook) + ":delete")
+
+    def webhook_deliveries(self, webhook: str, *, limit: int | None = None) -> list[Json]:
+        """What a webhook was told, newest first, and how that went."""
+        path = self._team("webhooks", webhook, "deliveries")
+        return list(self.api.pages(path, "deliveries", limit=limit))
+
     def audit(
         self, *, every: bool = False, actor: str = "", action: str = "", since: str = "", until: str = "",
         limit: int | None = None,

@@ -20,6 +20,7 @@ from cairn.quota.v1 import (
     team_pb2,
     token_pb2,
     user_service_pb2_grpc,
+    webhook_service_pb2_grpc,
 )
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
@@ -79,6 +80,10 @@ class Quota:
     async def audit(self, token: str | None = None) -> audit_pb2_grpc.AuditServiceAsyncStub:
         """AuditService as the admin, or with another token."""
         return audit_pb2_grpc.AuditServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def webhooks(self, token: str | None = None) -> webhook_service_pb2_grpc.WebhookServiceAsyncStub:
+        """WebhookService as the admin, or with another token."""
+        return webhook_service_pb2_grpc.WebhookServiceStub(await self.channel(token or self.tokens.admin))
 
     async def door(self) -> user_service_pb2_grpc.UserServiceAsyncStub:
         """UserService as the gateway, for whoever comes without a token."""

@@ -112,7 +112,7 @@ class Operation:
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
         ids["code"] = "BBBB-BBBB"
         ids |= dict.fromkeys(
-            ("job", "run", "sweep", "token", "budget", "invitation", "promotion", "share"), uid
+            ("job", "run", "sweep", "token", "budget", "invitation", "promotion", "share", "webhook"), uid
         )
         return self.path.format(**ids)
 
@@ -294,7 +294,7 @@ def test_no_rpc_shows_another_team_to_exist(place: Place, methods: list[Method])
         method.path: code
         for method in methods
         if "parent" in method.fields and method.name not in OF_SERVICES | {"ListLogLines", "ListVersions"}
-        if method.name not in {"GetLatestCheckpoint", "ListMedia", "GetMedia"}
+        if method.name not in {"GetLatestCheckpoint", "ListMedia", "GetMedia", "ListWebhookDeliveries"}
         if (code := method.ask(place, place.people.stranger, b"\x0a" + bytes([len(team)]) + team))
         != "NOT_FOUND"
     }

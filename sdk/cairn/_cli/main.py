@@ -69,6 +69,7 @@ BUILT_IN = (
     ("Account", "usage", "usage", "usage"),
     ("Account", "token", "account", "token"),
     ("Account", "audit", "audit", "audit"),
+    ("Account", "webhook", "webhook", "webhook"),
     ("Account", "completion", "completion", "completion"),
 )
 PLUGIN_SECTION = "Platform"

@@ -87,6 +87,8 @@ class Reason(StrEnum):
     INVITATION_NOT_FOUND = "INVITATION_NOT_FOUND"
     # `there is no share 01j... in team main`
     SHARE_NOT_FOUND = "SHARE_NOT_FOUND"
+    # `there is no webhook 01j... in team main`
+    WEBHOOK_NOT_FOUND = "WEBHOOK_NOT_FOUND"
     # `there is no login WDJB-MJHT that waits`
     LOGIN_NOT_FOUND = "LOGIN_NOT_FOUND"
     # `there is no reservation 01j...-1 in team main`

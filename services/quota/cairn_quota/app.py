@@ -8,11 +8,18 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib.resources import files
+from pathlib import Path
 from typing import Any, NoReturn
 
 import structlog
 
-from cairn.quota.v1 import allocation_pb2_grpc, audit_pb2_grpc, quota_pb2_grpc, user_service_pb2_grpc
+from cairn.quota.v1 import (
+    allocation_pb2_grpc,
+    audit_pb2_grpc,
+    quota_pb2_grpc,
+    user_service_pb2_grpc,
+    webhook_service_pb2_grpc,
+)
 from cairn.scheduler.v1 import scheduler_pb2_grpc
 from cairn_common import outbox, rpc
 from cairn_common.auth import WHO_IS_WHO
@@ -22,6 +29,7 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
+from cairn_common.sealing import Sealer, key_of
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
 from cairn_quota.allocation_api import ALLOCATION, ALLOCATION_ACCESS, AllocationApi
@@ -49,6 +57,11 @@ from cairn_quota.tree_store import TreeStore
 from cairn_quota.usage_store import UsageStore
 from cairn_quota.user_api import USER_ACCESS, USERS, UserApi
 from cairn_quota.user_store import UserStore
+from cairn_quota.webhook import Reach
+from cairn_quota.webhook_api import WEBHOOK_ACCESS, WEBHOOKS, WebhookApi
+from cairn_quota.webhook_facts import TELLABLE, Telling
+from cairn_quota.webhook_sender import Sender
+from cairn_quota.webhook_store import WebhookStore
 
 SCHEMA = "quota"
 # What changes what is held or owed: nothing is when a job comes, or is on its way to its place.
@@ -80,11 +93,20 @@ class Parts:
     authority: Authority
     identities: IdentityStore
     authenticator: Authenticator
+    # None: there is no key to keep webhooks by.
+    sealer: Sealer | None
+    sender: Sender | None
     clock: Clock
 
     @classmethod
-    def over(cls, db: Database, clock: Clock) -> Parts:
-        """All parts over one database."""
+    def over(cls, db: Database, clock: Clock, settings: QuotaSettings) -> Parts:
+        """All parts over one database. Raises SettingsError."""
+        sealer = None
+        if settings.secrets_key.get_secret_value() or settings.data_dir is not None:
+            sealer = Sealer(
+                key_of(settings.secrets_key, settings.data_dir or Path()), purpose=b"cairn-webhooks"
+            )
+        reach = Reach.of(settings.webhook_networks)
         identities = IdentityStore(db)
         authority = Authority(db)
         return cls(
@@ -94,6 +116,8 @@ class Parts:
             authority=authority,
             identities=identities,
             authenticator=Authenticator(identities, clock),
+            sealer=sealer,
+            sender=Sender(WebhookStore(db), sealer, reach, clock) if sealer is not None else None,
             clock=clock,
         )
 
@@ -119,7 +143,7 @@ async def run(
     first = read_bootstrap(settings.bootstrap) if settings.bootstrap else None
     await migrate(settings.postgres_url, SCHEMA, files("cairn_quota") / "migrations")
     async with pool(settings.postgres_url, schema=SCHEMA) as db, asyncio.TaskGroup() as tasks:
-        parts = Parts.over(db, clock or SystemClock())
+        parts = Parts.over(db, clock or SystemClock(), settings)
         if first is not None:
             await bootstrap(
                 first,
@@ -148,12 +172,13 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
         parts.clock,
     )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
+    hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, parts.clock)
     noted = AuditApi(parts.db, parts.clock)
     users = UserApi(parts.db, Passwords(), parts.clock)
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,
-        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS},
+        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS, **WEBHOOK_ACCESS},
         authenticate=parts.authenticator,
         services=[
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
@@ -161,8 +186,9 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
             lambda server: allocation_pb2_grpc.add_AllocationServiceServicer_to_server(allocation, server),
             lambda server: user_service_pb2_grpc.add_UserServiceServicer_to_server(users, server),
             lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(noted, server),
+            lambda server: webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server(hooks, server),
         ],
-        names=[QUOTA, IDENTITY, ALLOCATION, USERS, AUDIT],
+        names=[QUOTA, IDENTITY, ALLOCATION, USERS, AUDIT, WEBHOOKS],
     )
 
 
@@ -170,6 +196,8 @@ def _works(settings: QuotaSettings, parts: Parts) -> Iterator[Coroutine[Any, Any
     """What runs beside the gRPC server."""
     yield _on_the_bus(settings, parts)
     yield Meter(parts.store, parts.clock).run()
+    if parts.sender is not None:
+        yield parts.sender.run()
     if settings.scheduler_address:
         yield _reconcile(settings, parts)
     else:
@@ -217,6 +245,18 @@ async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
                     db=parts.db,
                 )
             )
+        if parts.sender is not None:
+            telling = Telling(WebhookStore(parts.db), parts.clock, parts.sender.wake)
+            for stream, tellable in TELLABLE.items():
+                tasks.create_task(
+                    bus.consume(
+                        stream=stream,
+                        durable="quota-webhooks",
+                        subjects=tellable,
+                        handler=telling,
+                        db=parts.db,
+                    )
+                )
         if seed := settings.nats_system_seed.get_secret_value():
             tasks.create_task(_kick(bus, settings.nats_url, seed, parts.db))
 

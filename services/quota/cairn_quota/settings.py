@@ -24,3 +24,7 @@ class QuotaSettings(ServiceSettings):
     nats_system_seed: SecretStr = SecretStr("")
     # The account that admitted connections join: not the services' own, see `cairn_server.backends.nats`.
     nats_account: str = "JOBS"
+    # Under which webhooks' URLs and secrets are kept; empty: one made once in data_dir; neither: no webhooks.
+    secrets_key: SecretStr = SecretStr("")
+    # Networks inside that webhooks may lead to, with commas between; all that is not public is refused else.
+    webhook_networks: str = ""

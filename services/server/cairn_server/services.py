@@ -119,10 +119,10 @@ def _own(
     name: str, *, wiring: Wiring, credentials: Credentials, operator: Mapping[str, str]
 ) -> dict[str, str]:
     if name == "quota":
-        return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)}
+        return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)} | _key(operator)
     if name == "scheduler":
         sky = {"CAIRN_SKYPILOT_URL": wiring.skypilot_url} if wiring.skypilot_url else {}
-        return sky | {key: operator[key] for key in (_SECRETS_KEY,) if key in operator}
+        return sky | _key(operator)
     if name == "gateway":
         return {"CAIRN_HTTP_BIND": wiring.http_bind}
     if name == "tracker":
@@ -140,6 +140,10 @@ def _own(
             **(embedded if wiring.embedded_s3 else external),
         }
     return {}
+
+
+def _key(operator: Mapping[str, str]) -> dict[str, str]:
+    return {key: operator[key] for key in (_SECRETS_KEY,) if key in operator}
 
 
 def _inherited(operator: Mapping[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ from cairn_gateway.http import (
     results,
     runs,
     sharing,
+    webhooks,
 )
 from cairn_gateway.http.address import Networks
 from cairn_gateway.http.cookie import Cookie
@@ -75,6 +76,7 @@ ROUTES = (
     *keeping.ROUTES,
     *results.ROUTES,
     *sharing.ROUTES,
+    *webhooks.ROUTES,
 )
 
 ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH, *sharing.SHARED)
