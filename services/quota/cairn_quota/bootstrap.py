@@ -15,8 +15,8 @@ import structlog
 from cairn_common.clock import Clock
 from cairn_common.ids import new_uid
 from cairn_common.settings import SettingsError
-from cairn_quota.identity_store import IdentityStore, NewToken
-from cairn_quota.model import Limits, Role, Scope, Token
+from cairn_quota.identity_store import IdentityStore
+from cairn_quota.model import Limits, NewToken, Role, Scope, Token
 from cairn_quota.team_store import TeamStore, new_team
 from cairn_quota.user_store import UserStore, new_user
 

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from cairn_common.db import Database, Row
 from cairn_common.errors import FailedPrecondition, NotFound, Reason
 from cairn_quota import audit
-from cairn_quota.identity_store import NewToken
+from cairn_quota.model import NewToken
 from cairn_quota.user_store import insert_session
 
 LIFE = timedelta(minutes=10)

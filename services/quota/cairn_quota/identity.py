@@ -15,8 +15,8 @@ from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, wire
 from cairn_quota.authentication import Authenticator, principal
-from cairn_quota.identity_store import IdentityStore, NewToken, token_not_found
-from cairn_quota.model import Scope, Token
+from cairn_quota.identity_store import IdentityStore, token_not_found
+from cairn_quota.model import NewToken, Scope, Token
 from cairn_quota.team_store import team_not_found
 
 MOST_TOKENS = 500

@@ -4,29 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime
 
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_quota import audit, facts
-from cairn_quota.model import Scope, Token
+from cairn_quota.model import NewToken, Scope, Token
 
 COLUMNS = (
     "uid, display_name, subject, scope, team, run_uid, attempt_uid, create_time, expire_time, revoke_time,"
     " session"
 )
 SELECT_TOKENS = f"SELECT {COLUMNS} FROM tokens"  # noqa: S608
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """A token to make: what is stored of it."""
-
-    token: Token
-    hash: str
-    creator: str
-    request_id: str
 
 
 class IdentityStore:

@@ -16,9 +16,8 @@ from cairn_common.errors import (
     Unauthenticated,
 )
 from cairn_quota import audit
-from cairn_quota.identity_store import NewToken
 from cairn_quota.member_store import locked_members, write_member
-from cairn_quota.model import Role
+from cairn_quota.model import NewToken, Role
 from cairn_quota.people import Invitation, InvitationState, User, UserState, check_grant, too_low
 from cairn_quota.user_store import SELECT as SELECT_USERS
 from cairn_quota.user_store import check_email_free, insert_session, insert_user, user_of, write_password

@@ -12,9 +12,8 @@ from cairn_common.ids import check_id, new_uid
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, people_wire, user_checks, wire
-from cairn_quota.identity_store import NewToken
 from cairn_quota.member_store import MemberStore
-from cairn_quota.model import Scope, Token
+from cairn_quota.model import NewToken, Scope, Token
 from cairn_quota.people import UserKind, check_email
 from cairn_quota.sight import Sight, after, next_token, team_of
 from cairn_quota.user_store import UserStore, new_user, user_not_found

@@ -8,8 +8,8 @@ from datetime import datetime
 from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import AlreadyExists, FailedPrecondition, NotFound, Reason
 from cairn_quota import audit, facts
-from cairn_quota.identity_store import NewToken, insert_token
-from cairn_quota.model import Role
+from cairn_quota.identity_store import insert_token
+from cairn_quota.model import NewToken, Role
 from cairn_quota.people import Change, Members, Membership, User, UserKind, UserState, check_change
 from cairn_quota.team_store import team_not_found
 from cairn_quota.user_store import (

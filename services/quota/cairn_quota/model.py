@@ -194,3 +194,13 @@ class Token:
     revoke_time: datetime | None
     # Opened by a password: what is made with it may outlive it.
     session: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class NewToken:
+    """A token to make: what is stored of it."""
+
+    token: Token
+    hash: str
+    creator: str
+    request_id: str

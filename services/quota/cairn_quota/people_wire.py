@@ -6,7 +6,7 @@ from datetime import datetime
 
 from cairn.quota.v1 import invitation_pb2, membership_pb2, token_pb2, user_pb2, user_service_pb2
 from cairn_quota import wire
-from cairn_quota.identity_store import NewToken
+from cairn_quota.model import NewToken
 from cairn_quota.people import Invitation, Membership, User
 
 

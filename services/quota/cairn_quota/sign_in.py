@@ -11,8 +11,7 @@ from cairn_common.clock import Clock
 from cairn_common.errors import Reason, ResourceExhausted, Unauthenticated
 from cairn_common.ids import new_uid
 from cairn_common.rpc import origin
-from cairn_quota.identity_store import NewToken
-from cairn_quota.model import Scope, Token
+from cairn_quota.model import NewToken, Scope, Token
 from cairn_quota.passwords import Passwords
 from cairn_quota.people import User, UserState, spelled
 from cairn_quota.user_store import Tries, UserStore

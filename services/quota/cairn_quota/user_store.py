@@ -11,8 +11,8 @@ from cairn_common.errors import AlreadyExists, NotFound, Reason
 from cairn_common.ids import new_uid
 from cairn_quota import audit, facts
 from cairn_quota.identity_store import COLUMNS as TOKEN_COLUMNS
-from cairn_quota.identity_store import NewToken, insert_token, token_of
-from cairn_quota.model import Role
+from cairn_quota.identity_store import insert_token, token_of
+from cairn_quota.model import NewToken, Role
 from cairn_quota.people import User, UserKind, UserState, last_owner
 
 COLUMNS = (
