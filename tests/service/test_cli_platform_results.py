@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import random
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cairn._transfer import entries_of
 from cairn.client import Client
 from tests.harness.people import invite
 from tests.harness.platform import Platform
+from tests.harness.rescue import INTERVAL, rounds
 
 TRAIN = """
 import cairn
@@ -130,7 +133,7 @@ def test_a_preview_reads_no_more_than_it_shows(client: Client, tmp_path: Path) -
     )
     (folder / "wide.csv").write_text("a,b\n" + "1,2\n" * 200_000)
     first = client.publish(folder, "tables", kind="dataset")
-    big, wide = entries_of(first)
+    big, wide = entries_of(client.api, first)
     assert big.size > 4_000_000
     files: list[_looking.RangedFile] = []
 
@@ -223,3 +226,13 @@ def test_two_nodes_go_on_together_from_what_both_have_saved(
     steps = [version["step"] for version in client.checkpoints(uid)]
     assert steps in ([3, 2, 1, 0], [3, 2, 1, 1, 0])
     assert {len(client.version(f"checkpoint-{uid}", number)["entries"]) for number in (1, 2, 3, 4)} == {2}
+
+
+def test_a_killed_training_loses_at_most_one_interval_wherever_it_is_started_again(
+    cli_platform: Platform, tmp_path: Path
+) -> None:
+    done = list(rounds(cli_platform, tmp_path, 5, chance=random.Random()))
+    for before, after in itertools.pairwise(done):
+        assert after.begun > before.committed, f"a committed checkpoint was passed over: {done}"
+        assert before.reached + 1 - after.begun <= INTERVAL, f"more than one interval was lost: {done}"
+    assert done[-1].reached > 0
