@@ -54,7 +54,7 @@ class Store:
 
         self._patiently(url, once)
 
-    def get(self, url: str, *, digest: str, size: int) -> bytes:
+    def get(self, url: str, *, digest: str, size: int) -> bytes | bytearray:
         """The blob at ``url``, checked against digest and size. Raises `TransferError`, `Unreachable`."""
         return self._patiently(url, lambda: self._get(url, digest, size))
 
@@ -77,16 +77,17 @@ class Store:
         with self._answer("PUT", url, body, {"Content-Length": str(size)}) as response:
             _check(response, response.read(4096))
 
-    def _get(self, url: str, digest: str, size: int) -> bytes:
+    def _get(self, url: str, digest: str, size: int) -> bytearray:
         with self._answer("GET", url, None, {}) as response:
             if response.status != 200:
                 _check(response, response.read(4096))
-            data = response.read(size + 1)  # never more than one byte too many, whatever is sent
+            data = _filled(response, size)
+            beyond = response.read(1)  # never more than one byte too many, whatever is sent
         found = hashlib.sha256(data).hexdigest()
-        if len(data) != size or found != digest:
+        if beyond or found != digest:
             raise TransferError(
-                f"the store's bytes are not those of blob {digest[:12]}: {len(data)} of {size} bytes, "
-                f"sha256 {found[:12]}; they were not used"
+                f"the store's bytes are not those of blob {digest[:12]}: "
+                f"{len(data) + len(beyond)} of {size} bytes, sha256 {found[:12]}; they were not used"
             )
         return data
 
@@ -120,6 +121,17 @@ class Store:
                 failure = Unreachable(origin(url), error)
             if not pauses.pause():
                 raise failure
+
+
+def _filled(response: http.client.HTTPResponse, size: int) -> bytearray:
+    """At most so many bytes of the answer, in memory once."""
+    data = bytearray(size)
+    view, read = memoryview(data), 0
+    while read < size and (count := response.readinto(view[read:])):
+        read += count
+    view.release()
+    del data[read:]
+    return data
 
 
 def _chunks(file: BinaryIO, read: Callable[[int], None]) -> Iterator[bytes]:

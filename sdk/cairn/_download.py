@@ -16,7 +16,7 @@ from io import BufferedRandom, BufferedWriter
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._blobs import CHUNK, Store, TransferError, UrlExpired
 from cairn._cache import Cache
 from cairn._http import Api, ApiError, segment
 from cairn._paths import check_paths, place
@@ -167,9 +167,14 @@ def _large_file(pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, targe
         for part in entry.parts:
             futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset, begun=begun))
             offset += part.size
-        yield from _results(futures)
+        whole, offset = hashlib.sha256(), 0
+        # In their order, while the later ones are on their way.
+        for size in _results(futures):
+            _add(whole, file.fileno(), offset, size)
+            offset += size
+            yield size
         os.truncate(file.fileno(), entry.size)
-        if _digest_of(file) != entry.digest:
+        if whole.hexdigest() != entry.digest:
             os.truncate(file.fileno(), 0)
             raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
 
@@ -183,6 +188,14 @@ def _results(futures: list[Future[T]]) -> Iterator[T]:
         for future in futures:
             if not future.cancel():
                 future.exception()
+
+
+def _add(whole: hashlib._Hash, descriptor: int, offset: int, size: int) -> None:
+    """Adds what a file has at a place to its digest."""
+    end = offset + size
+    while offset < end and (data := os.pread(descriptor, min(CHUNK, end - offset), offset)):
+        whole.update(data)
+        offset += len(data)
 
 
 def _part(fetcher: _Fetcher, part: Part, descriptor: int, offset: int, *, begun: bool) -> int:
@@ -208,7 +221,7 @@ class _Fetcher:
         for start in range(0, len(wanted), 1000):
             self._urls.update(self._ask(wanted[start : start + 1000]))
 
-    def get(self, part: Part) -> bytes:
+    def get(self, part: Part) -> bytes | bytearray:
         try:
             return self._store.get(self._urls[part.digest], digest=part.digest, size=part.size)
         except UrlExpired:
@@ -280,11 +293,6 @@ def _same(target: Path, entry: Entry) -> bool:
     if target.is_symlink() or not target.is_file() or target.stat().st_size != entry.size:
         return False
     return _digest(target) == entry.digest
-
-
-def _digest_of(file: BufferedRandom) -> str:
-    file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _digest(path: Path) -> str:

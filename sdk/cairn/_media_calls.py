@@ -41,7 +41,7 @@ class MediaCalls:
             query: Query = {"key": key, "step": step, "index": index}
             found = self.api.get(self._run_media(run) + "/content", query)
             if url := found.get("url"):
-                return Store().get(str(url), digest=digest, size=size)
+                return bytes(Store().get(str(url), digest=digest, size=size))
             data = b64decode(found["item"]["data"])
         if hashlib.sha256(data).hexdigest() != digest:
             raise TransferError(f"the bytes of {key!r} at step {step} are not those that were logged")

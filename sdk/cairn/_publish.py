@@ -10,7 +10,8 @@ from typing import Any
 
 from cairn._blobs import Store
 from cairn._http import Api, ApiError, Json, Pauses, segment
-from cairn._transfer import Entry, Part, Progress, Source, ask_uploads, upload
+from cairn._transfer import Entry, Part, Progress, Source, ask_uploads
+from cairn._upload import upload
 
 KINDS = ("file", "checkpoint", "model", "dataset", "evaluation")
 COMMIT_PATIENCE = 60.0

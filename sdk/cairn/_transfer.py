@@ -1,27 +1,18 @@
-"""Files to and from the artifact store, in content-addressed parts moved in parallel.
-
-A file is read once: each part of 16 MiB is hashed, and sent from memory where the store lacks it. What is
-there already is not sent again, so a broken upload goes on where it broke. At most about
-``2 * BATCH_BYTES`` are held in memory.
-"""
+"""What is moved to and from the artifact store: files in content-addressed parts of 16 MiB, and manifests."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._blobs import Store, TransferError
 from cairn._http import Api, Json, segment
 from cairn._paths import check_path, check_paths
 
 PART = 16 * 2**20
-BATCH_BYTES = 4 * PART
-BATCH_PARTS = 1_000
 WORKERS = 8
 
 # (bytes done, bytes in all): called from one thread at a time.
@@ -107,119 +98,6 @@ def _walk(folder: Path, root: Path) -> Iterator[Source]:
             if not stat.S_ISREG(status.st_mode):
                 raise TransferError(f"{file} is neither a file nor a folder: remove it")
             yield Source(file, check_path(file.relative_to(folder).as_posix()), status.st_size)
-
-
-def upload(
-    api: Api,
-    team: str,
-    files: Sequence[Source],
-    *,
-    progress: Progress | None = None,
-    store: Store | None = None,
-) -> list[Entry]:
-    """Sends what the store lacks of ``files``; returns the manifest's entries in their order.
-
-    Raises `TransferError`, `Unreachable`, `ApiError`.
-    """
-    with ThreadPoolExecutor(WORKERS, thread_name_prefix="cairn-put") as pool:
-        batch = _Uploads(
-            api, team, store or Store(), pool, _Meter(progress, sum(each.size for each in files))
-        )
-        entries = [_read(source, batch.add) for source in files]
-        batch.finish()
-    return entries
-
-
-def _read(source: Source, give: Callable[[Part, bytes], None]) -> Entry:
-    """Reads a file once, giving away each part; hashes the parts and the whole."""
-    parts: list[Part] = []
-    whole = hashlib.sha256()
-    try:
-        with source.file.open("rb") as file:
-            before = os.fstat(file.fileno())
-            while data := file.read(PART):
-                part = Part(hashlib.sha256(data).hexdigest(), len(data))
-                parts.append(part)
-                if before.st_size > PART:  # of a file in one part, the part's digest is the whole's
-                    whole.update(data)
-                give(part, data)
-            after = os.fstat(file.fileno())
-    except OSError as error:
-        raise TransferError(f"{source.file} cannot be read: {error.strerror or error}") from error
-    size = sum(part.size for part in parts)
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != before.st_size:
-        raise TransferError(f"{source.file} changed while it was read: save it again when it is still")
-    digest = parts[0].digest if len(parts) == 1 else whole.hexdigest()
-    return Entry(source.path, size, digest, tuple(parts))
-
-
-class _Meter:
-    """Counts bytes up for the progress callback; the calling thread alone touches it."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self._progress, self._total, self._done = progress, total, 0
-
-    def add(self, count: int) -> None:
-        self._done += count
-        if self._progress is not None:
-            self._progress(min(self._done, self._total), self._total)
-
-
-class _Uploads:
-    """Parts in memory, asked for and sent in batches: while one is sent the next is read."""
-
-    def __init__(self, api: Api, team: str, store: Store, pool: ThreadPoolExecutor, meter: _Meter) -> None:
-        self._api, self._team, self._store, self._pool, self._meter = api, team, store, pool, meter
-        self._batch: dict[str, bytes] = {}
-        self._bytes = 0
-        self._repeated = 0
-        self._sending: list[tuple[Future[None], int]] = []
-        self._known: set[str] = set()
-
-    def add(self, part: Part, data: bytes) -> None:
-        if part.digest in self._known:
-            self._repeated += part.size
-            return
-        self._known.add(part.digest)
-        self._batch[part.digest] = data
-        self._bytes += part.size
-        if self._bytes >= BATCH_BYTES or len(self._batch) >= BATCH_PARTS:
-            self._flush()
-
-    def finish(self) -> None:
-        self._flush()
-        self._wait()
-        self._meter.add(self._repeated)
-
-    def _flush(self) -> None:
-        batch, self._batch, self._bytes = self._batch, {}, 0
-        if not batch:
-            return
-        urls = ask_uploads(self._api, self._team, [Part(digest, len(data)) for digest, data in batch.items()])
-        self._wait()
-        self._meter.add(sum(len(data) for digest, data in batch.items() if digest not in urls))
-        for digest, url in urls.items():
-            self._sending.append(
-                (self._pool.submit(self._put, digest, batch[digest], url), len(batch[digest]))
-            )
-
-    def _put(self, digest: str, data: bytes, url: str) -> None:
-        try:
-            self._store.put(url, data)
-        except UrlExpired:
-            again = ask_uploads(self._api, self._team, [Part(digest, len(data))])
-            if digest in again:
-                self._store.put(again[digest], data)
-
-    def _wait(self) -> None:
-        sending, self._sending = self._sending, []
-        try:
-            for future, size in sending:
-                future.result()
-                self._meter.add(size)
-        finally:
-            for future, _ in sending:
-                future.cancel()
 
 
 def ask_uploads(api: Api, team: str, parts: Iterable[Part]) -> dict[str, str]:

@@ -58,7 +58,7 @@ class Counting(Store):
         super().__init__(patience=1.0)
         self.fetched, self._last, self._lock = 0, last, threading.Lock()
 
-    def get(self, url: str, *, digest: str, size: int) -> bytes:
+    def get(self, url: str, *, digest: str, size: int) -> bytes | bytearray:
         with self._lock:
             if self.fetched >= self._last:
                 raise Unreachable("http://store", ConnectionResetError())
@@ -171,7 +171,7 @@ def test_a_url_that_the_store_refuses_is_asked_for_anew(client: Client, tmp_path
             super().__init__()
             self.seen: set[str] = set()
 
-        def get(self, url: str, *, digest: str, size: int) -> bytes:
+        def get(self, url: str, *, digest: str, size: int) -> bytes | bytearray:
             if digest not in self.seen:
                 self.seen.add(digest)
                 url = url.replace("X-Amz-Expires=900", "X-Amz-Expires=1").replace(

@@ -28,8 +28,6 @@ T = TypeVar("T")
 _REGION = "us-east-1"
 _LONGEST_URL = 900
 _AT_ONCE = 8
-# Files of the embedded store that one thread reads in a go.
-_READ_AT_ONCE = 100
 _SMALL = 16 * 1024 * 1024
 _MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject", "ResourceNotFound")
 _RETRIED = (
@@ -102,11 +100,12 @@ class ObjectStore:
             return {
                 digest: size for digest, size in zip(wanted.values(), sizes, strict=True) if size is not None
             }
-        keys, found = list(wanted), dict[str, int]()
-        for start in range(0, len(keys), _READ_AT_ONCE):
-            some = {key: wanted[key] for key in keys[start : start + _READ_AT_ONCE]}
-            found |= await self._run(functools.partial(_read, self._data_dir / self._bucket, some))
-        return found
+        keys, folder = list(wanted), self._data_dir / self._bucket
+        lanes = [{key: wanted[key] for key in keys[lane::_AT_ONCE]} for lane in range(_AT_ONCE)]
+        found = await asyncio.gather(
+            *(self._run(functools.partial(_read, folder, lane)) for lane in lanes if lane)
+        )
+        return {digest: size for lane in found for digest, size in lane.items()}
 
     async def digest(self, key: str) -> str | None:
         """The SHA-256 (hex) of the object's bytes, read anew wherever they lie; None where there is none."""
