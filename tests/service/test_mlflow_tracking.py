@@ -171,6 +171,24 @@ async def test_many_clients_log_into_one_run_and_nothing_is_lost(rest: Rest) -> 
         assert len(history["metrics"]) == 80
 
 
+async def test_a_run_has_so_many_metrics_and_no_more(rest: Rest) -> None:
+    run_id = await rest.run()
+    async with Client(rest.tracker) as client:
+        await client.postgres.execute(
+            "INSERT INTO summaries (team, run_uid, key, last, last_step, count)"
+            " SELECT 'main', $1, 'k' || n, 1, 1, 1 FROM generate_series(1, 100001) AS n",
+            run_id,
+        )
+    params = [{"key": "p", "value": "1"}]
+    metrics = [{"key": "m", "value": 1, "timestamp": 1}]
+    for given in ({"metrics": metrics}, {"metrics": metrics, "params": params}):
+        code, message = await rest.refusal("runs/log-batch", run_id=run_id, **given)
+        assert (code, "at most 100,000 metrics" in message) == ("INVALID_PARAMETER_VALUE", True)
+    async with Client(rest.tracker) as client:
+        await client.postgres.execute("DELETE FROM summaries WHERE run_uid = $1", run_id)
+    assert "params" not in (await rest.get("runs/get", run_id=run_id))["run"]["data"]
+
+
 async def test_a_param_stays_what_it_was(rest: Rest) -> None:
     run_id = await rest.run()
     await rest.post("runs/log-parameter", run_id=run_id, key="p", value="1")

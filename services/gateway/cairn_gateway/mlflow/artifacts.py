@@ -14,11 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from cairn.tracker.v1 import artifact_pb2, logged_model_pb2, mlflow_pb2
 from cairn.tracker.v1 import mlflow_file_pb2 as pb
 from cairn_common.auth import Role
-from cairn_gateway.mlflow.errors import invalid
+from cairn_gateway.mlflow.errors import MlflowError, invalid
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
 from cairn_gateway.wire import Json
 
-_TREE: Final = "/api/2.0/mlflow-artifacts/artifacts"
+_FILES: Final = "/api/2.0/mlflow-artifacts"
+_TREE: Final = f"{_FILES}/artifacts"
 _TEXT: Final = (
     "txt log err cfg conf cnf cf ini properties prop hocon toml yaml yml xml json js py py3 csv tsv md rst "
     "MLmodel MLproject"
@@ -98,6 +99,14 @@ async def delete(asked: Asked) -> Json:
     return {}
 
 
+async def no_multipart(asked: Asked) -> Json:
+    """Asked by clients that were told to try; they then send and fetch through here."""
+    way = "upload" if "/mpu/" in asked.request.url.path else "download"
+    raise MlflowError(
+        "NOT_IMPLEMENTED", f"Multipart {way} is not supported for the current artifact repository"
+    )
+
+
 def path_of(text: str) -> str:
     """A path from the root, however often it was quoted. Raises MlflowError for one that leads elsewhere."""
     plain = text
@@ -169,5 +178,10 @@ ROUTES: Final[tuple[Route, ...]] = (
     Route("PUT", _TREE + "/{path:path}", Role.MEMBER, upload, streams=True, run_token=True),
     Route("GET", _TREE + "/{path:path}", Role.VIEWER, download, streams=True, run_token=True),
     Route("DELETE", _TREE + "/{path:path}", Role.MEMBER, delete, streams=True, run_token=True),
+    *(
+        Route("POST", f"{_FILES}/mpu/{what}/{{path:path}}", Role.MEMBER, no_multipart, streams=True)
+        for what in ("create", "complete", "abort")
+    ),
+    Route("GET", _FILES + "/presigned/{path:path}", Role.VIEWER, no_multipart, streams=True),
     of_runs("GET", "artifacts/list", Role.VIEWER, list_run, run_token=True),
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-import asyncpg
 from grpc import aio
 
 from cairn.tracker.v1 import mlflow_pb2 as pb
@@ -13,7 +12,7 @@ from cairn.tracker.v1 import mlflow_pb2_grpc
 from cairn_common.auth import Access, Role, access
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_common.errors import AlreadyExists, InvalidArgument, PermissionDenied, Reason
+from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.rpc import caller
 from cairn_tracker.api.names import team_of
 from cairn_tracker.batch import RunKey
@@ -65,12 +64,7 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
     ) -> pb.MlflowExperiment:
         """Makes an experiment of this name."""
         team = team_of(caller(), request.parent, Role.MEMBER)
-        try:
-            made = await self._experiments.create(team, request.name, dict(request.tags))
-        except asyncpg.UniqueViolationError:
-            raise AlreadyExists(
-                f"Experiment(name={request.name}) already exists.", reason=Reason.RESOURCE_EXISTS
-            ) from None
+        made = await self._experiments.create(team, request.name, dict(request.tags))
         return wire.experiment(team, made)
 
     async def GetMlflowExperiment(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Final
+
+import asyncpg
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
@@ -35,8 +38,12 @@ class Experiments:
         _check_name(name)
         _check_tags(tags)
         await self.ensure_default(team)
-        async with self._db.transaction() as conn:
-            number = await rows.create(conn, team, name, tags, self._clock.now())
+        try:
+            async with self._db.transaction() as conn:
+                number = await rows.create(conn, team, name, tags, self._clock.now())
+        except asyncpg.UniqueViolationError:
+            # Another one took the name in the same moment.
+            number = None
         if number is None:
             raise _exists(name)
         return await self.get(team, str(number))
@@ -98,16 +105,25 @@ class Experiments:
         for key in delete_tags:
             if key not in known.labels:
                 raise NotFound(f"No tag with name: {key[:250]} in experiment with id {known.number}")
+        if name is not None:
+            _check_name(name)
+            await self._rename(team, known, name, now)
         async with self._db.transaction() as conn:
-            if name is not None:
-                _check_name(name)
-                if not await rows.rename(conn, team, known.number, name, now):
-                    raise _exists(name)
             if set_tags or delete_tags:
                 await rows.label(conn, team, known.number, set_tags, delete_tags, now)
             if deleted is not None:
                 await (rows.delete if deleted else rows.restore)(conn, team, known, now)
         return await self.get(team, id)
+
+    async def _rename(self, team: str, known: Experiment, name: str, now: datetime) -> None:
+        try:
+            async with self._db.transaction() as conn:
+                if await rows.rename(conn, team, known.number, name, now):
+                    return
+        except asyncpg.UniqueViolationError:
+            # Another one took the name in the same moment.
+            pass
+        raise _exists(name)
 
 
 def _check_name(name: str) -> None:

@@ -15,7 +15,7 @@ from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound
 from cairn_common.ids import new_uid
 from cairn_tracker.batch import LAST_STEP, RunKey, is_key
 from cairn_tracker.changes import LONGEST_NOTES
-from cairn_tracker.ingest import announce
+from cairn_tracker.ingest import MOST_METRICS, announce
 from cairn_tracker.mlflow import columns
 from cairn_tracker.mlflow.columns import Call
 from cairn_tracker.mlflow.errors import deleted_run, unknown_run
@@ -166,10 +166,12 @@ class Runs:
         if batch.params or batch.tags:
             async with self._db.transaction() as conn:
                 await self._describe(conn, key, batch.params, batch.tags)
-                if batch.keys:
-                    await _add(conn, call)
-        elif (batch.keys and not await _add(self._db, call)) or not batch.keys:
+                if batch.keys and not await _add(conn, call):
+                    raise _too_many_metrics()
+        elif not batch.keys or not await _add(self._db, call):
             await self._refuse(key)
+            if batch.keys:
+                raise _too_many_metrics()
         if batch.keys:
             self._pending.note()
 
@@ -232,7 +234,12 @@ async def _hold(conn: Any, key: RunKey, *, deleted_too: bool = False) -> _Held:
 
 async def _add(conn: Any, call: Call) -> bool:
     latest = columns.latest(call.keys, call.points, call.steps, call.times)
-    return await pending.add(conn, call, latest)
+    return await pending.add(conn, call, latest, most_metrics=MOST_METRICS)
+
+
+def _too_many_metrics() -> InvalidArgument:
+    # Not the error for a limit: clients would send it again for minutes.
+    return InvalidArgument(f"a run has at most {MOST_METRICS:,} metrics; use fewer names", field="metrics")
 
 
 def _labels(tags: Mapping[str, str]) -> dict[str, str]:

@@ -16,7 +16,9 @@ _AT_ONCE: Final = 500
 # than what is known. NaN counts as 0, as it does to MLflow.
 _ADD = """
 WITH run AS (
-    SELECT uid FROM runs WHERE team = $1 AND uid = $2 AND delete_time IS NULL
+    SELECT uid FROM runs WHERE team = $1 AND uid = $2 AND delete_time IS NULL AND $11::bigint >= (
+        SELECT count(*) FROM (
+            SELECT FROM summaries WHERE team = $1 AND run_uid = $2 LIMIT $11::bigint + 1) known)
 ), kept AS (
     INSERT INTO pending_points (team, run_uid, keys, steps, times, points)
     SELECT $1, uid, $3::text[], $4::bigint[], $5::bigint[], $6::float8[] FROM run
@@ -34,12 +36,16 @@ SELECT EXISTS (SELECT FROM run) AS there
 """
 
 
-async def add(conn: Any, call: Call, latest: Sequence[tuple[str, float, int, int]]) -> bool:
+async def add(
+    conn: Any, call: Call, latest: Sequence[tuple[str, float, int, int]], *, most_metrics: int
+) -> bool:
     """Keeps points; `latest` are key, value, step and time of each metric's last one, sorted by key. False:
-    there is no such run, or it was deleted."""
+    there is no such run, it was deleted, or has more than `most_metrics` metrics."""
     columns = list(zip(*latest, strict=True))
     return bool(
-        await conn.fetchval(_ADD, *call.run, call.keys, call.steps, call.times, call.points, *columns)
+        await conn.fetchval(
+            _ADD, *call.run, call.keys, call.steps, call.times, call.points, *columns, most_metrics
+        )
     )
 
 
