@@ -11,6 +11,7 @@ import os
 import socket
 import stat
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -305,6 +306,23 @@ def test_what_is_deep_long_or_no_json_is_refused(place: Place) -> None:
     bomb = {**sent, "Content-Encoding": "gzip"}
     packed = gzip.compress(b" " * (50 << 20))
     assert place.http.post(f"/api/v1/teams/{MAIN}/runs", content=packed, headers=bomb).status_code == 415
+
+
+def test_a_head_that_never_ends_is_cut(place: Place) -> None:
+    """One that stops in the middle and one that is too long: nobody else waits for them."""
+    address = (place.http.base_url.host, place.http.base_url.port)
+    with ExitStack() as stack:
+        half, long = (stack.enter_context(socket.create_connection(address, timeout=30)) for _ in range(2))
+        half.sendall(b"GET /api/v1/me HTTP/1.1\r\nHost: 127.0.0.1\r\nX-")
+        with suppress(ConnectionError):
+            long.sendall(b"GET /api/v1/me HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Long: " + b"x" * (1 << 20))
+        assert place.as_("member").get("/me").status_code == 200
+        for line in (long, half):
+            told = b""
+            with suppress(ConnectionError):
+                while more := line.recv(4096):
+                    told += more
+            assert not told or int(told.split()[1]) in (400, 408, 431), told
 
 
 def test_no_question_takes_more_than_its_share(place: Place) -> None:
