@@ -8,7 +8,9 @@ of them unless told):
 - ``many``: 200 runs from 4 processes, 4e6 points;
 - ``tiny``: messages of one point each, of 200 runs, published without waiting for each other; then as many
   for a tracker that was stopped meanwhile, so that the bus, which syncs each of them, does not set the pace;
-- ``steady``: 100,000 points/s of 10 runs for 15 s: how long from `log` until it can be queried.
+- ``steady``: 100,000 points/s of 10 runs for 15 s: how long from `log` until it can be queried;
+- ``trackio``: a fifth of ``one`` and a twentieth of ``many`` with trackio, which pip fetches, in its own
+  SQLite file; `times`: our rates of ``one`` and ``many`` over its own.
 
 Points/s count from the first `log` to the commit of the last point. CPU is that of all processes of each
 kind, in microseconds a point (in ``tiny``, a message). Bytes a point are those of points and buckets
@@ -39,6 +41,7 @@ import numpy as np
 
 from cairn_common.ids import new_uid
 from cairn_tracker.clickhouse import clickhouse
+from tests.bench.bench_sdk import with_trackio
 from tests.harness import servers
 from tests.harness.tracker import TEAM, Spool, Tracker, start_tracker
 
@@ -47,7 +50,21 @@ METRICS = [f"train/metric{number}" for number in range(10)]
 WINDOW = 2_000
 TINY = 30_000
 STEADY_SECONDS = 15
-PARTS = ("one", "many", "tiny", "steady")
+PARTS = ("one", "many", "tiny", "steady", "trackio")
+PEERS_STEPS, PEERS_RUNS = 20_000, 10
+PEER = f"""
+import json, os, random, sys, time
+import trackio
+runs, steps = int(sys.argv[1]), int(sys.argv[2])
+rows = [{{name: random.gauss(0, 1) for name in {METRICS}}} for _ in range(1000)]
+begin = time.time()
+for run in range(runs):
+    trackio.init(project="bench", name=f"{{os.getpid()}}-{{run}}")
+    for step in range(steps):
+        trackio.log(rows[step % 1000], step=step)
+    trackio.finish()
+print(json.dumps([begin, time.time(), sum(os.times()[:2])]))
+"""
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _SIZES = """
@@ -325,6 +342,30 @@ async def steady(on: Platform, folder: Path) -> object:
     }
 
 
+def trackio(folder: Path, mine: dict[str, object]) -> object:
+    """The same by a peer; `mine` are our own figures of this run."""
+    if not (python := with_trackio(folder)):
+        return {"missing": "trackio could not be installed"}
+    env = {**os.environ, "TRACKIO_DIR": str(folder / "trackio")}
+    found: dict[str, object] = {}
+    shapes = {"one": (1, 1, PEERS_STEPS), "many": (4, PEERS_RUNS, PEERS_STEPS // 4 // PEERS_RUNS)}
+    for name, (processes, runs, steps) in shapes.items():
+        command = [python, "-c", PEER, str(runs), str(steps)]
+        running = [
+            subprocess.Popen(
+                command, env=env, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+            for _ in range(processes)
+        ]
+        told = [json.loads(process.communicate()[0].splitlines()[-1]) for process in running]
+        points = processes * runs * steps * len(METRICS)
+        rate = points / (max(one[1] for one in told) - min(one[0] for one in told))
+        found[name] = {"per_s": round(rate), "cpu_us": round(sum(one[2] for one in told) * 1e6 / points, 2)}
+        if isinstance(own := mine.get(name), dict):
+            found[name]["times"] = round(own["per_s"] / rate, 1)  # type: ignore[index]
+    return found
+
+
 async def sizes(folder: Path) -> dict[str, float]:
     """Bytes a point of what the tracker (stopped by now) has written, as it lies and once it is merged."""
     made = {}
@@ -367,8 +408,12 @@ async def main(parts: list[str]) -> None:
         folder = Path(name)
         with platform(folder) as on:
             for part in parts:
+                if part == "trackio":
+                    continue
                 result[part] = await works[part](on, folder)
                 print(part, json.dumps(result[part]), file=sys.stderr)
+        if "trackio" in parts:
+            result["trackio"] = trackio(folder, result)
         result["bytes_per_point"] = await sizes(folder)
     result["load"] = round(os.getloadavg()[0], 1)
     json.dump(result, sys.stdout)

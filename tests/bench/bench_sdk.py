@@ -134,13 +134,18 @@ def bus(folder: Path) -> Iterator[str]:
         server.stop()
 
 
+def with_trackio(folder: Path) -> str:
+    """An interpreter that has trackio, in an environment of its own; empty where that cannot be had."""
+    made = subprocess.run([sys.executable, "-m", "venv", folder / "peer"], capture_output=True)
+    python = str(folder / "peer" / "bin" / "python")
+    install = [python, "-m", "pip", "install", "-q", "trackio"]
+    failed = made.returncode or subprocess.run(install, capture_output=True).returncode
+    return "" if failed else python
+
+
 def peer(folder: Path, python: str) -> dict[str, object]:
-    if not python:
-        made = subprocess.run([sys.executable, "-m", "venv", folder / "peer"], capture_output=True)
-        python = str(folder / "peer" / "bin" / "python")
-        install = [python, "-m", "pip", "install", "-q", "trackio"]
-        if made.returncode or subprocess.run(install, capture_output=True).returncode:
-            return {"missing": "trackio could not be installed"}
+    if not (python := python or with_trackio(folder)):
+        return {"missing": "trackio could not be installed"}
     ask = "import importlib.metadata as m; print(m.version('trackio'))"
     version = subprocess.run([python, "-c", ask], capture_output=True, text=True).stdout.strip()
     return {"version": version, **median(python, "trackio", PEERS_CASES, folder)}
