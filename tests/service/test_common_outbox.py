@@ -53,6 +53,32 @@ async def test_migrations_from_two_processes_at_once_apply_once(
     assert await migrate(url, "twice", folder) == [3]
 
 
+async def test_a_connection_goes_back_with_nothing_open_and_without_another_word(
+    database_url: Callable[[str], str],
+) -> None:
+    url = database_url("back")
+    async with pool(url, schema="back", size=1) as db, pool(url, schema="back", size=1) as other:
+        pid = await db.fetchval("SELECT pg_backend_pid() AS mine")
+        last = "SELECT query FROM pg_stat_activity WHERE pid = $1"
+        assert await other.fetchval(last, pid) == "SELECT pg_backend_pid() AS mine"
+        begun = asyncio.Event()
+
+        async def stuck() -> None:
+            async with db.transaction() as conn:
+                await conn.execute("SET LOCAL work_mem = '1MB'; SELECT pg_advisory_xact_lock(7)")
+                begun.set()
+                await asyncio.Event().wait()
+
+        task = asyncio.create_task(stuck())
+        await begun.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert await db.fetchval("SHOW work_mem") == await other.fetchval("SHOW work_mem")
+        assert await other.fetchval("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+        state = "SELECT state FROM pg_stat_activity WHERE pid = $1"
+        assert await other.fetchval(state, pid) == "idle"
+
+
 async def test_a_changed_or_broken_migration_is_refused_and_keeps_nothing(
     database_url: Callable[[str], str], folder: Path
 ) -> None:

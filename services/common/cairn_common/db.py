@@ -168,6 +168,7 @@ async def _open(dsn: str, *, schema: str, size: int, name: str) -> asyncpg.Pool[
             max_size=size,
             timeout=10.0,
             command_timeout=_COMMAND_TIMEOUT,
+            reset=_as_it_is,
             server_settings=_session(schema, statement_timeout="30s", name=name),
         )
 
@@ -186,6 +187,12 @@ async def connect_waiting(url: SecretStr | str, *, schema: str) -> asyncpg.Conne
 async def _connect(dsn: str, *, schema: str, name: str = "") -> asyncpg.Connection[asyncpg.Record]:
     settings = _session(schema, statement_timeout="0", name=name)
     return await asyncpg.connect(dsn, timeout=10.0, server_settings=settings)
+
+
+async def _as_it_is(connection: Connection) -> None:
+    """A connection goes back to the pool without a word to the server, each of which costs as much as a short
+    query: asyncpg has rolled back what was open, and nothing here outlives a transaction (SET LOCAL, locks of
+    the transaction; who listens or keeps a lock has a `dedicated` one)."""
 
 
 def _session(schema: str, *, statement_timeout: str, name: str) -> dict[str, str]:
