@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import random
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from cairn import _looking
 from cairn._looking import difference, table
 from cairn._transfer import entries_of
 from cairn.client import Client
+from tests.harness.browser import browse
 from tests.harness.people import invite
 from tests.harness.platform import Platform
 from tests.harness.rescue import INTERVAL, rounds
@@ -236,3 +239,23 @@ def test_a_killed_training_loses_at_most_one_interval_wherever_it_is_started_aga
         assert after.begun > before.committed, f"a committed checkpoint was passed over: {done}"
         assert before.reached + 1 - after.begun <= INTERVAL, f"more than one interval was lost: {done}"
     assert done[-1].reached > 0
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_browser_shows_results_and_lineage_and_what_they_say_is_text(
+    cli_platform: Platform, client: Client, trained: str, tmp_path: Path
+) -> None:
+    hostile = "<img src=x onerror=document.title='owned'>"
+    (tmp_path / "w").write_text("w")
+    client.publish(tmp_path / "w", "hostile", kind="model", metadata={"framework": hostile})
+    url = cli_platform.cairn("open", "--print").stdout.strip().partition("&view=")[0]
+    page = browse(f"{url}&view=/models", tmp_path)
+    assert "digits-net:v2" in page
+    assert html.escape(hostile, quote=False) in page
+    assert "owned" not in page.partition("</title>")[0]
+    page = browse(f"{url}&view=/datasets", tmp_path)
+    assert "digits-set:v2" in page
+    assert "digits-net-on-digits-set:v3" in browse(f"{url}&view=/evaluations", tmp_path)
+    page = browse(f"{url}&view=/lineage/digits-net/2", tmp_path)
+    for words in ("Comes from", "digits-set:v1", "maker", "Led to", "digits-net-on-digits-set:v2"):
+        assert words in page

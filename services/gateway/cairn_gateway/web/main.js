@@ -5,6 +5,7 @@ import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
 import { DeviceView, inviteCard, leave, signInCard } from "./entry.js";
 import { QuotaView } from "./quota.js";
+import { LineageView, ResultsView, isResults } from "./results.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
 import { ShareView } from "./share.js";
@@ -128,17 +129,22 @@ function viewOf(parts, query) {
   if (parts[0] === "compare" && uids.length) return new CompareView(team, uids);
   if (parts[0] === "device" && parts[1]) return new DeviceView(parts[1]);
   if (parts[0] === "quota") return new QuotaView(team);
+  if (isResults(parts[0])) return new ResultsView(team, parts[0]);
+  if (parts[0] === "lineage" && parts[1]) return new LineageView(team, parts[1], parts[2]);
   return new RunsView(runs, ticked);
 }
 
 function trail(parts, name) {
   const sep = () => h("span", { class: "sep" }, "/");
-  const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare" }[parts[0]] || "";
+  const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare", lineage: name || "lineage" }[parts[0]] || "";
+  const results = isResults(parts[0]);
   const quotas = parts[0] === "quota";
   at("trail").replaceChildren(
     h("a", { href: "#/runs" }, "Runs"), ...(inner ? [sep(), h("span", {}, inner)] : []),
+    h("a", { class: "apart", href: "#/models", "aria-current": results ? "page" : null }, "Results"),
     h("a", { class: "apart", href: "#/quota", "aria-current": quotas ? "page" : null }, "Quotas"));
-  document.title = inner || quotas ? `${inner || "quotas"} · Cairn` : "Cairn";
+  const said = inner || (quotas ? "quotas" : results ? parts[0] : "");
+  document.title = said ? `${said} · Cairn` : "Cairn";
 }
 
 function fail(error, again) {

@@ -97,6 +97,8 @@ export class RunView {
     const code = run.code || {};
     const place = [["command", run.command], ["commit", code.git_commit], ["branch", code.git_branch], ["uncommitted", code.git_diff ? "changes were recorded" : ""],
       ["archive", code.digest ? `${code.digest.slice(0, 12)}… ${bytes(code.size)}` : ""]];
+    const from = run.origin;
+    if (from) place.unshift([from.kind === "RESUME" ? "resumed from" : "rerun of", `${idOf(from.run)}${from.step === undefined ? "" : ` at step ${from.step}`}`]);
     drawPairs(this.origin, [...place.filter(([, value]) => value), ...Object.entries(run.environment)], "Nothing recorded.");
   }
 
