@@ -40,7 +40,7 @@ class People:
 
 
 def invite(data: Path) -> People:
-    """Makes them all, on the running platform of a data folder. There is no RPC for persons yet."""
+    """Makes them all, on the running platform of a data folder, without the links by which people come."""
     return asyncio.run(_invite(data))
 
 

@@ -90,7 +90,7 @@ class Quota:
         return await self.people(self.tokens.services["gateway"])
 
     async def member(self, team: str, role: token_pb2.Role.ValueType, *, scope: int = 3) -> str:
-        """A new user with this role in the team; returns a token's secret. There is no RPC for it yet."""
+        """A new user with this role in the team, without the links by which people come; returns a secret."""
         subject, secret = f"users/u{new_uid()}", new_token()
         await self.db.execute(
             "INSERT INTO memberships (team, subject, role) VALUES ($1, $2, $3)", team, subject, int(role)

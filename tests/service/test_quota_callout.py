@@ -14,7 +14,7 @@ import pytest_asyncio
 from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
-from cairn.quota.v1 import quota_pb2, token_pb2
+from cairn.quota.v1 import quota_pb2, token_pb2, user_service_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
@@ -243,6 +243,23 @@ async def test_revoking_a_token_ends_its_connection_and_it_does_not_come_back(qu
                 pytest.fail("let in again")
         await other.client.flush(timeout=5)
         assert not other.lost.is_set()
+
+
+async def test_who_leaves_a_team_comes_back_without_it(quota: Quota, bus: Bus) -> None:
+    left, kept = await quota.team(), await quota.team()
+    secret = await quota.member(left, token_pb2.ROLE_MEMBER)
+    who = (await (await quota.identity(secret)).GetCaller(quota_pb2.GetCallerRequest())).subject
+    await quota.db.execute("INSERT INTO memberships (team, subject, role) VALUES ($1, $2, 2)", kept, who)
+    people = await quota.people()
+    async with asyncio.timeout(30):
+        async with joined(bus, secret) as member:
+            assert await member.may_publish(f"cairn.v1.job.run.run-started.{left}.{new_uid()}")
+            name = f"teams/{left}/members/{who.removeprefix('users/')}"
+            await people.DeleteMembership(user_service_pb2.DeleteMembershipRequest(name=name))
+            await member.lost.wait()
+        async with joined(bus, secret) as member:
+            assert not await member.may_publish(f"cairn.v1.job.run.run-started.{left}.{new_uid()}")
+            assert await member.may_publish(f"cairn.v1.job.run.run-started.{kept}.{new_uid()}")
 
 
 async def test_a_connection_ends_with_its_token(quota: Quota, bus: Bus) -> None:
