@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from cairn_common.errors import DomainError, InvalidArgument, Reason
 from cairn_quota.model import Role
 from cairn_quota.people import Change, Members, check_change, check_email, check_password, id_of
+from cairn_quota.sign_in import neighbourhood
 
 VIEWER, MEMBER, ADMIN, OWNER = Role
 TEAM = Members({"o": OWNER, "a": ADMIN, "b": ADMIN, "m": MEMBER, "v": VIEWER})
@@ -85,6 +86,12 @@ def test_no_change_gives_anybody_more_than_its_actor_has_or_takes_the_last_owner
         {} if role is None else {subject: role}
     )
     assert OWNER not in roles.values() or OWNER in after.values()
+
+
+def test_who_has_many_addresses_of_a_network_is_counted_as_one() -> None:
+    near = [neighbourhood(one) for one in ("2001:db8:1:2::1", "2001:db8:1:2:ffff::9", "2001:db8:1:3::1")]
+    assert near[0] == near[1] != near[2]
+    assert [neighbourhood(one) for one in ("192.0.2.1", "", "nowhere")] == ["192.0.2.1", "", "nowhere"]
 
 
 def test_an_address_is_kept_in_lower_case_and_makes_an_id() -> None:

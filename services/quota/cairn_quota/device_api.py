@@ -15,7 +15,7 @@ from cairn_common.rpc import caller, origin
 from cairn_quota import checks, people_wire, user_checks, wire
 from cairn_quota.device_store import LIFE, DeviceLogin, DeviceStore, login_not_found
 from cairn_quota.sight import self_of
-from cairn_quota.sign_in import attempts_under, new_session
+from cairn_quota.sign_in import attempts_under, neighbourhood, new_session
 from cairn_quota.user_store import UserStore, user_not_found
 
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
@@ -37,7 +37,7 @@ class DeviceCalls(UserServiceServicer):
         self, request: user_service_pb2.CreateDeviceLoginRequest, context: object
     ) -> user_service_pb2.CreateDeviceLoginResponse:
         """A command line begins to wait."""
-        await self._count("device", origin().address, most=MOST_OF_ADDRESS)
+        await self._count("device", neighbourhood(origin().address), most=MOST_OF_ADDRESS)
         now = self.clock.now()
         code = "".join(secrets.choice(ALPHABET) for _ in range(8))
         login = DeviceLogin(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from ipaddress import ip_address, ip_network
 
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
@@ -61,12 +62,21 @@ class SignIn:
 
 
 def _of_account(account: str) -> list[Tries]:
-    pair = attempts_under("pair", account, origin().address, most=MOST_OF_PAIR)
+    pair = attempts_under("pair", account, neighbourhood(origin().address), most=MOST_OF_PAIR)
     return [attempts_under("account", account, most=MOST_OF_ACCOUNT), pair]
 
 
 def _of_address() -> list[Tries]:
-    return [attempts_under("address", origin().address, most=MOST_OF_ADDRESS)]
+    return [attempts_under("address", neighbourhood(origin().address), most=MOST_OF_ADDRESS)]
+
+
+def neighbourhood(address: str) -> str:
+    """What is counted as one address: of IPv6 the /64 that one customer has to choose from."""
+    try:
+        given = ip_address(address)
+    except ValueError:
+        return address
+    return str(ip_network((given, 64), strict=False)) if given.version == 6 else address
 
 
 def attempts_under(*parts: str, most: int) -> Tries:
