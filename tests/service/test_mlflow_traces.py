@@ -169,6 +169,7 @@ async def test_traces_are_searched_sorted_and_paged(door: Door) -> None:
         "t2", "t1", "t0",
     ]  # fmt: skip
     assert await names(filter="timestamp_ms < 1767225600001", order_by=["name ASC"]) == ["t0"]
+    assert await names(filter="execution_time_ms IS NULL") == []
     first = await door.found(experiment, max_results=2, order_by=["timestamp_ms ASC"])
     rest = await door.found(
         experiment, max_results=2, order_by=["timestamp_ms ASC"], page_token=first["next_page_token"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -14,6 +13,7 @@ from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_tracker.logged_model_search import Search
 from cairn_tracker.mlflow.experiments import Experiments
+from cairn_tracker.mlflow.names import random_name
 from cairn_tracker.store import logged_models as store
 from cairn_tracker.store.logged_models import LoggedModel, Metric
 
@@ -48,7 +48,7 @@ class LoggedModels:
             team=team,
             model_id=f"m-{uuid.uuid4().hex}",
             experiment_id=experiment_id,
-            name=name or f"model-{secrets.token_hex(4)}",
+            name=name or random_name(),
             model_type=model_type,
             source_run_id=source_run_id,
             status=_PENDING,

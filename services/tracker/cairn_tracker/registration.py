@@ -87,13 +87,17 @@ class Registrations:
                 sources=list(sources),
                 request_id="",
             )
-            sizes = manifest.parts(origin.entries)
             made = await add_version(conn, draft, sizes, list(sources.values()), self._clock)
             await store.change_version(conn, _registered(asked, origin, made, model.name))
             await store.touch_model(conn, asked.team, model.artifact, made.create_time)
             return made.number
 
-        number = await self._artifacts.with_parts(asked.team, manifest.parts(origin.entries), write)
+        sizes = manifest.parts(origin.entries)
+        if sizes:
+            number = await self._artifacts.with_parts(asked.team, sizes, write)
+        else:
+            async with self._db.transaction() as conn:
+                number = await write(conn)
         return await self._registry.version(asked.team, asked.model, number)
 
     async def _with_files(self, asked: Registration, origin: Origin) -> Origin:

@@ -117,6 +117,10 @@ def _tests(
             if prompts or clause.key != PROMPT:
                 found.append(text_test(clause, f"(tags ->> {given.add(clause.key, 'text')})", given))
         elif clause.key == "version_number":
+            if isinstance(clause.value, float):
+                raise InvalidArgument(
+                    f"Invalid value for numeric attribute 'version_number': {clause.value!r}", field="filter"
+                )
             found.append(number_test(clause, columns[clause.key], given))
         else:
             found.append(text_test(clause, columns[clause.key], given))

@@ -67,7 +67,8 @@ def search(
 
 def _test(clause: Clause, given: Parameters) -> str:
     column = _column(clause.kind, clause.key, given)
-    if clause.kind == "attribute" and VOCABULARY.attributes[clause.key] == "number":
+    number = clause.kind == "attribute" and VOCABULARY.attributes[clause.key] == "number"
+    if number and clause.comparator not in NULL:
         return number_test(clause, column, given)
     return text_test(clause, column, given)
 

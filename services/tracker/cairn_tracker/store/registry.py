@@ -99,9 +99,21 @@ _VERSION_COLUMNS = (
 )
 
 
+# By the two indices there are for it; whether it is shown is for the queries above to say.
+_ARTIFACT = f"""(
+    SELECT r.artifact FROM registered_models r WHERE r.team = $1 AND r.name = $2
+    UNION ALL
+    SELECT a.id FROM artifacts a WHERE a.team = $1 AND a.id = $2 AND a.kind = {MODEL} AND NOT EXISTS (
+        SELECT FROM registered_models r WHERE (r.team, r.artifact) = (a.team, a.id))
+    LIMIT 1)"""  # noqa: S608
+
+
 async def model(db: Reads, team: str, name: str) -> RegisteredModel | None:
     """A model by its name."""
-    rows = await db.fetch(f"SELECT {_MODEL_COLUMNS} FROM ({_MODELS}) x WHERE name = $2", team, name)  # noqa: S608
+    rows = await db.fetch(
+        f"SELECT {_MODEL_COLUMNS} FROM ({_MODELS}) x WHERE artifact = {_ARTIFACT}",  # noqa: S608
+        *(team, name),
+    )
     return (await _with_latest(db, team, rows))[0] if rows else None
 
 
@@ -114,7 +126,7 @@ async def search_models(db: Reads, wanted: Search) -> list[RegisteredModel]:
 async def version(db: Reads, team: str, model: str, number: int) -> ModelVersion | None:
     """A version of a model by its number."""
     rows = await db.fetch(
-        f"SELECT {_VERSION_COLUMNS} FROM ({_VERSIONS}) x WHERE model = $2 AND number = $3",  # noqa: S608
+        f"SELECT {_VERSION_COLUMNS} FROM ({_VERSIONS}) x WHERE artifact = {_ARTIFACT} AND number = $3",  # noqa: S608
         *(team, model, number),
     )
     return _version(rows[0]) if rows else None
@@ -123,7 +135,8 @@ async def version(db: Reads, team: str, model: str, number: int) -> ModelVersion
 async def newest(db: Reads, team: str, model: str) -> ModelVersion | None:
     """The version of a model with the highest number."""
     rows = await db.fetch(
-        f"SELECT {_VERSION_COLUMNS} FROM ({_VERSIONS}) x WHERE model = $2 ORDER BY number DESC LIMIT 1",  # noqa: S608
+        f"SELECT {_VERSION_COLUMNS} FROM ({_VERSIONS}) x WHERE artifact = {_ARTIFACT}"  # noqa: S608
+        " ORDER BY number DESC LIMIT 1",
         *(team, model),
     )
     return _version(rows[0]) if rows else None
