@@ -1,10 +1,8 @@
-"""The object store's small contract, against a real S3 server."""
+"""What of the object store is not the servers' contract (tests/contract): addresses, the bucket, outages."""
 
 from __future__ import annotations
 
 import asyncio
-import urllib.error
-import urllib.request
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -14,50 +12,6 @@ from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.objects import ObjectStore
 from tests.harness import servers
-
-
-@pytest.fixture
-def store(s3: servers.S3) -> ObjectStore:
-    return ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, s3.bucket, data_dir=s3.folder)
-
-
-def key() -> str:
-    return f"t/main/blobs/aa/{new_uid()}"
-
-
-def send(url: str, method: str, data: bytes | None = None) -> bytes:
-    with urllib.request.urlopen(urllib.request.Request(url, data=data, method=method), timeout=10) as answer:
-        return bytes(answer.read())
-
-
-async def test_an_object_is_stored_measured_read_and_deleted(store: ObjectStore) -> None:
-    name = key()
-    assert await store.size(name) is None
-    assert await store.get(name) is None
-    await store.put(name, b"some bytes")
-    await store.sync()
-    assert await store.size(name) == 10
-    assert await store.get(name) == b"some bytes"
-    await store.delete(name)
-    await store.delete(name)
-    assert await store.size(name) is None
-
-
-async def test_a_signed_url_is_good_for_its_method_and_its_key_alone(store: ObjectStore) -> None:
-    name, other = key(), key()
-    await asyncio.to_thread(send, store.presign_put(name), "PUT", b"by url")
-    assert await asyncio.to_thread(send, store.presign_get(name, 60), "GET") == b"by url"
-    for url, method, data in (
-        (store.presign_get(name), "PUT", b"other"),
-        (store.presign_put(name).replace(name, other), "PUT", b"other"),
-        (store.presign_put(name), "DELETE", None),
-    ):
-        with pytest.raises(urllib.error.HTTPError) as refused:
-            await asyncio.to_thread(send, url, method, data)
-        refused.value.close()
-        assert refused.value.code == 403
-    assert await store.get(name) == b"by url"
-    assert "X-Amz-Expires=900" in store.presign_get(name, 10**6)
 
 
 async def test_a_url_names_the_address_that_the_callers_reach(s3: servers.S3) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -263,3 +264,28 @@ def test_a_tree_of_more_files_than_a_message_takes_is_one_version(client: Client
     entries = entries_of(client.api, version)
     assert len({entry.path for entry in entries}) == 13_000
     assert {len(entry.parts) for entry in entries} == {1}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("part", ["s3", "tracker", "gateway"])
+def test_a_version_is_there_once_and_whole_though_a_part_of_the_platform_is_killed(
+    platform: Platform, client: Client, tmp_path: Path, part: str
+) -> None:
+    (tmp_path / "a.bin").write_bytes(os.urandom(6 * PART))
+    name, before = f"chaos-{part}", len(blobs(platform))
+    made: list[dict[str, Any]] = []
+    work = threading.Thread(target=lambda: made.append(platform.client().publish(tmp_path / "a.bin", name)))
+    work.start()
+    for count in (1, 3, 5):
+        while work.is_alive() and len(blobs(platform)) < before + count:
+            time.sleep(0.002)
+        if work.is_alive():
+            platform.kill(part)
+            assert (
+                name not in {each["name"].rsplit("/", 1)[1] for each in platform.client().artifacts()} or made
+            )
+    work.join(timeout=150)
+    assert [version["version"] for version in client.versions(name)] == [1] == [int(made[0]["version"])]
+    client.download(name, 1, tmp_path / "back")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == (tmp_path / "a.bin").read_bytes()
+    assert client.verify_version(name, 1) == []

@@ -1,0 +1,118 @@
+"""The part of S3 that Cairn uses, on every server that is at hand.
+
+Always on the embedded server; also on those that `CAIRN_TEST_S3` names, with commas between them:
+`http://access:secret@host:port/bucket`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from cairn_common.ids import new_uid
+from cairn_common.objects import ObjectStore
+
+OTHERS = [text.strip() for text in os.environ.get("CAIRN_TEST_S3", "").split(",") if text.strip()]
+
+
+def _named(text: str) -> ObjectStore:
+    url = urlsplit(text)
+    host = f"{url.scheme}://{url.hostname}" + (f":{url.port}" if url.port else "")
+    return ObjectStore(host, unquote(url.username or ""), unquote(url.password or ""), url.path.strip("/"))
+
+
+@pytest.fixture(params=["embedded", "embedded, from outside", *OTHERS], ids=lambda text: text.rsplit("@")[-1])
+def store(request: pytest.FixtureRequest) -> ObjectStore:
+    if not request.param.startswith("embedded"):
+        return _named(request.param)
+    s3: Any = request.getfixturevalue("s3")
+    inside = s3.folder if request.param == "embedded" else None
+    return ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, s3.bucket, data_dir=inside)
+
+
+def key() -> str:
+    return f"t/main/blobs/aa/{new_uid()}"
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def send(url: str, method: str, data: bytes | None = None, headers: Mapping[str, str] | None = None) -> bytes:
+    request = urllib.request.Request(url, data=data, method=method, headers=dict(headers or {}))
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        return bytes(answer.read())
+
+
+async def test_an_object_is_stored_measured_read_and_deleted(store: ObjectStore) -> None:
+    name = key()
+    assert await store.size(name) is None
+    assert await store.get(name) is None
+    assert await store.digest(name) is None
+    await store.put(name, b"some bytes")
+    await store.sync()
+    assert await store.size(name) == 10
+    assert await store.get(name) == b"some bytes"
+    assert await store.digest(name) == sha256(b"some bytes")
+    await store.delete(name)
+    await store.delete(name)
+    assert await store.size(name) is None
+
+
+async def test_a_part_of_the_largest_size_goes_up_and_down_by_signed_urls(store: ObjectStore) -> None:
+    name, data = key(), os.urandom(16 * 2**20)
+    await asyncio.to_thread(send, store.presign_put(name), "PUT", data)
+    assert await store.size(name) == len(data)
+    assert await asyncio.to_thread(send, store.presign_get(name), "GET") == data
+    assert await store.digest(name) == sha256(data)
+    await store.delete(name)
+
+
+async def test_a_range_is_read_alone(store: ObjectStore) -> None:
+    name = key()
+    await store.put(name, b"0123456789")
+    got = await asyncio.to_thread(send, store.presign_get(name), "GET", None, {"Range": "bytes=3-5"})
+    assert got == b"345"
+
+
+async def test_an_object_that_is_written_again_has_the_new_bytes_and_never_a_mix(store: ObjectStore) -> None:
+    name, old, new = key(), b"a" * 100_000, b"b" * 90_000
+    for data in (old, new):
+        await asyncio.to_thread(send, store.presign_put(name), "PUT", data)
+    assert await store.get(name) == new
+    await asyncio.gather(*(store.put(name, data) for data in (old, new) * 4))
+    assert await store.get(name) in (old, new)
+
+
+async def test_what_is_right_is_told_from_what_is_missing(store: ObjectStore) -> None:
+    there, missing = key(), key()
+    await store.put(there, b"right")
+    wanted = {there: sha256(b"right"), missing: sha256(b"missing")}
+    assert await store.right(wanted) == {sha256(b"right"): 5}
+
+
+async def test_a_signed_url_is_good_for_its_method_and_its_key_alone(store: ObjectStore) -> None:
+    name, other = key(), key()
+    await asyncio.to_thread(send, store.presign_put(name), "PUT", b"by url")
+    assert await asyncio.to_thread(send, store.presign_get(name, 60), "GET") == b"by url"
+    late = store.presign_get(name).replace("X-Amz-Date=2", "X-Amz-Date=1")
+    for url, method, data in (
+        (store.presign_get(name), "PUT", b"other"),
+        (store.presign_put(name).replace(name, other), "PUT", b"other"),
+        (store.presign_put(name), "DELETE", None),
+        (late, "GET", None),
+    ):
+        with pytest.raises(urllib.error.HTTPError) as refused:
+            await asyncio.to_thread(send, url, method, data)
+        refused.value.close()
+        assert refused.value.code in (400, 403)
+    assert await store.get(name) == b"by url"
+    assert "X-Amz-Expires=900" in store.presign_get(name, 10**6)
