@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import nats
@@ -16,8 +17,9 @@ from cairn.job.v1 import events_pb2
 from cairn_common import bus
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS
-from cairn_scheduler.cluster import Ended, Order, Quiet, Report, Started
+from cairn_scheduler.cluster import Ended, Order, Quiet, Report, Started, Stepped
 from cairn_scheduler.model import Code, Resources, Spec
+from cairn_scheduler.sky.cluster import SkyCluster
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
 from tests.harness import fake_sky, servers
@@ -46,7 +48,18 @@ async def logged(js: JetStreamContext) -> list[events_pb2.JobEvent]:
     return [events_pb2.JobEvent.FromString(one.data or b"") for one in messages if one.subject != NOISE]
 
 
+async def reports_until(cluster: SkyCluster, kind: type[Report]) -> list[Report]:
+    """What is reported, up to the first of this kind."""
+    found: list[Report] = []
+    async for report in cluster.reports():
+        found.append(report)
+        if isinstance(report, kind):
+            break
+    return found
+
+
 async def test_an_end_is_heard_at_once_and_what_was_logged_once_there_is_room(tmp_path: Path) -> None:
+    """Also by a scheduler that was started anew in between."""
     server = servers.start_nats(tmp_path / "nats")
     client = await nats.connect(server.url)
     js = client.jetstream()
@@ -61,24 +74,30 @@ async def test_an_end_is_heard_at_once_and_what_was_logged_once_there_is_room(tm
         async with (
             asyncio.timeout(120),
             fake_sky.running(server.url, chance=random.Random(7), folder=runners) as (sky, url),
-            open_sky(
-                tmp_path / "sky", api_url=url, around=Surroundings("", server.url), nats_url=server.url,
-                seed=None, look_seconds=0.2,
-            ) as cluster,
-        ):  # fmt: skip
-            await cluster.launch(one)
-            async for report in cluster.reports():
-                reports.append(report)
-                if isinstance(report, Ended):
-                    assert await logged(js) == []
-                    assert sky.clusters, "the node keeps what the bus has no room for"
-                    await js.purge_stream("JOB")
-                if isinstance(report, Quiet):
-                    break
+        ):
+            scheduler = partial(
+                open_sky, tmp_path / "sky", api_url=url, around=Surroundings("", server.url),
+                nats_url=server.url, seed=None, look_seconds=0.2,
+            )  # fmt: skip
+            async with scheduler() as cluster:
+                await cluster.launch(one)
+                reports += await reports_until(cluster, Ended)
+                assert await logged(js) == []
+            async with scheduler() as cluster:
+                reports += await reports_until(cluster, Ended)
+                while not cluster.watched[one.attempt_uid].ranks.heard:
+                    await asyncio.sleep(0.01)
+                assert sky.clusters, "the node keeps what the bus has no room for"
+                await js.purge_stream("JOB")
+                await reports_until(cluster, Quiet)
             assert sky.clusters == {}
-        assert [type(report) for report in reports if not isinstance(report, Quiet)][-2:] == [Started, Ended]
-        (end,) = (report.evidence for report in reports if isinstance(report, Ended))
-        assert (end.exit_code, end.lost, end.last_lines[-1]) == (0, False, "line 50")
+        assert [type(report) for report in reports if not isinstance(report, Stepped)] == [
+            Started,
+            Ended,
+            Ended,
+        ]
+        for end in (report.evidence for report in reports if isinstance(report, Ended)):
+            assert (end.exit_code, end.lost, end.last_lines[-1]) == (0, False, "line 50")
         events = await logged(js)
         lines = [line.text for event in events for line in event.lines_logged.lines]
         assert [text for text in lines if text.startswith("line ")] == [f"line {n + 1}" for n in range(50)]

@@ -223,6 +223,11 @@ def test_records_are_read_as_they_were_written(tmp_path) -> None:  # type: ignor
     (tmp_path / "sky" / "01arz3ndektsv4rrffq69g5faw.json").write_text("{")
     assert Records(tmp_path / "sky").all() == [record]
     assert record.evidence == end
+    path = tmp_path / "sky" / f"{uid}.json"
+    raw = json.loads(path.read_text())
+    del raw["after"]
+    path.write_text(json.dumps({**raw, "sequence": 9}))
+    assert kept.all()[0].after == 0, "its number is of another stream"
     kept.remove(uid)
     assert kept.all() == []
 

@@ -433,7 +433,9 @@ class SkyCluster:
     async def _take_down(self, watched: Watched) -> None:
         """Waits for the last words, then takes the cluster away, however long that takes."""
         evidence = watched.record.evidence
-        if not (evidence and evidence.lost) and not await all_shipped(watched.ranks, watched.changed):
+        told = evidence is not None and evidence.exit_code is not None
+        lost = evidence is not None and evidence.lost
+        if not lost and not await all_shipped(watched.ranks, watched.changed, told=told):
             log.warning("attempt.not_shipped", attempt=watched.record.uid)
         await self.remove(watched.record.cluster)
         watched.record = self._kept.save(watched.record, phase=records.DOWN)

@@ -13,14 +13,15 @@ _DRAIN_SECONDS = 30.0
 _LONGEST_DRAIN = 660.0
 
 
-async def all_shipped(ranks: Ranks, changed: asyncio.Event) -> bool:
+async def all_shipped(ranks: Ranks, changed: asyncio.Event, *, told: bool) -> bool:
     """Whether all that the ranks logged is on the bus, once that is known or no longer waited for.
 
-    `changed` is set with each of their words. Ranks that never told of an end have nothing more to say.
+    `changed` is set with each of their words. Ranks that never told of an end have nothing more to say;
+    `told`: one did, perhaps to an earlier scheduler, and this one has yet to hear it again.
     """
     began = time.monotonic()
     try:
-        while ranks.ends and not ranks.silent:
+        while (told or ranks.ends) and not ranks.silent:
             latest = min(max(began, ranks.heard) + _DRAIN_SECONDS, began + _LONGEST_DRAIN)
             async with asyncio.timeout(latest - time.monotonic()):
                 changed.clear()
