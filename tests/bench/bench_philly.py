@@ -216,6 +216,7 @@ def figures(replay: Replay, nominal: str, seconds: float) -> dict[str, object]:
         "evictions": replay.evictions,
         "passes": replay.passes,
         "seconds": round(seconds, 1),
+        "cpu_s": round(time.process_time(), 1),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
     }
 
