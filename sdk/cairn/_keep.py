@@ -61,7 +61,8 @@ def save(run: Run, files: Sequence[Source], version: Version) -> Artifact:
 
 
 def look_up(run: Run, ref: str | Artifact, *, use: bool = True) -> Artifact:
-    """What ``name``, ``name:alias`` or ``name:v3`` means now; with `use` it is an input of the run.
+    """What ``name``, ``name:alias`` or ``name:v3`` means now; with `use` it is an input of the run that
+    did not make it.
 
     Raises `ApiError` or FileNotFoundError where there is none, and `Unreachable`.
     """
@@ -70,7 +71,10 @@ def look_up(run: Run, ref: str | Artifact, *, use: bool = True) -> Artifact:
     if api is None:
         number = local_version(store(run, name), wanted)
         return Artifact(name, number, f"{name}:v{number}")
-    found = fetch(run, api, name, wanted, use=use)
+    found = fetch(run, api, name, wanted, use=False)
+    # What the run itself made is no input of it.
+    if use and str(found.get("run", "")).rpartition("/")[2] != run.uid:
+        found = fetch(run, api, name, f"v{found['version']}", use=True)
     return Artifact(name, int(found["version"]), str(found["name"]))
 
 

@@ -33,8 +33,8 @@ def log_evaluation(
     `save_dataset` gave): ``cairn evals board DATASET`` ranks it.
 
     ``metrics`` are numbers; ``table``, such as one row an example, is a pandas, pyarrow or polars table, a
-    list of dicts, or a file. Both versions are inputs of this run. Returns once it is committed. Trouble is a
-    warning and gives None, and an exception only in a strict run.
+    list of dicts, or a file. What this run did not make is an input of it. Returns once it is committed.
+    Trouble is a warning and gives None, and an exception only in a strict run.
     """
     from cairn._run import current_run
 

@@ -79,6 +79,10 @@ def test_a_model_leads_in_one_step_to_metrics_code_data_and_environment(
         "python",
     ):
         assert words in shown
+    inputs = read(cli_platform, "models", "show", "digits-net:v2")["lineage"]["inputs"]
+    assert [name.partition("/artifacts/")[2] for name in inputs] == ["digits-set/versions/1"], (
+        "not its siblings"
+    )
     compared = cli_platform.cairn("models", "compare", "digits-net:v1", "digits-net:v2").stdout
     assert next(line for line in compared.splitlines() if line.startswith("acc")).split() == [
         "acc",

@@ -86,8 +86,8 @@ export class LineageView {
     const root = graph.nodes[0];
     this.node.replaceChildren(
       h("div", { class: "head" }, h("h1", {}, refOf(root.name).text), h("span", { class: "dim" }, kindOf(root))),
-      h("section", {}, h("h2", {}, "Comes from"), this.steps(graph, true)),
-      h("section", {}, h("h2", {}, "Led to"), this.steps(graph, false)),
+      h("section", { class: "quota" }, h("h2", {}, "Comes from"), this.steps(graph, true)),
+      h("section", { class: "quota" }, h("h2", {}, "Led to"), this.steps(graph, false)),
       graph.truncated ? h("p", { class: "dim" }, "There is more; the nearest are shown.") : "");
   }
 
