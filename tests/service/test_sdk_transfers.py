@@ -281,9 +281,6 @@ def test_a_version_is_there_once_and_whole_though_a_part_of_the_platform_is_kill
             time.sleep(0.002)
         if work.is_alive():
             platform.kill(part)
-            assert (
-                name not in {each["name"].rsplit("/", 1)[1] for each in platform.client().artifacts()} or made
-            )
     work.join(timeout=150)
     assert [version["version"] for version in client.versions(name)] == [1] == [int(made[0]["version"])]
     client.download(name, 1, tmp_path / "back")
