@@ -112,6 +112,17 @@ def promote(name: str, model: str) -> None:
     assert client.get_model_version_by_alias(name, "champion").version == version.version
     loaded = mlflow.pyfunc.load_model(f"models:/{name}@champion")
     assert loaded.predict(np.zeros((2, 3))).shape == (2,)
+    client.set_model_version_tag(name, version.version, "checked", "yes")
+    (found,) = client.search_model_versions(f"name = '{name}' AND tags.checked = 'yes'")
+    assert (found.version, found.source) == (version.version, f"models:/{model}")
+    copied = client.copy_model_version(f"models:/{name}@champion", f"{name} live")
+    assert {item.name for item in client.search_registered_models(f"name LIKE '{name}%'")} == {
+        name,
+        copied.name,
+    }
+    # What was registered stays, whatever becomes of the run and of what it logged.
+    client.delete_logged_model(model)
+    assert mlflow.pyfunc.load_model(f"models:/{name} live/1").predict(np.zeros((2, 3))).shape == (2,)
 
 
 if __name__ == "__main__":

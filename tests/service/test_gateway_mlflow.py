@@ -67,6 +67,21 @@ async def test_who_may_only_look_is_refused_where_something_changes(
         assert answer.json()["message"] == "Workspace 'main' not found", route
 
 
+async def test_who_may_only_look_and_who_is_of_another_team_open_nothing_else(
+    client: httpx.AsyncClient, behind: Neighbours
+) -> None:
+    viewer = behind.caller("cairn_0123456789abcdef-bob", "main", role=token_pb2.ROLE_VIEWER)
+    stranger = behind.caller("cairn_0123456789abcdef-eve", "other")
+    for route in ROUTES:
+        path = PREFIX + route.path.replace("{path:path}", "x").replace("{tag_key:path}", "x")
+        if route.role > Role.VIEWER:
+            refused = await client.request(route.method, path, headers=bearer(viewer))
+            assert (refused.status_code, refused.json()["error_code"]) == (403, "PERMISSION_DENIED"), route
+        other = bearer(stranger) | {"X-MLFLOW-WORKSPACE": "main"}
+        hidden = await client.request(route.method, path, headers=other)
+        assert (hidden.status_code, hidden.json()["error_code"]) == (404, "RESOURCE_DOES_NOT_EXIST"), route
+
+
 def test_every_route_asks_for_a_role_and_stands_once() -> None:
     assert {route.role for route in ROUTES} <= {Role.VIEWER, Role.MEMBER, Role.ADMIN}
     assert len({(route.method, route.path) for route in ROUTES}) == len(ROUTES)
