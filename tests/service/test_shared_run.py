@@ -281,3 +281,20 @@ def test_what_a_run_shows_is_seen_saved_exported_and_sent_later(
     assert "Open (2." in page
     for words in ("&lt;b&gt;noise&lt;/b&gt;", "&lt;script&gt;alert(1)", "over 3 steps"):
         assert words in page
+
+
+def test_what_a_job_shows_before_it_is_killed_is_sent_by_its_runner(
+    platform: Platform, tmp_path: Path
+) -> None:
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "job.py").write_text(
+        "import os, cairn, numpy as np\n"
+        "cairn.log_image('large', np.random.default_rng(3).integers(0, 255, (300, 300, 3), dtype=np.uint8))\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    done = platform.cairn(
+        "run", "--json", "-f", "--name", "killed", "--", sys.executable, "job.py", cwd=tmp_path / "work"
+    )
+    uid = json.loads(done.stdout)["id"]
+    wait_until(lambda: platform.cairn("media", uid, "--out", str(tmp_path / "out")).returncode == 0)
+    assert (tmp_path / "out" / "large" / "0-0.png").stat().st_size > 200_000
