@@ -250,7 +250,8 @@ def _resumable(target: Path, entry: Entry) -> Iterator[tuple[BufferedRandom, boo
     shared, own = (target.with_name(f".cairn-{name}") for name in (entry.digest[:32], secrets.token_hex(8)))
     for path in (shared, own):
         with os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666), "r+b") as file:
-            if not _locked(file.fileno()) or not _is(path, file):
+            # One's own needs no lock, nor can it have one where the disk knows none.
+            if path == shared and (not _locked(file.fileno()) or not _is(path, file)):
                 continue  # in the second case another process has just put it in place
             try:
                 yield file, os.fstat(file.fileno()).st_size > 0
@@ -265,7 +266,8 @@ def _locked(descriptor: int) -> bool:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return True
-    except BlockingIOError:
+    except OSError:
+        # Somebody else has it, or this disk (Lustre with noflock, some FUSE mounts) has no locks.
         return False
 
 

@@ -74,6 +74,12 @@ class Artifacts:
             sizes[part.digest] = part.size
         # First of all: what is asked for now is not collected while it is looked at.
         await blobs.ask(self._db, team, sizes, self._clock.now())
+        if going := await blobs.doomed(self._db, team, sizes):
+            # What is written over them now would go with them.
+            raise Unavailable(
+                f"{len(going)} of these parts are just being deleted from the store; ask again in a moment",
+                reason=Reason.STORE_UNAVAILABLE,
+            )
         known = await blobs.sizes(self._db, team, sizes)
         for digest, size in known.items():
             if size != sizes[digest]:

@@ -13,6 +13,8 @@ from cairn_tracker.model import Summary, Tail
 
 #: Steps of one bucket: bucket n has the steps from n * WIDTH on.
 WIDTH = 1024
+#: The bucket of a `step` in SQL, also of one below 0: division there cuts towards 0.
+BUCKET = f"intDiv(step, {WIDTH}) - (step < 0 AND step % {WIDTH} != 0)"
 _SHIFT = 10
 _NO_STEP = np.iinfo(np.int64).max
 

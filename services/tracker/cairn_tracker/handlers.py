@@ -24,7 +24,7 @@ from cairn_tracker.batch import Event, RunKey
 from cairn_tracker.ingest import Ingest, announce
 from cairn_tracker.model import DRAIN_GRACE
 from cairn_tracker.origins import with_checkpoint
-from cairn_tracker.store import blobs, runs
+from cairn_tracker.store import blobs, keeping, runs
 
 log = structlog.get_logger(__name__)
 
@@ -91,6 +91,8 @@ async def follow(db: Database, job: job_pb2.Job, now: datetime) -> bool:
     """Brings a run up to its job; whether that changed anything."""
     fact = wire.job_fact(job)
     async with db.transaction() as conn:
+        # What is held in it is not collected in the same moment.
+        await keeping.enter(conn, fact.team)
         fact = await with_checkpoint(conn, fact, now)
         # Also of a job that is known: the record of what it keeps may be younger than the job.
         await blobs.hold(conn, fact.team, fact.archives, holder=fact.uid)

@@ -31,7 +31,7 @@ from cairn_tracker.marks import LineKey, Marks, SegmentKey
 from cairn_tracker.media import Media, MediaKey
 from cairn_tracker.media import read as read_media
 from cairn_tracker.model import Summary, is_complete
-from cairn_tracker.store import ingested, media, runs
+from cairn_tracker.store import ingested, keeping, media, runs
 
 log = structlog.get_logger(__name__)
 
@@ -176,6 +176,9 @@ class Ingest:
     async def _commit(self, conn: Any, taken: Taken) -> None:
         now = self._clock.now()
         keys = sorted(taken.changes)
+        for team in sorted({key[0] for key in taken.media}):
+            # What is held for them is not collected in the same moment.
+            await keeping.enter(conn, team)
         created = {
             key
             for key in keys

@@ -18,7 +18,7 @@ import structlog
 from cairn_common.errors import InvalidArgument
 from cairn_tracker import summary
 from cairn_tracker.batch import MetricKey, Points, RunKey
-from cairn_tracker.buckets import WIDTH, Buckets
+from cairn_tracker.buckets import BUCKET, WIDTH, Buckets
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.model import Summary, Tail
 from cairn_tracker.native import encode
@@ -36,8 +36,8 @@ SELECT run, key, min(step), max(step), argMax(time, step), argMax(value, step),
     ifNull(maxOrNullIf(value, isFinite(value)), nan), ifNull(argMaxOrNullIf(step, value, isFinite(value)), 0),
     count()
 FROM ({STEPS})
-WHERE intDiv(step, {WIDTH}) IN {{numbers:Array(Int64)}}
-GROUP BY run, key, intDiv(step, {WIDTH})
+WHERE ({BUCKET}) IN {{numbers:Array(Int64)}}
+GROUP BY run, key, {BUCKET}
 """  # noqa: S608
 
 _SUMMARIES = """

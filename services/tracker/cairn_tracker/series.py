@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_tracker.buckets import WIDTH
+from cairn_tracker.buckets import BUCKET, WIDTH
 from cairn_tracker.clickhouse import ClickHouse
 
 MOST_SERIES: Final = 2_000
@@ -72,7 +72,7 @@ FROM (
       AND (run, key) IN {{pairs:Array(Tuple(String, String))}}
       AND bucket >= {{low:Int64}} AND bucket < {{high:Int64}}
     UNION ALL
-    SELECT run, key, intDiv(step, {WIDTH}) AS bucket, min(step), max(step), argMax(time, step),
+    SELECT run, key, {BUCKET} AS bucket, min(step), max(step), argMax(time, step),
         argMax(value, step), ifNull(minOrNullIf(value, isFinite(value)), nan),
         ifNull(maxOrNullIf(value, isFinite(value)), nan), toInt64(count())
     FROM (SELECT run, key, step, time, value {_RAW_ROWS}

@@ -119,11 +119,14 @@ class Api:
         """What an hour of each cluster costs, in millionths of a US dollar; 0 where it is free. Without those
         that have cost nothing measurable yet for being too young."""
         found = await self.wait(await self._post("/cost_report", {"days": _FRESH_DAYS}))
-        return {
-            str(one["name"]): round(float(one.get("total_cost") or 0) * 3_600_000_000 / seconds)
-            for one in found or []
-            if isinstance(one, dict) and (seconds := float(one.get("duration") or 0)) > 0
-        }
+        try:
+            return {
+                str(one["name"]): round(float(one["total_cost"] or 0) * 3_600_000_000 / seconds)
+                for one in found or []
+                if (seconds := float(one["duration"] or 0)) > 0
+            }
+        except (KeyError, TypeError, ValueError) as error:
+            raise Away(f"an answer to /cost_report that is no account: {error!r}") from error
 
     async def _status(self) -> list[dict[str, Any]]:
         body = {

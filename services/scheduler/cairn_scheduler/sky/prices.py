@@ -16,21 +16,22 @@ log = structlog.get_logger(__name__)
 
 # Between two questions: the server reads its whole day for an answer.
 _PAUSE_SECONDS = 5.0
-# A server that has no catalog will have none soon.
+# Of one that has no catalog, or never lists a cluster, it is asked so often and then rarely.
+_MOST_OFTEN = 12
 _LATER_SECONDS = 60.0
 
 
 async def ask_prices(cluster: SkyCluster, api: Api) -> NoReturn:
     """Asks for ever what those cost of which it is not known. That it cannot be said harms nothing else."""
+    unanswered = 0
     while True:
         await cluster.came_up.wait()
         cluster.came_up.clear()
-        pause = _PAUSE_SECONDS
         try:
             prices = await api.prices()
         except (Away, SkyError) as error:
             log.warning("sky.no_prices", error=str(error))
-            prices, pause = {}, _LATER_SECONDS
+            prices, unanswered = {}, _MOST_OFTEN
         for one in list(cluster.watched.values()):
             if one.ended or one.record.phase != records.UP or one.record.price is not None:
                 continue
@@ -38,4 +39,5 @@ async def ask_prices(cluster: SkyCluster, api: Api) -> NoReturn:
                 cluster.price(one, prices[one.record.cluster])
             else:
                 cluster.came_up.set()
-        await asyncio.sleep(pause)
+        unanswered = unanswered + 1 if cluster.came_up.is_set() else 0
+        await asyncio.sleep(_PAUSE_SECONDS if unanswered < _MOST_OFTEN else _LATER_SECONDS)

@@ -16,7 +16,7 @@ WITH rules AS (
         $2::smallint[], $3::text[], $4::int[], $5::int[], $6::text[], $7::bool[], $8::float8[]
     ) AS p (kind, experiment, keep_last, keep_best, metric, lowest, keep_for)),
 ruled AS (
-    SELECT v.team, v.artifact, v.number, v.seq, v.pinner, v.create_time,
+    SELECT v.team, v.artifact, v.number, v.uid, v.seq, v.pinner, v.create_time,
         p.experiment, p.keep_last, p.keep_best, p.lowest, p.keep_for,
         row_number() OVER (PARTITION BY v.artifact, p.experiment ORDER BY v.seq DESC) AS age,
         nullif(coalesce(CASE WHEN jsonb_typeof(v.metadata #> ARRAY['metrics', p.metric]) = 'number'
@@ -36,6 +36,10 @@ WHERE pinner = '' AND (keep_last = 0 OR age > keep_last)
     AND (keep_for = 0 OR create_time < $9::timestamptz - keep_for * interval '1 second')
     AND NOT EXISTS (SELECT FROM aliases a
         WHERE (a.team, a.artifact, a.number) = (n.team, n.artifact, n.number) AND a.alias <> 'latest')
+    AND NOT EXISTS (SELECT FROM promotions p WHERE p.state = 1
+        AND (p.team, p.artifact, p.number) = (n.team, n.artifact, n.number))
+    AND NOT EXISTS (SELECT FROM model_versions m WHERE m.version_uid = n.uid
+        AND m.stage IN ('Staging', 'Production'))
     AND seq > $10 ORDER BY seq LIMIT $11
 """
 
@@ -43,7 +47,8 @@ WHERE pinner = '' AND (keep_last = 0 OR age > keep_last)
 async def outlived(
     db: Reads, team: str, rules: Sequence[Rule], *, now: datetime, after: int, limit: int
 ) -> list[tuple[str, int, int]]:
-    """Artifact, number and seq of what no rule, alias or pin keeps, in the order of commits after `after`."""
+    """Artifact, number and seq of what no rule, alias, pin, stage or promotion that waits keeps, in the order
+    of commits after `after`."""
     rows = await db.fetch(
         _OUTLIVED,
         team,
