@@ -37,7 +37,12 @@ def configure_logging(service: str, level: str) -> None:
     terminal = sys.stderr.isatty()
     output = cast(TextIO, _Lossy(sys.stderr))
     ending: list[structlog.typing.Processor] = (
-        [redact, structlog.dev.ConsoleRenderer()]
+        # Without the values of local variables: they are not looked through for secrets.
+        [
+            structlog.processors.format_exc_info,
+            redact,
+            structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+        ]
         if terminal
         else [structlog.processors.format_exc_info, redact, structlog.processors.JSONRenderer(default=str)]
     )

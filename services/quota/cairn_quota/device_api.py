@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cairn.quota.v1 import device_login_pb2, user_service_pb2
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
@@ -14,6 +14,7 @@ from cairn_common.errors import Reason, ResourceExhausted
 from cairn_common.rpc import caller, origin
 from cairn_quota import checks, people_wire, user_checks, wire
 from cairn_quota.device_store import LIFE, DeviceLogin, DeviceStore, login_not_found
+from cairn_quota.people import UserState
 from cairn_quota.sight import self_of
 from cairn_quota.sign_in import attempts_under, neighbourhood, new_session
 from cairn_quota.user_store import UserStore, user_not_found
@@ -79,11 +80,14 @@ class DeviceCalls(UserServiceServicer):
         login = await self.devices.find(hashed, now=now)
         assert login.subject is not None, "find gives those that were confirmed"
         user = await self.users.user(login.subject.removeprefix("users/"))
-        if user is None:
+        if user is None or user.state is not UserState.ACTIVE:
             raise user_not_found(login.subject)
         if login.latest is not None:
             life = min(life, login.latest - now)
         session, secret = new_session(user.subject, life=life, now=now)
+        if login.latest is not None:
+            # It stands for the token that confirmed it, and may make nothing that outlives it.
+            session = replace(session, token=replace(session.token, session=False))
         await self.devices.finish(hashed, session)
         return people_wire.session_message(session, user, secret)
 

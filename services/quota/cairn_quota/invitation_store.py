@@ -174,7 +174,9 @@ async def _insert(conn: Connection, acceptance: Acceptance) -> User:
 
 async def _check_inviter(conn: Connection, invitation: Invitation) -> None:
     """Holds that its maker may let somebody in so. Raises PermissionDenied."""
-    own = (await locked_members(conn, invitation.team)).roles.get(invitation.creator)
+    members = await locked_members(conn, invitation.team)
+    disabled = invitation.creator in members.disabled
+    own = None if disabled else members.roles.get(invitation.creator)
     if invitation.role is not None:
         check_grant(invitation.team, own, invitation.role)
     elif invitation.creator != invitation.subject and own is not Role.OWNER:

@@ -8,6 +8,7 @@ from cairn.quota.v1 import membership_pb2, quota_pb2, token_pb2, user_pb2, user_
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
 from cairn_common.auth import Role, hash_token, new_token, require
 from cairn_common.clock import Clock
+from cairn_common.errors import NotFound
 from cairn_common.ids import check_id, new_uid
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
@@ -51,7 +52,11 @@ class MemberCalls(UserServiceServicer):
             wanted = known[0].id if known is not None else request.user
         else:
             wanted = user_checks.user(request.user)
-        user = await self.sight(wanted, who)
+        try:
+            user = await self.sight(wanted, who)
+        except NotFound:
+            # By the name that was asked for: whether an address has an account elsewhere is not told.
+            raise user_not_found(request.user) from None
         if user.kind is UserKind.SERVICE_ACCOUNT:
             raise user_not_found(wanted)
         made = await self.members.add(team, user, role, actor=who.subject, now=self.clock.now())

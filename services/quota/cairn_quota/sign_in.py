@@ -45,12 +45,13 @@ class SignIn:
             raise Unauthenticated(
                 "This e-mail address and this password do not go together.", reason=Reason.PASSWORD_WRONG
             )
-        await self.users.forgive(ended=_of_account(email), last=_of_address())
+        await self.users.forgive(last=_of_address(), ended=_of_account(email))
         return user
 
     async def count(self, account: str) -> None:
         """Counts an attempt at an account from where the call comes from. Raises ResourceExhausted."""
-        tries = [*_of_account(account), *_of_address()]
+        # The narrow ones first: who is over one of them counts no further, and locks nobody else out.
+        tries = [*_of_address(), *_of_account(account)]
         wait = await self.users.attempt(tries, now=self.clock.now())
         if wait is not None:
             seconds = int(wait.total_seconds())
@@ -63,7 +64,7 @@ class SignIn:
 
 def _of_account(account: str) -> list[Tries]:
     pair = attempts_under("pair", account, neighbourhood(origin().address), most=MOST_OF_PAIR)
-    return [attempts_under("account", account, most=MOST_OF_ACCOUNT), pair]
+    return [pair, attempts_under("account", account, most=MOST_OF_ACCOUNT)]
 
 
 def _of_address() -> list[Tries]:
@@ -76,6 +77,8 @@ def neighbourhood(address: str) -> str:
         given = ip_address(address)
     except ValueError:
         return address
+    if given.version == 6 and given.ipv4_mapped is not None:
+        return str(given.ipv4_mapped)
     return str(ip_network((given, 64), strict=False)) if given.version == 6 else address
 
 

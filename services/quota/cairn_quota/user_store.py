@@ -94,6 +94,7 @@ class UserStore:
             found = user_of(row)
             if state is UserState.DISABLED:
                 await revoke_tokens(conn, found.subject, actor=actor, now=now)
+                await _void_links(conn, found.subject, now)
             action = "user.disabled" if state is UserState.DISABLED else "user.enabled"
             await audit.record(conn, action, actor=actor, now=now, resource=found.subject)
         return found
@@ -116,40 +117,38 @@ class UserStore:
         async with self._db.transaction() as conn:
             await insert_session(conn, new, how="password")
 
-    async def forgive(self, *, ended: Sequence[Tries], last: Sequence[Tries]) -> None:
-        """After a success: the attempts of `ended` count no more, of `last` the last one does not."""
+    async def forgive(self, *, last: Sequence[Tries], ended: Sequence[Tries]) -> None:
+        """After a success: of `last` the last attempt does not count, those of `ended` count no more."""
         async with self._db.transaction() as conn:
-            await conn.execute(
-                "DELETE FROM sign_in_attempts WHERE key = ANY($1::text[])", [one.key for one in ended]
-            )
-            await conn.execute(
-                "UPDATE sign_in_attempts SET attempts = attempts - 1"
-                " WHERE key = ANY($1::text[]) AND attempts > 0",
-                [one.key for one in last],
-            )
+            # In the order of `attempt`, one after another: nobody waits for each other.
+            for one in last:
+                await conn.execute(
+                    "UPDATE sign_in_attempts SET attempts = attempts - 1 WHERE key = $1 AND attempts > 0",
+                    one.key,
+                )
+            for one in ended:
+                await conn.execute("DELETE FROM sign_in_attempts WHERE key = $1", one.key)
 
     async def attempt(self, tries: Sequence[Tries], *, now: datetime) -> timedelta | None:
-        """Counts an attempt under every key; how long to wait where one of them is over its most.
+        """Counts an attempt under one key after another; how long to wait where one is over its most, behind
+        which none is counted.
 
         Counted before the password is looked at, so that many at once get no further than one after another.
         """
-        over = False
         async with self._db.transaction() as conn:
             await conn.execute("DELETE FROM sign_in_attempts WHERE since <= $1", now - WINDOW)
-            # In one order everywhere: nobody waits for each other.
-            for one in sorted(tries, key=lambda each: each.key):
-                count = await conn.fetchval(
+            for one in tries:
+                row = await conn.fetchrow(
                     "INSERT INTO sign_in_attempts AS a (key, attempts, since) VALUES ($1, 1, $2)"
-                    " ON CONFLICT (key) DO UPDATE SET attempts = a.attempts + 1 RETURNING attempts",
+                    " ON CONFLICT (key) DO UPDATE SET attempts = a.attempts + 1 RETURNING attempts, since",
                     one.key,
                     now,
                 )
-                over = over or count > one.most
-            since: datetime = await conn.fetchval(
-                "SELECT min(since) FROM sign_in_attempts WHERE key = ANY($1::text[])",
-                [one.key for one in tries],
-            )
-        return max(since + WINDOW - now, timedelta(seconds=1)) if over else None
+                assert row is not None
+                if row["attempts"] > one.most:
+                    since: datetime = row["since"]
+                    return max(since + WINDOW - now, timedelta(seconds=1))
+        return None
 
 
 async def insert_user(conn: Connection, user: User, *, password_hash: str | None, creator: str) -> bool:
@@ -199,8 +198,19 @@ async def write_password(
         raise user_not_found(user)
     found = user_of(row)
     await revoke_tokens(conn, found.subject, actor=actor, now=now, sessions_only=True, keep=keep)
+    await _void_links(conn, found.subject, now)
     await audit.record(conn, "user.password_set", actor=actor, now=now, resource=found.subject)
     return found
+
+
+async def _void_links(conn: Connection, subject: str, now: datetime) -> None:
+    """Links by which somebody could set this user's password are worth nothing any more."""
+    await conn.execute(
+        "UPDATE invitations SET revoke_time = $2"
+        " WHERE subject = $1 AND accept_time IS NULL AND revoke_time IS NULL",
+        subject,
+        now,
+    )
 
 
 async def insert_session(conn: Connection, new: NewToken, *, how: str) -> None:

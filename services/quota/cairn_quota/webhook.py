@@ -125,7 +125,8 @@ class Reach:
         address = _real(ip_address(text.partition("%")[0]))
         if any(address in network for network in self.networks):  # type: ignore[operator]
             return True
-        return address.is_global and not address.is_multicast
+        private = address.is_multicast or address.is_reserved or getattr(address, "is_site_local", False)
+        return address.is_global and not private
 
     def chosen(self, addresses: Sequence[str]) -> str:
         """The one to speak to, of all that a name leads to; empty where one of them may not be."""

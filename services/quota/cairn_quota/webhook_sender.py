@@ -80,6 +80,10 @@ class Sender:
         except (httpx.HTTPError, httpx.InvalidURL, OSError, UnicodeError) as broken:
             # Its own words could name addresses of the inside.
             error = f"the connection failed ({type(broken).__name__})"
+        except Exception as broken:
+            # Whatever it is, it is this delivery's, and no reason to end the service.
+            log.error("webhooks.failed", exc_info=broken)
+            error = "it could not be sent"
         await self.store.tried(due.uid, self._outcome(due, status, error))
 
     def _outcome(self, due: Due, status: int, error: str) -> Outcome:

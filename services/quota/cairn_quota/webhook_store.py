@@ -13,6 +13,8 @@ from cairn_quota import audit
 from cairn_quota.webhook import DeliveryState, Format, Told, Webhook, body
 
 MOST_OF_TEAM = 20
+MOST_WAITING = 10_000
+"""Deliveries of one webhook that wait; what comes behind them is not told."""
 KEPT = timedelta(days=30)
 LEASE = timedelta(minutes=2)
 """Longer than any try: for so long nobody else sends it."""
@@ -129,18 +131,22 @@ class WebhookStore:
                 "INSERT INTO webhook_deliveries (uid, webhook_uid, fact_id, event, resource, body, state,"
                 " create_time, next_time)"
                 " SELECT $1, uid, $3, $4, $5, $6, 1, $7::timestamptz, $7 FROM webhooks"
-                " WHERE uid = $2 ON CONFLICT (webhook_uid, fact_id) DO NOTHING",
+                " WHERE uid = $2 AND $8 > (SELECT count(*) FROM webhook_deliveries"
+                "  WHERE webhook_uid = $2 AND state = 1) ON CONFLICT (webhook_uid, fact_id) DO NOTHING",
                 new_uid(), hook.uid, one.id, one.event, one.resource, body(one, hook.format), now,
+                MOST_WAITING,
             )  # fmt: skip
         return len(wanted)
 
     async def take(self, *, now: datetime, most: int) -> list[Due]:
-        """What is due, which nobody else then sends for a while."""
+        """What is due, which nobody else then sends for a while: one of each webhook, so that a slow one
+        holds up itself more than others."""
         rows = await self._db.fetch(
             "UPDATE webhook_deliveries d SET next_time = $1 + $3::interval, attempts = attempts + 1,"
             " try_time = $1 FROM webhooks w WHERE w.uid = d.webhook_uid AND d.uid IN (SELECT uid FROM"
-            " webhook_deliveries WHERE state = 1 AND next_time <= $1 ORDER BY next_time LIMIT $2"
-            " FOR UPDATE SKIP LOCKED)"
+            " webhook_deliveries WHERE uid IN (SELECT DISTINCT ON (webhook_uid) uid FROM webhook_deliveries"
+            " WHERE state = 1 AND next_time <= $1 ORDER BY webhook_uid, next_time)"
+            " ORDER BY random() LIMIT $2 FOR UPDATE SKIP LOCKED)"
             " RETURNING d.uid, w.uid AS webhook, w.sealed, d.event, d.body, d.attempts",
             now,
             most,

@@ -22,7 +22,7 @@ def networks(text: str) -> Networks:
 
 def client_address(scope: Scope, trusted: Networks) -> str:
     """The connection's other end; where that is a trusted proxy, the last address it tells that is none."""
-    peer = scope["client"][0] if scope.get("client") else ""
+    peer = _plain(scope["client"][0] if scope.get("client") else "")
     if not _is_in(peer, trusted):
         return str(peer)
     told = [
@@ -31,9 +31,18 @@ def client_address(scope: Scope, trusted: Networks) -> str:
     for address in reversed(told):
         if not _is_address(address):
             break
-        if not _is_in(address, trusted):
-            return address
+        if not _is_in(_plain(address), trusted):
+            return _plain(address)
     return str(peer)
+
+
+def _plain(text: str) -> str:
+    """An address of IPv4 as itself, also where a listener for both wraps it in one of IPv6."""
+    try:
+        mapped = getattr(ip_address(text), "ipv4_mapped", None)
+    except ValueError:
+        return text
+    return str(mapped or text)
 
 
 def _is_address(text: str) -> bool:

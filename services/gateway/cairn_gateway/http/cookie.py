@@ -52,13 +52,19 @@ def check_own(method: str, headers: Headers, secret: str, hosts: frozenset[str])
     """Holds that a request with a cookie was made by this gateway's own page. Raises PermissionDenied."""
     if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
         raise _forged("another site asks")
-    origin = headers.get("origin")
-    if origin is not None and host_name(urlsplit(origin).netloc) not in hosts:
+    if not _is_own(headers.get("origin"), hosts):
         raise _forged("another site asks")
     if method not in _SAFE and not hmac.compare_digest(
         headers.get(CSRF, "").encode(), proof(secret).encode()
     ):
         raise _forged(f"the header {CSRF} of an earlier answer has to come back")
+
+
+def _is_own(origin: str | None, hosts: frozenset[str]) -> bool:
+    try:
+        return origin is None or host_name(urlsplit(origin).netloc) in hosts
+    except ValueError:
+        return False
 
 
 def _forged(why: str) -> PermissionDenied:

@@ -18,6 +18,8 @@ from cairn_gateway.http.route import Route
 from cairn_gateway.problems import HttpError
 
 MOST_BODY_BYTES = 8 * 1024 * 1024
+MOST_PUBLIC_BYTES = 64 * 1024
+"""Of a body that anybody may send."""
 
 
 async def read(route: Route, request: Request) -> Message:
@@ -27,7 +29,8 @@ async def read(route: Route, request: Request) -> Message:
         _fill_query(route, request, message)
     else:
         _refuse_query(request)
-        _fill_body(route, await body(request), message)
+        most = MOST_PUBLIC_BYTES if route.public else MOST_BODY_BYTES
+        _fill_body(route, await body(request, most=most), message)
     parts = request.path_params
     for field, pattern in route.bind.items():
         _set(message, field, format_name(pattern, **_used(pattern, parts)))
@@ -40,18 +43,18 @@ async def read(route: Route, request: Request) -> Message:
     return message
 
 
-async def body(request: Request) -> wire.Json:
+async def body(request: Request, *, most: int = MOST_BODY_BYTES) -> wire.Json:
     """The body's JSON value; an empty object for none. Raises InvalidArgument, or HttpError (413, 415)."""
     if request.headers.get("content-encoding", "identity") != "identity":
         raise HttpError(415, "MEDIA_TYPE_REFUSED", "send the body as it is, without a content-encoding")
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > MOST_BODY_BYTES:
-        raise _too_large()
+    if declared.isdecimal() and int(declared) > most:
+        raise _too_large(most)
     text = bytearray()
     async for chunk in request.stream():
         text += chunk
-        if len(text) > MOST_BODY_BYTES:
-            raise _too_large()
+        if len(text) > most:
+            raise _too_large(most)
     if not text:
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -131,5 +134,5 @@ def _resolve(message: Message, field: str, pattern: str) -> None:
     value[:] = [item if "/" in item else pattern.format(item) for item in value]
 
 
-def _too_large() -> HttpError:
-    return HttpError(413, "BODY_TOO_LARGE", f"the body is larger than {MOST_BODY_BYTES // 2**20} MiB")
+def _too_large(most: int) -> HttpError:
+    return HttpError(413, "BODY_TOO_LARGE", f"the body is larger than {most // 1024:,} KiB")

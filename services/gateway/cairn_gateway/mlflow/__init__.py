@@ -118,6 +118,9 @@ def _answer(
 
     async def respond(request: Request) -> Response:
         headers = Headers(scope=request.scope)
+        if headers.get("sec-fetch-site", "none") not in ("same-origin", "none"):
+            # A browser sends a password that it knows by itself, whichever page asks.
+            raise MlflowError("PERMISSION_DENIED", "a page of another site may not ask here")
         token = door.token_of(headers.getlist("authorization"))
         principal = await authenticate(token)
         team = door.team_of(headers.getlist(door.WORKSPACE), principal)

@@ -25,6 +25,8 @@ _TEXT: Final = (
     "MLmodel MLproject"
 )
 _LONGEST: Final = 1_024
+# A path that is quoted more often than this means no file.
+_MOST_QUOTED: Final = 8
 
 
 async def upload(asked: Asked) -> Json:
@@ -110,8 +112,12 @@ async def no_multipart(asked: Asked) -> Json:
 def path_of(text: str) -> str:
     """A path from the root, however often it was quoted. Raises MlflowError for one that leads elsewhere."""
     plain = text
-    while (unquoted := unquote(plain)) != plain:
+    for _ in range(_MOST_QUOTED):
+        if (unquoted := unquote(plain)) == plain:
+            break
         plain = unquoted
+    else:
+        raise invalid("Invalid path")
     path = plain.strip("/") if not text.startswith("/") else plain
     parts = path.split("/")
     if (

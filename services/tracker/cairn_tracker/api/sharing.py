@@ -111,7 +111,8 @@ class ShareApi(sharing_pb2_grpc.ShareServiceServicer):
         table = compare.compare(found, metrics=[], minimize=[], all_params=True, now=self._clock.now())
         return sharing_pb2.SharedRuns(
             share=self._message(share),
-            runs=[wire.run(run) for run in found],
+            # As in a list: how it was made (diff, packages, machine) is no part of what a link shows.
+            runs=[wire.run(run, whole=False) for run in found],
             comparison=wire.comparison(table),
         )
 
