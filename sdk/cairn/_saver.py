@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections import deque
@@ -20,6 +21,15 @@ FOREVER = 7 * 24 * 3600.0
 
 _log = logging.getLogger("cairn")
 
+# Of one attempt: a launcher such as torchrun starts its ranks anew in it.
+_LIVES = 1_000
+
+
+def _restarts() -> int:
+    """How often the ranks were started anew in this attempt: all of them know the same number."""
+    told = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    return min(int(told), _LIVES - 1) if told.isascii() and told.isdigit() else 0
+
 
 class Saver:
     """Checkpoints of one run. Without a server a staged copy is the store's own, and nothing is sent."""
@@ -28,7 +38,7 @@ class Saver:
         self, *, api: Api | None, team: str, run_uid: str, folder: Path, artifact: str, attempt: int = 0
     ) -> None:
         self.folder = folder
-        self._attempt = attempt
+        self._life = attempt * _LIVES + _restarts()
         self._api, self._team, self._run_uid, self._artifact = api, team, run_uid, artifact
         self._waiting: deque[Staged] = deque()
         self._busy = False
@@ -93,7 +103,7 @@ class Saver:
             step=staged.step,
             metadata={"metrics": staged.metrics, **({} if staged.file else {"folder": True})},
             request_id=new_uid(),  # one for all tries: the same checkpoint is never committed twice
-            shard=(staged.shard.rank, staged.shard.ranks, self._attempt) if staged.shard else None,
+            shard=(staged.shard.rank, staged.shard.ranks, self._life) if staged.shard else None,
         )
         pauses = Pauses(FOREVER)
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import random
 import re
 import threading
 import time
@@ -86,7 +87,8 @@ class Uploading:
             found = waiting(self._folder)
             try:
                 if found:
-                    self._send(found[:_AT_ONCE])
+                    # Not always the same ones: what is refused for good must not stand before the others.
+                    self._send(random.sample(found, min(len(found), _AT_ONCE)))
                 self.away = self._complained = False
                 pause = least if found else min(pause * 1.5, most)
             except _FAILURES as error:

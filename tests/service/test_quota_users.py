@@ -144,6 +144,9 @@ async def test_a_link_ends_by_time_by_its_maker_and_with_its_makers_role(
     assert await refused(revoked)
     assert await refused(orphan)
     await people.UpdateMembership(update(team, admin.id, ADMIN))
+    left = await link(quota, team, ADMIN, by=admin.secret)
+    await people.DisableUser(users.DisableUserRequest(name=f"users/{admin.id}"))
+    assert await refused(left)
     clock.advance(timedelta(days=8).total_seconds())
     assert await refused(old)
     assert await refused("cairn_invite_" + "x" * 43)
@@ -473,6 +476,9 @@ async def test_a_command_line_is_let_in_by_somebody_who_is_in_once(quota: Quota,
     await (await quota.people(token.secret)).ApproveDeviceLogin(approve)
     session = await door.FinishDeviceLogin(users.FinishDeviceLoginRequest(secret=asked.secret))
     assert session.token.expire_time == token.token.expire_time
+    endless = quota_pb2.CreateTokenRequest(scope=token_pb2.SCOPE_ADMIN)
+    refused = (await quota.identity(session.secret)).CreateToken(endless)
+    assert (await problem(refused)).metadata["field"] == "ttl"
     late = await door.CreateDeviceLogin(users.CreateDeviceLoginRequest())
     clock.advance(timedelta(minutes=11).total_seconds())
     approve = users.ApproveDeviceLoginRequest(name=late.login.name)

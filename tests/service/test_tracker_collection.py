@@ -124,7 +124,9 @@ async def test_what_is_being_deleted_is_missing_and_is_deleted_by_one_alone(
         await client.postgres.execute(doom, digest(data), datetime.now(UTC))
         assert await downloadable(client, data) == "NOT_FOUND"
         assert await refused(client.artifacts.CommitVersion(wanted)) == "FAILED_PRECONDITION"
-        assert await upload(client, data) == 1
+        part = artifact_pb2.ArtifactPart(digest=digest(data), size=len(data))
+        asked = tracker_pb2.CreateUploadsRequest(parent=TEAM, parts=[part])
+        assert await refused(client.artifacts.CreateUploads(asked)) == "UNAVAILABLE", "it would go with them"
         assert (await collect(client)).due_blobs >= 1
         assert there(s3, data), "another one has claimed it"
         await client.postgres.execute(doom, digest(data), datetime.now(UTC) - timedelta(hours=1))

@@ -129,6 +129,29 @@ async def test_nothing_goes_that_an_alias_a_pin_a_run_or_a_promoted_model_keeps(
         await until(lambda: is_left(client, name, [1, 2, 3, 4, 6]))
 
 
+async def test_nothing_goes_that_waits_to_be_promoted_or_serves_in_a_stage(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        experiment = f"e-{new_uid()}"
+        run, name = await ended_run(client, experiment), f"waits-{new_uid()}"
+        made = await saved(client, name, [None] * 4, run=run, kind=MODEL)
+        uids = [one.uid for one in made]
+        # As they are while a second person is asked, and while MLflow's clients load a stage.
+        await client.postgres.execute(
+            "INSERT INTO tracker.promotions (team, uid, artifact, number, alias, state, requester, create_time)"
+            " VALUES ('main', $1, $2, 1, 'production', 1, 'users/ada', now())",
+            *(new_uid(), name),
+        )
+        await client.postgres.execute(
+            "INSERT INTO tracker.model_versions (version_uid, stage, update_time)"
+            " VALUES ($1, 'Production', now()) ON CONFLICT (version_uid) DO UPDATE SET stage = 'Production'",
+            uids[1],
+        )
+        wanted = {"kind": MODEL, "experiment": experiment, "keep_last": 1}
+        assert set(await preview(client, **wanted)) == {f"{name}/versions/3"}
+        await rule(client, **wanted)
+        await until(lambda: is_left(client, name, [1, 2, 4]))
+
+
 async def test_what_is_older_goes_and_an_experiments_own_rule_comes_before_that_of_all(
     tracker: Tracker,
 ) -> None:

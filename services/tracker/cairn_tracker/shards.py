@@ -16,6 +16,7 @@ from cairn_tracker import manifest
 from cairn_tracker.artifacts import CHECKPOINT, Artifacts, Draft
 from cairn_tracker.manifest import Entry
 from cairn_tracker.store import artifacts as rows
+from cairn_tracker.store import blobs
 from cairn_tracker.store import shards as store
 from cairn_tracker.store.artifacts import Version
 from cairn_tracker.store.shards import Shard, Whole
@@ -51,6 +52,9 @@ class Shards:
             await store.put(conn, whole, Shard(rank, draft.entries, dict(draft.metadata)), self._clock.now())
             found = await store.all_of(conn, whole)
         if len(found) < ranks:
+            # The bytes of those who wait are nobody's yet: their grace begins anew with each that comes.
+            parts = {part.digest: part.size for one in found for entry in one.entries for part in entry.parts}
+            await blobs.ask(self._db, draft.team, parts, self._clock.now())
             return None
         about = {**found[0].metadata, "ranks": ranks, "folder": True}
         made = await self._artifacts.commit(

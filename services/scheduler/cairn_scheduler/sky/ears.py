@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ log = structlog.get_logger(__name__)
 
 # Apart from what jobs log: however much of that waits, or has no room, these words come at once.
 STREAM = "ATTEMPT"
+# Where runners of earlier releases say them.
+_EARLIER = [f"cairn.v1.job.run.attempt-{word}.>" for word in ("started", "ended", "beat", "drained")]
 
 
 class Ears:
@@ -36,8 +39,12 @@ class Ears:
         # What was heard last, or what the stream held at the beginning; None: not known yet.
         self.sequence: int | None = None
 
-    async def run(self, hear: Callable[[events_pb2.JobEvent], None], *, since: int | None) -> NoReturn:
-        """Hears for ever, from after `since` on (None: new words only), whenever the bus is there."""
+    async def run(
+        self, hear: Callable[[events_pb2.JobEvent], None], *, since: int | None, elsewhere: bool = False
+    ) -> NoReturn:
+        """Hears for ever, from after `since` on (None: new words only), whenever the bus is there.
+
+        `elsewhere`: also runners of earlier releases."""
         while True:
             try:
                 async with connect(self._url, seed=self._seed, name="scheduler-sky") as bus:
@@ -47,7 +54,10 @@ class Ears:
                     if self.sequence is None:
                         self.sequence = await bus.last_sequence(STREAM) if since is None else since
                     self._bus = bus
-                    await self._listen(bus, hear)
+                    async with asyncio.TaskGroup() as tasks:
+                        tasks.create_task(self._listen(bus, hear))
+                        if elsewhere:
+                            tasks.create_task(_listen_elsewhere(bus, hear))
             except* Unavailable:
                 log.warning("sky.bus_waiting")
             finally:
@@ -75,6 +85,13 @@ class Ears:
                 event = _event(message)
                 if event is not None:
                     hear(event)
+
+
+async def _listen_elsewhere(bus: Bus, hear: Callable[[events_pb2.JobEvent], None]) -> None:
+    async with aclosing(bus.tail(stream="JOB", subjects=_EARLIER, start_sequence=1)) as messages:
+        async for message in messages:
+            if (event := _event(message)) is not None:
+                hear(event)
 
 
 def _event(message: Message) -> events_pb2.JobEvent | None:

@@ -60,10 +60,11 @@ async def open_sky(
             prefix=prefix,
         )
         cluster.adopt()
+        elsewhere = any(record.elsewhere for record in kept.all())
         known = [record.after for record in kept.all()]
         since = min((number or 0 for number in known), default=None)
         works = [
-            tasks.create_task(ears.run(cluster.hear, since=since), name="sky ears"),
+            tasks.create_task(ears.run(cluster.hear, since=since, elsewhere=elsewhere), name="sky ears"),
             tasks.create_task(watch(cluster, api, pause=look_seconds), name="sky watchdog"),
             tasks.create_task(ask_prices(cluster, api), name="sky prices"),
         ]

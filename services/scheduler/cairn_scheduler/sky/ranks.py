@@ -37,6 +37,9 @@ class Ranks:
                 self.ends.setdefault(evidence.rank, evidence)
             case "attempt_shipped":
                 self.shipped.add(event.attempt_shipped.rank)
+            case "attempt_drained":
+                # The last word of a runner of an earlier release.
+                self.shipped.add(event.attempt_drained.rank)
 
     @property
     def over(self) -> bool:

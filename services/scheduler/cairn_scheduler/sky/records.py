@@ -33,6 +33,8 @@ class Record:
     evidence: Evidence | None = None
     # Whose job it is.
     creator: str = ""
+    # Its runner is of a release that spoke in the stream of what jobs log.
+    elsewhere: bool = False
     # Of an hour, millionths of a US dollar; 0: free; None: not known yet.
     price: int | None = None
 
@@ -77,7 +79,7 @@ def _read(path: Path) -> Record | None:
         raw = json.loads(path.read_text())
         # Written when runners' words were in the stream of what jobs log: in that of attempts all is new.
         if raw.pop("sequence", None) is not None:
-            raw["after"] = 0
+            raw["after"], raw["elsewhere"] = 0, True
         if raw["evidence"] is not None:
             raw["evidence"] = _evidence(raw["evidence"])
         return Record(**raw)

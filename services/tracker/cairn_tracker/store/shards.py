@@ -84,9 +84,11 @@ async def forget(db: Any, whole: Whole) -> None:
 
 
 async def forget_attempts_before(conn: Any, whole: Whole) -> None:
-    """Removes what earlier attempts left unfinished: no rank of theirs runs any more."""
+    """Removes what earlier attempts left unfinished: no rank of theirs runs any more. And of any run what
+    has waited for the other ranks for a week."""
     await conn.execute(
-        "DELETE FROM shards WHERE team = $1 AND run_uid = $2 AND attempt < $3",
+        "DELETE FROM shards WHERE (team = $1 AND run_uid = $2 AND attempt < $3)"
+        " OR create_time < now() - interval '7 days'",
         *(whole.team, whole.run_uid, whole.attempt),
     )
 
