@@ -137,7 +137,8 @@ async def test_nothing_goes_that_waits_to_be_promoted_or_serves_in_a_stage(track
         uids = [one.uid for one in made]
         # As they are while a second person is asked, and while MLflow's clients load a stage.
         await client.postgres.execute(
-            "INSERT INTO tracker.promotions (team, uid, artifact, number, alias, state, requester, create_time)"
+            "INSERT INTO tracker.promotions"
+            " (team, uid, artifact, number, alias, state, requester, create_time)"
             " VALUES ('main', $1, $2, 1, 'production', 1, 'users/ada', now())",
             *(new_uid(), name),
         )
