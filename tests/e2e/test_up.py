@@ -32,7 +32,7 @@ def test_up_status_second_up_and_down(platform: Platform) -> None:
     up = platform.cairn("up", "--detach")
     assert up.returncode == 0, up.stderr
     url = platform.status()["url"]
-    assert up.stdout.count(url) == 1
+    assert up.stdout.count(f"{url}\n") == up.stdout.count(f"{url}/#setup=") == 1
     assert stat.S_IMODE(Path(platform.env["CAIRN_CONFIG"]).stat().st_mode) == 0o600
     states = of(platform, "state")
     assert states.keys() - {"cairn up"} == PARTS

@@ -9,6 +9,7 @@ from pathlib import Path
 import nats
 from nats.js.api import DiscardPolicy, StreamConfig
 from nats.js.client import JetStreamContext
+from nats.js.errors import NotFoundError
 
 from cairn._batch import Identity
 from cairn._segments import segments
@@ -71,7 +72,14 @@ async def test_every_point_is_there_once_after_the_tracker_was_away_until_the_st
     shipper = Shipper(writer.spool, identity, bus_url=lambda: server.url, token=lambda: "t")
     try:
         async with Client(tracker) as client:
-            assert (await stream(client.stream)).max_bytes == LIMIT
+
+            async def limited() -> bool:
+                try:
+                    return (await stream(client.stream)).max_bytes == LIMIT
+                except NotFoundError:
+                    return False
+
+            await until(limited)
             tracker.stop()
             for step in range(STEPS):
                 writer.points(("loss",), (step * 1.1,), step, 1.0 + step)

@@ -170,7 +170,8 @@ def test_an_experiment_is_exported_whole(
     assert list(loss["value"]) == [1 / (step + 1) for step in range(10)]
     assert sum(text.startswith("begins at") for text in lines["text"]) == 2
     assert told == {
-        "folder": str(tmp_path / "out"), "format": form, "runs": 1, "points": len(points), "lines": len(lines)
+        "folder": str(tmp_path / "out"), "format": form, "runs": 1, "points": len(points),
+        "lines": len(lines), "media": 0,
     }  # fmt: skip
     assert not list((tmp_path / "out").rglob(".*")), "nothing half written is left"
     assert platform.cairn("export", "nosuch", str(tmp_path / "none")).returncode == 3

@@ -74,7 +74,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     ),
     "16 a signed URL for another key or method": (
         "e2e/test_attacks.py::test_a_signed_url_is_good_for_one_key_and_one_method",
-        "service/test_common_objects.py::test_a_signed_url_is_good_for_its_method_and_its_key_alone",
+        "contract/test_object_store.py::test_a_signed_url_is_good_for_its_method_and_its_key_alone",
     ),
     "17 a wrong digest or size at the commit": (
         "service/test_tracker_artifacts.py::"

@@ -99,14 +99,10 @@ class Parts:
     clock: Clock
 
     @classmethod
-    def over(cls, db: Database, clock: Clock, settings: QuotaSettings) -> Parts:
-        """All parts over one database. Raises SettingsError."""
-        sealer = None
-        if settings.secrets_key.get_secret_value() or settings.data_dir is not None:
-            sealer = Sealer(
-                key_of(settings.secrets_key, settings.data_dir or Path()), purpose=b"cairn-webhooks"
-            )
-        reach = Reach.of(settings.webhook_networks)
+    def over(cls, db: Database, clock: Clock, settings: QuotaSettings | None = None) -> Parts:
+        """All parts over one database; without settings none that tell others. Raises SettingsError."""
+        sealer = _sealer(settings) if settings is not None else None
+        reach = Reach.of(settings.webhook_networks if settings is not None else "")
         identities = IdentityStore(db)
         authority = Authority(db)
         return cls(
@@ -120,6 +116,14 @@ class Parts:
             sender=Sender(WebhookStore(db), sealer, reach, clock) if sealer is not None else None,
             clock=clock,
         )
+
+
+def _sealer(settings: QuotaSettings) -> Sealer | None:
+    """None where there is neither a key nor a folder to keep one in."""
+    if not settings.secrets_key.get_secret_value() and settings.data_dir is None:
+        return None
+    key = key_of(settings.secrets_key, settings.data_dir or Path())
+    return Sealer(key, purpose=b"cairn-webhooks")
 
 
 async def serve(settings: QuotaSettings) -> None:
