@@ -7,8 +7,10 @@ import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import httpx
 import pytest
+from grpc import aio
 
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import artifact_pb2, keeping_pb2, tracker_pb2
@@ -179,6 +181,11 @@ async def test_every_version_that_can_be_seen_is_whole_whatever_is_collected_mea
                         # The store was deleting this very object; clients try again.
                         if error.response.status_code != 500:
                             raise
+                    except aio.AioRpcError as error:
+                        # No URL is given to what is just being deleted.
+                        assert error.code() is grpc.StatusCode.UNAVAILABLE
+                        refusals += 1
+                        continue
                     if (answer := await refused(client.artifacts.CommitVersion(wanted))) == "OK":
                         break
                     assert answer in ("FAILED_PRECONDITION", "UNAVAILABLE")
