@@ -200,6 +200,7 @@ def test_lineage_is_a_tree_up_and_down(cli_platform: Platform, trained: str) -> 
 
 SHARDED = """
 import os
+import time
 import cairn
 
 rank = int(os.environ["RANK"])
@@ -209,6 +210,8 @@ held = sorted(path.read_text() for path in checkpoint.path.iterdir()) if checkpo
 print(f"rank {rank} begins at {first} with {held}")
 for step in range(first, 4):
     if step == 2 and os.environ["CAIRN_ATTEMPT"] == "1" and rank == 1:
+        while cairn.latest_checkpoint() is None:
+            time.sleep(0.05)  # the other rank has only begun
         os.kill(os.getpid(), 9)
     open(f"state-{rank}.txt", "w").write(f"{rank} at {step}")
     cairn.save_checkpoint(f"state-{rank}.txt", step=step, wait=True, sharded=True)
