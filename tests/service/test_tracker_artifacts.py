@@ -18,7 +18,7 @@ async def version(client: Client, name: str) -> artifact_pb2.ArtifactVersion:
 
 
 async def test_a_version_goes_up_and_comes_down_by_signed_urls(tracker: Tracker) -> None:
-    one, two = b"first part " + new_uid().encode(), b"second"
+    one, two = b"first part " + new_uid().encode(), b"second " + new_uid().encode()
     async with Client(tracker) as client:
         assert await upload(client, one, two) == 2
         assert await upload(client, one, two) == 0
