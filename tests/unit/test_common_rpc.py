@@ -6,12 +6,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 from google.rpc import error_details_pb2, status_pb2
 from grpc import aio
+from grpc._cython import cygrpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -339,6 +341,13 @@ async def test_a_channel_gives_up_on_a_neighbour_that_does_not_answer(server: rp
             quota_pb2_grpc.QuotaServiceStub(channel).GetTeam(quota_pb2.GetTeamRequest(name="slow"))
         )
     assert isinstance(error, Unavailable)
+
+
+def test_every_option_is_one_that_grpc_knows() -> None:
+    """It ignores what it does not know, so a wrong name has no effect and is found under load."""
+    library = Path(cygrpc.__file__).read_bytes()
+    for name, _ in (*rpc.SERVER_OPTIONS, *rpc.CHANNEL_OPTIONS):
+        assert name.encode() + b"\0" in library, name
 
 
 async def test_stopping_ends_streams_at_once_and_lets_calls_finish() -> None:

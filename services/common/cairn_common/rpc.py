@@ -26,7 +26,7 @@ _REFLECTION = (
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
 )
-_SERVER_OPTIONS: Sequence[tuple[str, int]] = (
+SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     # Two processes on one port would share its calls silently, and a stranger could join.
     ("grpc.so_reuseport", 0),
     ("grpc.max_receive_message_length", _LARGEST),
@@ -35,17 +35,20 @@ _SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    # Half of what our channels ask; with the default of five minutes a silent stream would be cut off.
+    ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_connection_age_ms", 3_600_000),
     # A session with a job may last for a day; new calls go on a new connection meanwhile.
     ("grpc.max_connection_age_grace_ms", 86_400_000),
 )
-_CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
+CHANNEL_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", _LARGEST),
     ("grpc.max_send_message_length", _LARGEST),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A watch may be silent for hours, and still has to notice that its server has vanished.
+    ("grpc.http2.max_pings_without_data", 0),
     # A neighbour that was killed is back within about a second.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
@@ -91,7 +94,7 @@ async def server(
     Raises `OSError` where the port is taken, or a file of `tls` cannot be read.
     """
     guard = Guard(access=_complete(access), authenticate=authenticate, call_timeout=call_timeout)
-    made = aio.server(interceptors=[guard], options=_SERVER_OPTIONS, maximum_concurrent_rpcs=500)
+    made = aio.server(interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=500)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, made)
     for add in services:
@@ -127,8 +130,8 @@ def channel(
     calls = ClientCalls(token=secret or None, timeout=timeout)
     interceptors = calls.interceptors()
     if tls is None:
-        return aio.insecure_channel(address, options=_CHANNEL_OPTIONS, interceptors=interceptors)
-    return aio.secure_channel(address, tls.client(), options=_CHANNEL_OPTIONS, interceptors=interceptors)
+        return aio.insecure_channel(address, options=CHANNEL_OPTIONS, interceptors=interceptors)
+    return aio.secure_channel(address, tls.client(), options=CHANNEL_OPTIONS, interceptors=interceptors)
 
 
 def _complete(table: Mapping[str, Access]) -> Mapping[str, Access]:
