@@ -6,18 +6,22 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 
 @dataclass
 class ServiceProcess:
-    """`name` as in `cairn_NAME`; `env`: its settings. Its output is added to `log`."""
+    """`name` as in `cairn_NAME`; `env`: its settings. Its output is added to `log`.
+
+    `arguments`: what Python is to run instead of the service as it stands.
+    """
 
     name: str
     env: Mapping[str, str]
     log: Path
+    arguments: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -27,10 +31,11 @@ class ServiceProcess:
             f"import asyncio; from cairn_{self.name}.app import serve;"
             f" from cairn_{self.name}.settings import {settings}; asyncio.run(serve({settings}.load()))"
         )
+        arguments = self.arguments or ("-c", code)
         env = {"PATH": os.environ["PATH"], **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code], env=env, stdout=log, stderr=log, start_new_session=True
+                [sys.executable, *arguments], env=env, stdout=log, stderr=log, start_new_session=True
             )
 
     @property

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,46 +21,11 @@ from cairn_server import ports
 from tests.bench.cluster.timed import FILE, GPUS
 from tests.harness import servers
 from tests.harness.quota import Tokens
+from tests.harness.service_process import ServiceProcess
 
-QUOTA = (
-    "import asyncio; from cairn_quota.app import serve; from cairn_quota.settings import QuotaSettings;"
-    " asyncio.run(serve(QuotaSettings.load()))"
-)
-COMMANDS = {
-    "quota": [sys.executable, "-c", QUOTA],
-    "scheduler": [sys.executable, "-m", "tests.bench.cluster.serve"],
-}
+# What Python is to run: a scheduler at a place where time ends jobs.
+ARGUMENTS = {"quota": (), "scheduler": ("-m", "tests.bench.cluster.serve")}
 _TICKS = os.sysconf("SC_CLK_TCK")
-
-
-@dataclass
-class Service:
-    """One of Cairn's services as a process."""
-
-    name: str
-    env: Mapping[str, str]
-    log: Path
-    process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def pid(self) -> int:
-        """Of the one that runs."""
-        assert self.process is not None
-        return self.process.pid
-
-    def start(self) -> None:
-        """Begins; whether it serves is to be asked."""
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                COMMANDS[self.name], env=dict(self.env), stdout=log, stderr=log, start_new_session=True
-            )
-
-    def kill(self) -> None:
-        """kill -9, and waits until it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(30)
-            self.process = None
 
 
 @dataclass
@@ -72,7 +35,7 @@ class Platform:
     folder: Path
     postgres: servers.Postgres
     nats: servers.Nats
-    services: dict[str, Service]
+    services: dict[str, ServiceProcess]
     addresses: dict[str, str]
     tokens: Tokens
     stack: AsyncExitStack
@@ -176,7 +139,6 @@ async def running(tree: str, *, gpus: int = 0) -> AsyncIterator[Platform]:
         taken = ports.free(["quota", "scheduler"])
         addresses = {service: f"127.0.0.1:{port}" for service, port in taken.items()}
         common = {
-            "PATH": os.environ["PATH"],
             "PYTHONPATH": os.getcwd(),
             "CAIRN_NATS_URL": nats.url,
             "CAIRN_LOG_LEVEL": os.environ.get("CAIRN_LOG_LEVEL", "WARNING"),
@@ -189,7 +151,7 @@ async def running(tree: str, *, gpus: int = 0) -> AsyncIterator[Platform]:
             GPUS: str(gpus),
         }
         services = {
-            one: Service(
+            one: ServiceProcess(
                 one,
                 common
                 | {
@@ -198,8 +160,9 @@ async def running(tree: str, *, gpus: int = 0) -> AsyncIterator[Platform]:
                     "CAIRN_POSTGRES_URL": _url(postgres, one),
                 },
                 folder / f"{one}.log",
+                arguments,
             )
-            for one in COMMANDS
+            for one, arguments in ARGUMENTS.items()
         }
         try:
             async with AsyncExitStack() as stack:
