@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gzip
 import json
 import socket
 from collections.abc import AsyncIterator
@@ -167,7 +166,7 @@ async def test_bodies_that_cannot_be_used(client: httpx.AsyncClient, behind: Nei
     await refused(413, chunked(), kind)
     await refused(415, b"task=x", {"Content-Type": "application/x-www-form-urlencoded"})
     await refused(415, b"{}", {"Content-Type": "text/plain"})
-    await refused(415, gzip.compress(b"{}"), {**kind, "Content-Encoding": "gzip"})
+    await refused(415, b"{}", {**kind, "Content-Encoding": "br"})
     for text in (b"{", b'{"task": "a", "task": "b"}', b"[]", b"null", b"[" * 9000, b'{"task": NaN}', b"\xff"):
         await refused(400, text, kind)
     told = await refused(400, b'{"code": {"digits": "x"}}', kind)
@@ -240,7 +239,6 @@ async def test_answers_carry_what_json_has_no_number_for(
     series = metric_pb2.Series(steps=range(3000), last=[float("nan"), *range(2999)])
     behind.answers["QuerySeries"] = tracker_pb2.QuerySeriesResponse(series=[series])
     response = await client.get("/api/v1/teams/main/series", headers=bearer(TOKEN))
-    assert response.headers["content-encoding"] == "gzip"
     assert json.loads(response.content, parse_constant=pytest.fail)["series"][0]["last"][:2] == ["NaN", 0.0]
 
 

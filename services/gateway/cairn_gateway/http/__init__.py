@@ -10,7 +10,6 @@ from typing import cast
 from fastapi import FastAPI, Request
 from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
-from starlette.middleware.gzip import GZipMiddleware
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -31,9 +30,11 @@ from cairn_gateway.http import (
     results,
     runs,
     sharing,
+    tags,
     webhooks,
 )
 from cairn_gateway.http.address import Networks
+from cairn_gateway.http.coding import Packing
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import Door, Entrance, caller_of
 from cairn_gateway.http.edge import Edge
@@ -114,7 +115,7 @@ def create_app(behind: Behind) -> ASGIApp:
     for kind in (DomainError, problems.HttpError, Exception):
         app.add_exception_handler(kind, _failed)
     _add_routes(app, behind)
-    inner = GZipMiddleware(app, minimum_size=1024, compresslevel=5)
+    inner = Packing(app)
     entrance = Entrance(
         authenticate=behind.authenticate,
         cookie=behind.cookie,
@@ -172,7 +173,11 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
 def _answer(route: Route, upstream: Upstream) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         message = await read(route, request)
-        return json(wire.to_json(await upstream.call(route.descriptor, message, caller_of(request))))
+        made = await upstream.call(route.descriptor, message, caller_of(request))
+        content, etag = wire.dumps(wire.to_json(made)), getattr(made, "etag", "")
+        if route.method == "GET":
+            return tags.read(request, content, etag=etag)
+        return tags.changed(content, etag=etag)
 
     return answer
 
@@ -180,7 +185,7 @@ def _answer(route: Route, upstream: Upstream) -> Callable[[Request], Awaitable[R
 def _platform(platform: Platform) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         await read(PLATFORM, request)
-        return json(wire.to_json(await platform.describe()))
+        return tags.read(request, wire.dumps(wire.to_json(await platform.describe())))
 
     return answer
 

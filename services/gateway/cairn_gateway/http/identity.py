@@ -58,6 +58,7 @@ ROUTES = (
         summary="Change a team's limits or display_name; what the body has is what changes.",
         bind={"team.name": TEAM},
         resource="team",
+        etag="team.etag",
     ),
     Route(
         method="GET",

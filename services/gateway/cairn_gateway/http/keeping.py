@@ -59,6 +59,7 @@ ROUTES = (
         rpc="KeepingService/SetKeeping",
         summary="Replace how the team keeps its artifacts.",
         bind={"parent": TEAM},
+        etag="keeping.etag",
     ),
     Route(
         method="POST",

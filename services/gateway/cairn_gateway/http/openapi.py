@@ -10,6 +10,8 @@ from starlette.responses import Response
 
 from cairn_common.ids import CHOSEN, NAME, UID
 from cairn_gateway import wire
+from cairn_gateway.http import tags
+from cairn_gateway.http.request import IDEMPOTENCY_KEY, KEY_FORM
 from cairn_gateway.http.route import Route
 from cairn_gateway.live import TYPES
 from cairn_gateway.schema import Schemas
@@ -19,6 +21,8 @@ _PROBLEM = {
     "content": {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}},
 }
 _TEXT = {"type": "string"}
+_ETAG = {"ETag": {"description": "Of this answer, for If-None-Match and If-Match.", "schema": _TEXT}}
+_TAG = {**_TEXT, "pattern": r'^"[\x21\x23-\x7e]*"$'}
 # What a parameter of the path looks like; a name otherwise.
 _FORMS = {
     "team": CHOSEN,
@@ -37,7 +41,9 @@ class Documents:
 
     def of_route(self, route: Route) -> dict[str, Any]:
         """Keywords for ``add_api_route``."""
-        extra: dict[str, Any] = {"parameters": [*_path(route.parameters), *self._query(route)]}
+        extra: dict[str, Any] = {
+            "parameters": [*_path(route.parameters), *self._query(route), *_headers(route)]
+        }
         if route.body is not None:
             schema = self._schemas.of_message(route.body, without=route.body_without)
             extra["requestBody"] = {"content": {"application/json": {"schema": schema}}}
@@ -48,6 +54,9 @@ class Documents:
         else:
             schema = self._schemas.of_message(route.descriptor.output_type)
             answers = {200: {"description": "OK", "content": {"application/json": {"schema": schema}}}}
+            if route.method == "GET":
+                answers[200]["headers"] = _ETAG
+                answers[304] = {"description": "The client has it already", "headers": _ETAG}
         if route.public and not route.bearer:
             extra["security"] = []
         return {
@@ -87,7 +96,7 @@ class Documents:
         """The document; made when it is first asked for."""
         if self._made is None:
             self._made = wire.dumps(self._make())
-        return Response(self._made, media_type="application/json")
+        return tags.read(request, self._made)
 
     def _make(self) -> dict[str, Any]:
         made = get_openapi(
@@ -107,6 +116,20 @@ class Documents:
             {"name": name, "in": "query", "schema": self._schemas.of_field(field)}
             for name, field in route.query.items()
         ]
+
+
+def _headers(route: Route) -> list[dict[str, Any]]:
+    known = []
+    if route.method == "GET" and route.operation_id != "GetCode":
+        known.append(
+            ("If-None-Match", "ETag of an answer that one has: 304 where it is still the same.", _TEXT)
+        )
+    if route.etag:
+        known.append(("If-Match", "ETag of what was read: 412 where somebody changed it since.", _TAG))
+    if route.has_request_id:
+        said = "As `request_id`: the same again does nothing twice and gives the same answer."
+        known.append((IDEMPOTENCY_KEY, said, {**_TEXT, "pattern": f"^{KEY_FORM}$"}))
+    return [{"name": name, "in": "header", "description": said, "schema": form} for name, said, form in known]
 
 
 def _path(names: list[str]) -> list[dict[str, Any]]:

@@ -9,6 +9,7 @@ from importlib.resources import files
 from starlette.requests import Request
 from starlette.responses import Response
 
+from cairn_gateway.http import tags
 from cairn_gateway.problems import HttpError
 
 _TYPES = {
@@ -43,8 +44,8 @@ class Page:
             raise HttpError(404, "ROUTE_UNKNOWN", "there is no such file")
         content, kind, etag = self._files[name]
         headers = {"ETag": etag, "Cache-Control": "no-cache"}
-        if request.headers.get("if-none-match") == etag:
-            return Response(status_code=304, headers=headers)
+        if (has := tags.known(request, etag)) is not None:
+            return Response(status_code=304, headers=headers | {"ETag": has})
         return Response(content, headers=headers, media_type=kind)
 
 

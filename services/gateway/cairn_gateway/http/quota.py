@@ -16,6 +16,7 @@ ROUTES = (
         path="/quota/tree",
         rpc="AllocationService/ApplyTree",
         summary="Apply a tree file (document), or say what it would change (validate_only).",
+        etag="etag",
     ),
     Route(
         method="GET",

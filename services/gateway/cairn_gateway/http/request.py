@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from starlette.requests import Request
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import format_name
 from cairn_gateway import wire
+from cairn_gateway.http import coding, tags
 from cairn_gateway.http.door import bearer
 from cairn_gateway.http.route import Route
 from cairn_gateway.problems import HttpError
@@ -21,9 +23,13 @@ MOST_BODY_BYTES = 8 * 1024 * 1024
 MOST_PUBLIC_BYTES = 64 * 1024
 """Of a body that anybody may send."""
 
+IDEMPOTENCY_KEY = "Idempotency-Key"
+KEY_FORM = "[\\x21-\\x7e]{1,64}"
+_KEY = re.compile(KEY_FORM)
+
 
 async def read(route: Route, request: Request) -> Message:
-    """The RPC's request. Raises InvalidArgument with a path, or HttpError (413, 415)."""
+    """The RPC's request. Raises InvalidArgument with a path, or HttpError (412, 413, 415)."""
     message = message_factory.GetMessageClass(route.descriptor.input_type)()
     if route.method == "GET":
         _fill_query(route, request, message)
@@ -40,27 +46,21 @@ async def read(route: Route, request: Request) -> Message:
         setattr(message, field, value)
     for field, pattern in route.refs.items():
         _resolve(message, field, pattern.replace("{team}", parts.get("team", "")))
+    if route.method != "GET":
+        _fill_etag(route, request, message)
+        _fill_request_id(route, request, message)
     return message
 
 
 async def body(request: Request, *, most: int = MOST_BODY_BYTES) -> wire.Json:
     """The body's JSON value; an empty object for none. Raises InvalidArgument, or HttpError (413, 415)."""
-    if request.headers.get("content-encoding", "identity") != "identity":
-        raise HttpError(415, "MEDIA_TYPE_REFUSED", "send the body as it is, without a content-encoding")
-    declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > most:
-        raise _too_large(most)
-    text = bytearray()
-    async for chunk in request.stream():
-        text += chunk
-        if len(text) > most:
-            raise _too_large(most)
+    text = await coding.read_body(request, most=most)
     if not text:
         return {}
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise HttpError(415, "MEDIA_TYPE_REFUSED", "send the body with content-type: application/json")
-    return wire.loads(bytes(text))
+    return wire.loads(text)
 
 
 def query(request: Request, known: Mapping[str, FieldDescriptor] | frozenset[str]) -> dict[str, list[str]]:
@@ -113,6 +113,50 @@ def _fill_body(route: Route, value: wire.Json, message: Message) -> None:
     mask.update_mask.paths.extend(changed)
 
 
+def _fill_etag(route: Route, request: Request, message: Message) -> None:
+    """If-Match, where the RPC can hold it; elsewhere it is refused rather than passed over."""
+    if not route.etag:
+        tags.refuse_wanted(request)
+    elif etag := tags.wanted_etag(request):
+        _set_same(message, route.etag, etag, header="If-Match")
+
+
+def _fill_request_id(route: Route, request: Request, message: Message) -> None:
+    """Idempotency-Key, as well."""
+    given = request.headers.getlist(IDEMPOTENCY_KEY)
+    if not given:
+        return
+    key = given[0].strip().removeprefix('"').removesuffix('"')
+    if len(given) > 1 or not _KEY.fullmatch(key):
+        raise InvalidArgument(
+            f"{IDEMPOTENCY_KEY}: give one of 1 to 64 visible ASCII characters",
+            reason=Reason.FIELD_INVALID,
+            path=IDEMPOTENCY_KEY,
+        )
+    if not route.has_request_id:
+        raise InvalidArgument(
+            f"{IDEMPOTENCY_KEY}: this route takes none; /api/v1/openapi.json says which do",
+            reason=Reason.FIELD_INVALID,
+            path=IDEMPOTENCY_KEY,
+        )
+    _set_same(message, "request_id", key, header=IDEMPOTENCY_KEY)
+
+
+def _set_same(message: Message, path: str, value: str, *, header: str) -> None:
+    """Sets a field from a header. Raises InvalidArgument where the body says something else."""
+    *parents, name = path.split(".")
+    target: Any = message
+    for parent in parents:
+        target = getattr(target, parent)
+    if getattr(target, name) not in ("", value):
+        raise InvalidArgument(
+            f"{header} and {path} in the body differ; give one of them",
+            reason=Reason.FIELD_INVALID,
+            path=path,
+        )
+    setattr(target, name, value)
+
+
 def _used(pattern: str, parts: Mapping[str, str]) -> dict[str, str]:
     return {name: value for name, value in parts.items() if f"{{{name}}}" in pattern}
 
@@ -132,7 +176,3 @@ def _resolve(message: Message, field: str, pattern: str) -> None:
             setattr(message, field, pattern.format(value))
         return
     value[:] = [item if "/" in item else pattern.format(item) for item in value]
-
-
-def _too_large(most: int) -> HttpError:
-    return HttpError(413, "BODY_TOO_LARGE", f"the body is larger than {most // 1024:,} KiB")

@@ -84,6 +84,8 @@ class Route:
     fixed: Mapping[str, int | str] = field(default_factory=dict)
     # For PATCH: the request field that the body is; its update_mask is what the body has.
     resource: str = ""
+    # The request field that the header If-Match fills, where the RPC holds that nobody changed it in between.
+    etag: str = ""
     # Instead of the RPC's name, where one RPC answers several routes.
     operation: str = ""
     # No token is asked for: the gateway calls as itself.
@@ -97,6 +99,11 @@ class Route:
         service, _, method = self.rpc.partition("/")
         found: MethodDescriptor = SERVICES[service].methods_by_name[method]
         return found
+
+    @cached_property
+    def has_request_id(self) -> bool:
+        """Whether it is safe to repeat under one Idempotency-Key."""
+        return self.method != "GET" and "request_id" in self.descriptor.input_type.fields_by_name
 
     @property
     def operation_id(self) -> str:

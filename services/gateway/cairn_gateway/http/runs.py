@@ -53,6 +53,7 @@ ROUTES = (
         summary="Change a run's display_name, tags, group or notes; what the body has is what changes.",
         bind={"run.name": RUN},
         resource="run",
+        etag="run.etag",
     ),
     Route(
         method="GET",
