@@ -16,7 +16,7 @@ from google.protobuf.json_format import ParseDict, ParseError
 from google.protobuf.message import DecodeError
 
 from cairn import _frames
-from cairn._frames import Frame
+from cairn._frames import Frame, Rows
 from cairn.job.v1 import events_pb2
 
 _log = logging.getLogger("cairn")
@@ -78,42 +78,62 @@ class _Builder(Protocol):
 
 
 def messages(
-    frames: Iterable[Frame], *, shapes: Mapping[int, tuple[str, ...]], start: int, cuts: Collection[int] = ()
-) -> Iterator[Message]:
-    """Messages for frames that follow each other from offset `start` on.
+    records: Iterable[Frame | Rows], *, shapes: Mapping[int, tuple[str, ...]], start: int,
+    cuts: Collection[int] = (),
+) -> Iterator[Message]:  # fmt: skip
+    """Messages for records that follow each other from offset `start` on.
 
     `cuts` are offsets where a message has to end, because one that did may have gone out already. What
     cannot be read is left out with a warning.
     """
-    builder: _Builder | None = None
-    end = start
-    for frame in frames:
-        kind = frame.payload[0]
-        if kind == _frames.POINT:
-            if not isinstance(builder, _Points):
-                if builder is not None:
-                    yield Message(builder.arm, start, end, builder.body())
-                    start = end
-                builder = _Points(shapes)
-            builder.add(frame.payload)
-        elif kind == _frames.LINE:
-            if not isinstance(builder, _Lines):
-                if builder is not None:
-                    yield Message(builder.arm, start, end, builder.body())
-                    start = end
-                builder = _Lines()
-            builder.add(frame.payload)
-        elif kind != _frames.SHAPE:
-            if builder is not None:
-                yield Message(builder.arm, start, end, builder.body())
-                start = end
-            builder = _other(frame.payload)
-        end = frame.end
-        if builder is not None and (builder.full or end in cuts):
-            yield Message(builder.arm, start, end, builder.body())
-            start, builder = end, None
-    if builder is not None:
-        yield Message(builder.arm, start, end, builder.body())
+    making = _Making(start, cuts)
+    for record in records:
+        if isinstance(record, Rows):
+            yield from making.points(record, shapes)
+        else:
+            if record.payload[0] == _frames.LINE:
+                if not isinstance(making.builder, _Lines):
+                    yield from making.close()
+                    making.builder = _Lines()
+                making.builder.add(record.payload)
+            elif record.payload[0] != _frames.SHAPE:
+                yield from making.close()
+                making.builder = _other(record.payload)
+            yield from making.reach(record.end)
+    yield from making.close()
+
+
+class _Making:
+    """The message that is being made, which begins at `start`, and how far the records have been taken."""
+
+    def __init__(self, start: int, cuts: Collection[int]) -> None:
+        self.builder: _Builder | None = None
+        self._start = self._end = start
+        self._cuts = cuts
+
+    def points(self, rows: Rows, shapes: Mapping[int, tuple[str, ...]]) -> Iterator[Message]:
+        """Takes rows; gives the messages that are full with them, or have to end among them."""
+        taken = 0
+        while taken < len(rows.steps):
+            if not isinstance(self.builder, _Points):
+                yield from self.close()
+                self.builder = _Points(shapes)
+            begin = rows.start + taken * rows.size
+            to = min((cut for cut in self._cuts if begin < cut <= rows.end), default=rows.end)
+            taken += self.builder.take(rows, taken, max(1, (to - begin) // rows.size))
+            yield from self.reach(rows.start + taken * rows.size)
+
+    def reach(self, end: int) -> Iterator[Message]:
+        """All up to `end` has been taken."""
+        self._end = end
+        if self.builder is not None and (self.builder.full or end in self._cuts):
+            yield from self.close()
+
+    def close(self) -> Iterator[Message]:
+        """The message as it is now, if there is one."""
+        if self.builder is not None:
+            yield Message(self.builder.arm, self._start, self._end, self.builder.body())
+            self._start, self.builder = self._end, None
 
 
 class _Points:
@@ -134,17 +154,21 @@ class _Points:
         self._bytes = 0
         self.full = False
 
-    def add(self, payload: bytes) -> None:
-        _, number, time, step = _frames.POINT_HEAD.unpack_from(payload)
-        block = self._open.get(number) or self._new_block(number)
+    def take(self, rows: Rows, first: int, most: int) -> int:
+        """Takes `most` of the rows from the first one on, or fewer that fill it; how many (1 at least)."""
+        block = self._open.get(rows.shape) or self._new_block(rows.shape)
+        size = rows.size - _frames.HEADER.size
+        room = min(MAX_ROWS - self._rows, -(-(MAX_BYTES - self._bytes) // size))
+        count = min(most, len(rows.steps) - first, max(1, room))
         if block is None:
-            return
-        block.times.append(time)
-        block.steps.append(step)
-        block.values.append(payload[_frames.POINT_HEAD.size :])
-        self._rows += 1
-        self._bytes += len(payload)
+            return count
+        block.times += rows.times[first : first + count]
+        block.steps += rows.steps[first : first + count]
+        block.values += rows.values[first : first + count]
+        self._rows += count
+        self._bytes += count * size
         self.full = self._rows >= MAX_ROWS or self._bytes >= MAX_BYTES
+        return count
 
     def body(self) -> bytes:
         self._seal()

@@ -11,6 +11,8 @@ import re
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 from zlib import crc32
 
@@ -33,6 +35,9 @@ MAX_KEY_BYTES = 250
 MAX_EVENT_BYTES = 512 * 1024
 # Whatever claims to be longer is not a frame.
 _MAX_PAYLOAD = 1024 * 1024
+# Points that are looked at together: first so few, then each time so many times as many, up to this.
+_POINT = bytes([POINT])
+_FEW_ROWS, _MORE_ROWS, _MANY_ROWS = 8, 8, 4_096
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
@@ -43,6 +48,24 @@ class Frame(NamedTuple):
     start: int
     end: int
     payload: bytes
+
+
+class Rows(NamedTuple):
+    """Whole points of one shape that follow each other: `size` bytes of the segment each, from `start` on.
+
+    `values` are as packed doubles are.
+    """
+
+    start: int
+    size: int
+    shape: int
+    times: tuple[float, ...]
+    steps: tuple[int, ...]
+    values: tuple[bytes, ...]
+
+    @property
+    def end(self) -> int:
+        return self.start + self.size * len(self.steps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +130,68 @@ def split_frames(data: bytes, base: int) -> Iterator[Frame]:
     Ends at the first one that is cut off or damaged.
     """
     position = 0
-    while position + HEADER.size <= len(data):
-        length, checksum = HEADER.unpack_from(data, position)
-        begin = position + HEADER.size
-        # A file system may leave zeros after a power cut, and crc32(b"") is zero: empty is not a frame.
-        if not 0 < length <= _MAX_PAYLOAD or begin + length > len(data):
+    while (frame := _frame(data, position, base)) is not None:
+        yield frame
+        position = frame.end - base
+
+
+def split_rows(data: bytes, base: int) -> Iterator[Frame | Rows]:
+    """As `split_frames`, with points of one shape taken together, which costs a tenth."""
+    position, most = 0, _FEW_ROWS
+    while True:
+        found: Frame | Rows | None = None
+        if data[position + HEADER.size : position + HEADER.size + 1] == _POINT:
+            found = _rows(data, position, base, most)
+        # More of the same are likely to follow where all that were looked at were the same.
+        whole = isinstance(found, Rows) and len(found.steps) == most
+        most = min(most * _MORE_ROWS, _MANY_ROWS) if whole else _FEW_ROWS
+        found = found or _frame(data, position, base)
+        if found is None:
             return
-        payload = data[begin : begin + length]
-        if crc32(payload) != checksum:
-            return
-        yield Frame(base + position, base + begin + length, payload)
-        position = begin + length
+        yield found
+        position = found.end - base
+
+
+def _frame(data: bytes, position: int, base: int) -> Frame | None:
+    """The record there; None where it is cut off or damaged."""
+    begin = position + HEADER.size
+    if begin > len(data):
+        return None
+    length, checksum = HEADER.unpack_from(data, position)
+    # A file system may leave zeros after a power cut, and crc32(b"") is zero: empty is not a frame.
+    if not 0 < length <= _MAX_PAYLOAD or begin + length > len(data):
+        return None
+    payload = data[begin : begin + length]
+    return Frame(base + position, base + begin + length, payload) if crc32(payload) == checksum else None
+
+
+def _rows(data: bytes, position: int, base: int, most: int) -> Rows | None:
+    """The points of one shape from there on, `most` at most; None without a whole one."""
+    length, _ = HEADER.unpack_from(data, position)
+    size = HEADER.size + length
+    count = min(most, (len(data) - position) // size)
+    if count == 0 or not POINT_HEAD.size <= length <= _MAX_PAYLOAD:
+        return None
+    row, payload = _row_structs(length)
+    part = data[position : position + count * size]
+    lengths, sums, kinds, shapes, times, steps, values = zip(*row.iter_unpack(part), strict=True)
+    found = tuple(map(crc32, chain.from_iterable(payload.iter_unpack(part))))
+    alike = (lengths.count(length), kinds.count(POINT), shapes.count(shapes[0]))
+    if alike != (count, count, count) or found != sums:
+        heads = zip(lengths, kinds, shapes, strict=True)
+        wanted = (length, POINT, shapes[0])
+        good = (head == wanted and a == b for head, a, b in zip(heads, found, sums, strict=True))
+        count = next(place for place, is_good in enumerate(good) if not is_good)
+    if count == 0:
+        return None
+    return Rows(base + position, size, shapes[0], times[:count], steps[:count], values[:count])
+
+
+@lru_cache(64)
+def _row_structs(length: int) -> tuple[struct.Struct, struct.Struct]:
+    """A point in a frame with a payload so long: all of it in parts, and its payload in one."""
+    values = length - POINT_HEAD.size
+    return struct.Struct(f"<IIBIdq{values}s"), struct.Struct(f"<{HEADER.size}x{length}s")
 
 
 def check_key(key: object) -> str:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from cairn import _frames
-from cairn._frames import Frame
+from cairn._frames import Frame, Rows
 from cairn._ids import is_uid
 
 _READ_BYTES = 2 * 1024 * 1024
+
+Record = TypeVar("Record", Frame, Frame | Rows)
 
 
 def segment_path(folder: Path, segment: int) -> Path:
@@ -46,29 +49,33 @@ class SegmentReader:
         self.path = path
         self.offset = 0
         self.shapes: dict[int, tuple[str, ...]] = {}
-        while self.offset < offset and self._take(offset):
+        while self.offset < offset and self._take(_frames.split_rows, offset):
             pass
         self.offset = offset
 
     def read(self) -> list[Frame]:
         """The next records (about 2 MiB of them at most), shape definitions included."""
-        return self._take(None)
+        return self._take(_frames.split_frames)
 
-    def _take(self, end: int | None) -> list[Frame]:
+    def read_rows(self) -> list[Frame | Rows]:
+        """As `read`, with points of one shape that follow each other taken together."""
+        return self._take(_frames.split_rows)
+
+    def _take(self, split: Callable[[bytes, int], Iterator[Record]], end: int | None = None) -> list[Record]:
         size = _READ_BYTES if end is None else min(_READ_BYTES, end - self.offset)
         try:
             with open(self.path, "rb", buffering=0) as file:
                 data = os.pread(file.fileno(), size, self.offset)
         except FileNotFoundError:
             return []
-        frames = list(_frames.split_frames(data, self.offset))
-        for frame in frames:
-            if frame.payload[0] == _frames.SHAPE:
-                number, keys = _frames.parse_shape(frame.payload)
+        found = list(split(data, self.offset))
+        for record in found:
+            if isinstance(record, Frame) and record.payload[0] == _frames.SHAPE:
+                number, keys = _frames.parse_shape(record.payload)
                 self.shapes[number] = keys
-        if frames:
-            self.offset = frames[-1].end
-        return frames
+        if found:
+            self.offset = found[-1].end
+        return found
 
 
 def read_all(folder: Path) -> Iterator[tuple[SegmentReader, Frame]]:

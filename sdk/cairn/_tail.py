@@ -42,7 +42,7 @@ class Tail:
         while True:
             # Asked first: the last record of a segment is written before the next segment is made.
             closed = segment_path(self.folder, self.segment + 1).exists()
-            frames = self._reader.read() if self._grew() else []
+            frames = self._reader.read_rows() if self._grew() else []
             found = list(messages(frames, shapes=self._reader.shapes, start=self.offset, cuts=self._cuts))
             if found:
                 self._cuts = {message.end for message in found}

@@ -71,6 +71,38 @@ def test_a_damaged_record_is_never_read_as_another(damage: int, bit: int) -> Non
 
 def test_zeros_that_a_power_cut_left_are_no_records() -> None:
     assert list(_frames.split_frames(bytes(64), 0)) == []
+    assert list(_frames.split_rows(bytes(64), 0)) == []
+
+
+@settings(max_examples=80)
+@given(
+    blocks=st.lists(st.tuples(st.integers(0, 3), st.integers(1, 90)), min_size=1, max_size=8),
+    cut=st.integers(0, 400), damage=st.integers(0, 2**30), bit=st.none() | st.integers(0, 7),
+)  # fmt: skip
+def test_points_read_together_are_those_read_one_by_one(
+    blocks: list[tuple[int, int]], cut: int, damage: int, bit: int | None
+) -> None:
+    shapes = [_frames.Shape(0, ("a",)), _frames.Shape(1, ("b",)), _frames.Shape(2, ("c", "d"))]
+    line = _frames.line_frame(LineRecord(0.0, 1, 0, 1, "x"))
+    parts = [
+        line if kind == 3 else shapes[kind].row([float(n)] * len(shapes[kind].keys), n, n / 2)
+        for kind, count in blocks
+        for n in range(count)
+    ]
+    data = bytearray(b"".join(parts))
+    del data[max(1, len(data) - cut) :]
+    if bit is not None:
+        data[damage % len(data)] ^= 1 << bit
+    found: list[Frame] = []
+    for record in _frames.split_rows(bytes(data), 100):
+        if isinstance(record, Frame):
+            found.append(record)
+            continue
+        for n, columns in enumerate(zip(record.times, record.steps, record.values, strict=True)):
+            begin = record.start + n * record.size
+            head = _frames.POINT_HEAD.pack(_frames.POINT, record.shape, *columns[:2])
+            found.append(Frame(begin, begin + record.size, head + columns[2]))
+    assert found == list(_frames.split_frames(bytes(data), 100))
 
 
 def test_segments_roll_and_each_can_be_read_alone(tmp_path: Path) -> None:
@@ -240,8 +272,9 @@ def test_messages_hold_every_point_in_an_order_where_the_last_one_wins(
     reader = SegmentReader(segment_path(writer.folder, 1))
     frames = reader.read()
     ends = {frame.end for number, frame in enumerate(frames) if number in cuts}
+    records = SegmentReader(reader.path).read_rows()
     found, at = {}, 0
-    for message in messages(frames, shapes=reader.shapes, start=0, cuts=ends):
+    for message in messages(records, shapes=reader.shapes, start=0, cuts=ends):
         assert message.start == at
         at = message.end
         event = events_pb2.JobEvent.FromString(message.body)
