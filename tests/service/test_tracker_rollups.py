@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import AsyncIterator, Sequence
@@ -11,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
-from cairn_tracker import layout, points, rollups
+from cairn.tracker.v1 import metric_pb2
+from cairn_tracker import layout, points, rollups, wire
 from cairn_tracker.batch import Event, MetricKey, RunKey
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
+from cairn_tracker.drawing import Extent
 from cairn_tracker.model import Summary
-from cairn_tracker.series import Extent, Series, is_rolled, series
+from cairn_tracker.series import MOST_ROWS, is_rolled, series
 from tests.harness.tracker import Spool
 
 RUN = RunKey("main", "01" + "r" * 24)
@@ -46,11 +49,15 @@ class Table:
         if commit:
             self.known |= summaries
 
-    async def read(self, most: int, first: int = 0, end: int = END) -> dict[str, Series]:
+    async def read(
+        self, most: int, first: int = 0, end: int = END, *, most_rows: int = MOST_ROWS
+    ) -> dict[str, metric_pb2.Series]:
+        """As the API answers."""
         found = await series(
-            self.store, RUN.team, runs=[RUN.uid], keys=[], max_buckets=most, first=first, end=end
-        )
-        return {item.key: item for item in found}
+            self.store, RUN.team, runs=[RUN.uid], keys=[], max_buckets=most, first=first, end=end,
+            most_rows=most_rows,
+        )  # fmt: skip
+        return {item.key: wire.series(RUN.team, item) for item in found}
 
 
 def logged(spool: Spool, key: str, values: dict[int, float]) -> Event:
@@ -59,7 +66,7 @@ def logged(spool: Spool, key: str, values: dict[int, float]) -> Event:
     return Event(RUN, 99.0, event)
 
 
-def assert_is(found: Series, shown: dict[int, float], most: int) -> None:
+def assert_is(found: metric_pb2.Series, shown: dict[int, float], most: int) -> None:
     """One bucket after the other against brute force."""
     assert found.exact is (len(shown) <= most)
     assert len(found.steps) <= most
@@ -120,10 +127,13 @@ async def test_buckets_are_those_of_brute_force_after_late_and_repeated_steps_an
             await table.take(events[:cut])
             events = events[cut:]
         await table.take(events)
-    for most, first, end in [
+    ranges = [
         (1000, 0, END), (1, 0, END), (3, 0, END), (40, 1000, 9000), (7, 1024, 8192), (2, 5, 4097),
-    ]:  # fmt: skip
-        answer = await table.read(most, first, end)
+        (700, 1500, 2500), (5, 2048, 4096), (3, 1100, 1101), (1000, 10**9, 10**9 + 5),
+    ]  # fmt: skip
+    # Brought here, or worked out by the engine.
+    for (most, first, end), most_rows in itertools.product(ranges, (MOST_ROWS, 0)):
+        answer = await table.read(most, first, end, most_rows=most_rows)
         for key, values in table.shown.items():
             inside = {step: value for step, value in values.items() if first <= step < end}
             assert (key in answer) is bool(inside)
@@ -143,7 +153,7 @@ async def test_a_spike_of_one_point_is_seen_at_every_width_and_goes_when_it_is_l
     for most in (1, 10, 195, 1000):
         (found,) = (await table.read(most)).values()
         assert max(found.max) == 9.0
-        where = found.max.index(9.0)
+        where = list(found.max).index(9.0)
         assert found.steps[where] <= 123_456 < found.steps[where] + -(-200_000 // most) + 1024
     assert table.known[MetricKey(*RUN, "loss")].max_step == 123_456
     await table.take([logged(spool, "loss", {123_456: 1.0})])

@@ -17,11 +17,11 @@ from cairn_common.errors import InvalidArgument
 from cairn_tracker import batch, compare, layout, manifest, summary
 from cairn_tracker.batch import Event, MetricKey, RunKey
 from cairn_tracker.changes import experiment_id
+from cairn_tracker.drawing import Extent, width
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.marks import Marks
 from cairn_tracker.model import Attempt, JobState, Run, RunState, Summary, is_complete, run_state
 from cairn_tracker.native import Labels, encode
-from cairn_tracker.series import Extent, width
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = RunKey("main", "01" + "j" * 24)

@@ -109,7 +109,7 @@ def _shown(points: Points) -> Ints | slice:
     if not np.any((metric[1:] < metric[:-1]) | ((metric[1:] == metric[:-1]) & (step[1:] <= step[:-1]))):
         return slice(None)
     # The last key sorts first: by metric and step, then from the earliest to the latest value of a step, in
-    # the same order as `series.LATEST_FIRST` has it.
+    # the same order as `series_in_store.LATEST_FIRST` has it.
     by_name = np.argsort(np.argsort(np.array(points.writers)))
     order = np.lexsort(
         (

@@ -1,7 +1,7 @@
-"""ClickHouse's Native format, written by hand: whole columns, no conversion of single values.
+"""ClickHouse's Native format, written and read by hand: whole columns, no conversion of single values.
 
-Ten times cheaper for the processor than inserting rows, and the same bytes go to the embedded engine and to
-a server. Only the column types that the tracker's tables have are here.
+Ten times cheaper for the processor than rows, and five times cheaper than a client's columns; the same bytes
+go to the embedded engine and to a server. Only the column types that the tracker's tables have are here.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ Numbers: TypeAlias = npt.NDArray[Any]
 Indexes: TypeAlias = npt.NDArray[np.int64]
 
 _TYPES = {"int64": "Int64", "int32": "Int32", "uint32": "UInt32", "float64": "Float64"}
+_NUMBERS = {kind: np.dtype(name).newbyteorder("<") for name, kind in _TYPES.items()}
+_LABELS = "LowCardinality(String)"
 _DICTIONARY_VERSION = (1).to_bytes(8, "little")
 # "Has its own keys" and "updates the dictionary", over the index's type.
 _DICTIONARY_FLAGS = 0x600
@@ -53,9 +55,74 @@ def encode(columns: dict[str, Column]) -> bytes:
     return b"".join(out)
 
 
+def decode(data: bytes) -> dict[str, Numbers | Labels]:
+    """The columns of a result, of all its blocks together; none where it has no rows.
+
+    Raises ValueError for a column of another type than numbers and labels.
+    """
+    found: dict[str, list[Numbers | Labels]] = {}
+    reader = _Reader(data)
+    while reader.place < len(data):
+        count, rows = reader.varint(), reader.varint()
+        for _ in range(count):
+            name, kind = reader.text(), reader.text()
+            if rows:
+                found.setdefault(name, []).append(reader.column(kind, rows))
+    return {name: _joined(parts) for name, parts in found.items()}
+
+
+@dataclass(slots=True)
+class _Reader:
+    data: bytes
+    place: int = 0
+
+    def varint(self) -> int:
+        number = shift = 0
+        while True:
+            byte = self.data[self.place]
+            self.place += 1
+            number |= (byte & 0x7F) << shift
+            if byte < 0x80:
+                return number
+            shift += 7
+
+    def text(self) -> str:
+        size = self.varint()
+        self.place += size
+        return self.data[self.place - size : self.place].decode(errors="replace")
+
+    def numbers(self, kind: np.dtype[Any] | str, count: int) -> Numbers:
+        made = np.frombuffer(self.data, kind, count, self.place)
+        self.place += made.nbytes
+        return made
+
+    def column(self, kind: str, rows: int) -> Numbers | Labels:
+        if kind in _NUMBERS:
+            return self.numbers(_NUMBERS[kind], rows)
+        if kind != _LABELS:
+            raise ValueError(f"no column type {kind!r}")
+        _version, flags, count = self.numbers("<u8", 3).tolist()
+        texts = [self.text() for _ in range(count)]
+        (length,) = self.numbers("<u8", 1).tolist()
+        return Labels(texts, self.numbers(_INDEXES[flags & 0xFF], length).astype(np.int64))
+
+
+def _joined(parts: Sequence[Numbers | Labels]) -> Numbers | Labels:
+    numbers = [part for part in parts if isinstance(part, np.ndarray)]
+    if numbers:
+        return numbers[0] if len(numbers) == 1 else np.concatenate(numbers)
+    places: dict[str, int] = {}
+    indexes = []
+    for part in parts:
+        if isinstance(part, Labels):
+            there = [places.setdefault(text, len(places)) for text in part.texts]
+            indexes.append(np.array(there, np.int64)[part.indexes])
+    return Labels(list(places), np.concatenate(indexes))
+
+
 def _column(column: Column) -> list[bytes]:
     if isinstance(column, Labels):
-        return [_text("LowCardinality(String)"), *_labels(column)]
+        return [_text(_LABELS), *_labels(column)]
     if isinstance(column, np.ndarray):
         kind = _TYPES.get(column.dtype.name)
         if kind is None:

@@ -23,7 +23,7 @@ from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.model import Summary, Tail
 from cairn_tracker.native import encode
 from cairn_tracker.points import metric_labels
-from cairn_tracker.series import STEPS
+from cairn_tracker.series_in_store import STEPS
 
 log = structlog.get_logger(__name__)
 

@@ -1,117 +1,73 @@
 """Metrics over steps, read from ClickHouse: step by step, or in buckets where there are many.
 
 Long series are drawn from the kept buckets of 1,024 steps; only what is asked for more closely than that is
-read from the points.
+read from the points. What is read is cut into the buckets asked for here, in whole columns: a short question
+costs the engine a third of one that groups. What is too much to be brought here is worked out where it lies
+(`series_in_store`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from cairn_common.errors import InvalidArgument, Reason
-from cairn_tracker.buckets import BUCKET, WIDTH
+from cairn_tracker import drawing, series_in_store
+from cairn_tracker.buckets import WIDTH
 from cairn_tracker.clickhouse import ClickHouse
+from cairn_tracker.drawing import Extent, Name, Rows, Series
+from cairn_tracker.series_in_store import SHOWN
 
 MOST_SERIES: Final = 2_000
 # Of all series of one answer together, so that it stays under the 4 MB of a message.
 MOST_BUCKETS: Final = 60_000
 # A series with more steps than these is never read point by point, however fine it is asked for.
 _MOST_RAW: Final = 2_000_000
+# Rows of one question that are brought here: beyond that the engine groups them.
+MOST_ROWS: Final = 250_000
+# A range of at most so many steps is read from the points without a look at the buckets.
+_CLOSE: Final = 2 * WIDTH
 
-# One row a step. Sorting beats argMax over a tuple by five to one, for the table is nearly in this order;
-# repeated rows of one insert that was tried twice fall away with the same stroke.
-LATEST_FIRST: Final = "attempt DESC, time DESC, segment DESC, position DESC, cell DESC, writer DESC"
-_RAW_ROWS = """
-FROM points
-WHERE team = {team:String} AND run IN {runs:Array(String)}
-  AND (run, key) IN {pairs:Array(Tuple(String, String))}
-  AND step >= {first:Int64} AND step < {end:Int64}
+_BUCKETS = """
+SELECT run, key, first_step, last_step, time, last, min, max, count FROM rollups FINAL
+WHERE team = {{team:String}} AND run IN {{runs:Array(String)}} AND {of_keys}
+  AND bucket >= {{low:Int64}} AND bucket <= {{high:Int64}}
+LIMIT {{most:UInt32}}
 """
-STEPS: Final = f"""
-SELECT run, key, step, time, value {_RAW_ROWS}
-ORDER BY run, key, step, {LATEST_FIRST}
-LIMIT 1 BY run, key, step
+_POINTS = """
+SELECT run, key, step, time, value FROM points
+WHERE team = {{team:String}} AND run IN {{runs:Array(String)}} AND {of_keys}
+  AND step >= {{first:Int64}} AND step < {{end:Int64}}
+LIMIT {{most:UInt32}}
 """
-
-# What there is, by whole buckets: so at the ends of a range there may be less.
-_EXTENTS = """
-SELECT run, key, sum(count), min(first_step), max(last_step) FROM rollups FINAL
-WHERE team = {team:String} AND run IN {runs:Array(String)}
-  AND if(empty({keys:Array(String)}), NOT startsWith(key, 'system/'), key IN {keys:Array(String)})
-  AND bucket >= {low:Int64} AND bucket <= {high:Int64}
-GROUP BY run, key ORDER BY run, key
-LIMIT {most:UInt32}
-"""
-
-_EXACT_EXTENTS = f"SELECT run, key, uniqExact(step), min(step), max(step) {_RAW_ROWS} GROUP BY run, key"
-
-# `lows` and `widths` go with `names`, pairs of run and key: where the first bucket begins, and its width.
-_PLACE = """
-intDiv({place} - {{lows:Array(Int64)}}[indexOf({{names:Array(String)}}, concat(run, '/', key)) AS i],
-       {{widths:Array(Int64)}}[i])
-"""
-
-_FROM_POINTS = f"""
-SELECT run, key, min(step) AS first, argMax(time, step), argMax(value, step),
-    minOrNullIf(value, isFinite(value)), maxOrNullIf(value, isFinite(value)), count()
-FROM ({STEPS})
-GROUP BY run, key, {_PLACE.format(place="step")}
-ORDER BY run, key, first
-"""  # noqa: S608
-
-# Of a range that begins or ends within a bucket that piece is read from the points.
-_FROM_ROLLUPS = f"""
-SELECT run, key, min(first_step) AS first, argMax(time, last_step), argMax(last, last_step),
-    minOrNullIf(min, isFinite(min)), maxOrNullIf(max, isFinite(max)), sum(count)
-FROM (
-    SELECT run, key, bucket, first_step, last_step, time, last, min, max, count FROM rollups FINAL
-    WHERE team = {{team:String}} AND run IN {{runs:Array(String)}}
-      AND (run, key) IN {{pairs:Array(Tuple(String, String))}}
-      AND bucket >= {{low:Int64}} AND bucket < {{high:Int64}}
-    UNION ALL
-    SELECT run, key, {BUCKET} AS bucket, min(step), max(step), argMax(time, step),
-        argMax(value, step), ifNull(minOrNullIf(value, isFinite(value)), nan),
-        ifNull(maxOrNullIf(value, isFinite(value)), nan), toInt64(count())
-    FROM (SELECT run, key, step, time, value {_RAW_ROWS}
-            AND (step < {{low:Int64}} * {WIDTH} OR step >= {{high:Int64}} * {WIDTH})
-          ORDER BY run, key, step, {LATEST_FIRST} LIMIT 1 BY run, key, step)
-    GROUP BY run, key, bucket)
-GROUP BY run, key, {_PLACE.format(place="bucket")}
-ORDER BY run, key, first
-"""  # noqa: S608
+_THESE_KEYS = "key IN {keys:Array(String)}"
+_ALL_KEYS = "NOT startsWith(key, 'system/')"
+_PAIRS = "(run, key) IN {pairs:Array(Tuple(String, String))}"
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
-    """One metric of one run in buckets. Parallel columns, ascending by step."""
+class _Asked:
+    """Which metrics (no keys: all of what the program measured) between which steps."""
 
-    run: str
-    key: str
-    # Each bucket is one step.
-    exact: bool
-    steps: Sequence[int]
-    # Of each bucket's last step; seconds since 1970.
-    times: Sequence[float]
-    last: Sequence[float]
-    # Of the finite values; NaN where there are none.
-    min: Sequence[float]
-    max: Sequence[float]
-    # Steps in the bucket.
-    counts: Sequence[int]
+    team: str
+    runs: Sequence[str]
+    keys: Sequence[str]
+    first: int
+    end: int
+    # That are brought here.
+    most_rows: int
 
+    @property
+    def of_keys(self) -> str:
+        return _THESE_KEYS if self.keys else _ALL_KEYS
 
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """How many steps a metric has, and between which."""
-
-    run: str
-    key: str
-    steps: int
-    low: int
-    high: int
+    def parameters(self) -> dict[str, Any]:
+        return {
+            "team": self.team, "runs": list(self.runs), "keys": list(self.keys),
+            "first": self.first, "end": self.end, "low": self.first // WIDTH, "high": (self.end - 1) // WIDTH,
+            "most": self.most_rows + 1,
+        }  # fmt: skip
 
 
 async def series(
@@ -123,17 +79,36 @@ async def series(
     max_buckets: int,
     first: int,
     end: int,
+    most_rows: int = MOST_ROWS,
 ) -> list[Series]:
     """The metrics of runs (no keys: every one) from step `first` to before `end`, at most `max_buckets` each.
 
-    Many series share `MOST_BUCKETS`. Raises InvalidArgument for more than `MOST_SERIES` series.
+    By run and key. Many series share `MOST_BUCKETS`; what takes more than `most_rows` is worked out by the
+    engine. Raises InvalidArgument for more than `MOST_SERIES`.
     """
-    extents = await _extents(store, team, runs=runs, keys=keys, first=first, end=end)
-    most = max(1, min(max_buckets, MOST_BUCKETS // max(1, len(extents))))
+    if first >= end:
+        return []
+    asked = _Asked(team, runs, keys, first, end, most_rows)
+    if end - first <= _CLOSE:
+        shown = await _shown(store, asked)
+        if shown is not None:
+            return drawing.by_step(shown, _most(max_buckets, len(shown.names)))
+    columns = await store.columns(_BUCKETS.format(of_keys=asked.of_keys), asked.parameters())
+    kept = drawing.buckets(columns)
+    if len(kept) > most_rows:
+        extents = await series_in_store.extents(
+            store, team, runs=runs, keys=keys, first=first, end=end, most=MOST_SERIES + 1
+        )
+    else:
+        extents = drawing.extents(kept)
+    most = _most(max_buckets, len(extents))
     rolled = [extent for extent in extents if is_rolled(extent, most)]
     close = [extent for extent in extents if not is_rolled(extent, most)]
-    found = await _from_points(store, team, close, most, first=first, end=end)
-    found += await _from_rollups(store, team, rolled, most, first=first, end=end)
+    found = await _from_points(store, asked, close, most)
+    if len(kept) > most_rows:
+        found += await series_in_store.from_rollups(store, team, rolled, most, first=first, end=end)
+    else:
+        found += await _from_buckets(store, asked, kept, rolled, most)
     return sorted(found, key=lambda item: (item.run, item.key))
 
 
@@ -145,111 +120,71 @@ def is_rolled(extent: Extent, most: int) -> bool:
     return extent.steps > _MOST_RAW or 2 * (extent.high - extent.low + 1) >= WIDTH * most
 
 
-def width(extent: Extent, most: int) -> int:
-    """Steps in a bucket, so that there are at most `most` of them; 1 where each step can have its own."""
-    if extent.steps <= most:
-        return 1
-    return -(-(extent.high - extent.low + 1) // most)
-
-
-async def _extents(
-    store: ClickHouse, team: str, *, runs: Sequence[str], keys: Sequence[str], first: int, end: int
-) -> list[Extent]:
-    """What there is between two steps, kept buckets counted whole."""
-    parameters = {
-        "team": team,
-        "runs": list(runs),
-        "keys": list(keys),
-        "low": first // WIDTH,
-        "high": (end - 1) // WIDTH,
-        "most": MOST_SERIES + 1,
-    }
-    columns = await store.query(_EXTENTS, parameters) if first < end else []
-    extents = [Extent(*row) for row in zip(*columns, strict=True)]
-    if len(extents) > MOST_SERIES:
+def _most(max_buckets: int, count: int) -> int:
+    """Buckets that each of so many series may have."""
+    if count > MOST_SERIES:
         raise InvalidArgument(
             f"more than {MOST_SERIES:,} series: ask for fewer runs or name the keys",
             reason=Reason.FIELD_INVALID,
         )
-    return extents
+    return max(1, min(max_buckets, MOST_BUCKETS // max(1, count)))
 
 
 async def _from_points(
-    store: ClickHouse, team: str, extents: Sequence[Extent], most: int, *, first: int, end: int
-) -> list[Series]:
-    wanted = {**_which(team, extents), "first": first, "end": end}
-    if any(extent.low < first or extent.high >= end for extent in extents):
-        columns = await store.query(_EXACT_EXTENTS, wanted)
-        extents = [Extent(*row) for row in zip(*columns, strict=True)]
-        wanted |= _which(team, extents)
-    if not extents:
-        return []
-    places = {
-        "names": [f"{extent.run}/{extent.key}" for extent in extents],
-        "lows": [extent.low for extent in extents],
-        "widths": [width(extent, most) for extent in extents],
-    }
-    exact = {(extent.run, extent.key): extent.steps <= most for extent in extents}
-    return _series(await store.query(_FROM_POINTS, {**wanted, **places}), exact)
-
-
-async def _from_rollups(
-    store: ClickHouse, team: str, extents: Sequence[Extent], most: int, *, first: int, end: int
+    store: ClickHouse, asked: _Asked, extents: Sequence[Extent], most: int
 ) -> list[Series]:
     if not extents:
         return []
-    lows = [max(extent.low, first) // WIDTH for extent in extents]
-    highs = [min(extent.high, end - 1) // WIDTH for extent in extents]
-    parameters = {
-        **_which(team, extents),
-        "first": first,
-        "end": end,
-        # The buckets that lie in the range as a whole.
-        "low": -(-first // WIDTH),
-        "high": end // WIDTH,
-        "names": [f"{extent.run}/{extent.key}" for extent in extents],
-        "lows": lows,
-        "widths": [-(-(high - low + 1) // most) for low, high in zip(lows, highs, strict=True)],
-    }
-    exact = {(extent.run, extent.key): False for extent in extents}
-    return _series(await store.query(_FROM_ROLLUPS, parameters), exact)
+    if sum(extent.steps for extent in extents) <= asked.most_rows:
+        shown = await _shown(store, asked, _names(extents))
+        if shown is not None:
+            return drawing.by_step(shown, most)
+    return await series_in_store.from_points(
+        store, asked.team, extents, most, first=asked.first, end=asked.end
+    )
 
 
-def _which(team: str, extents: Sequence[Extent]) -> dict[str, Any]:
-    return {
-        "team": team,
-        "runs": sorted({extent.run for extent in extents}),
-        "pairs": [(extent.run, extent.key) for extent in extents],
-    }
-
-
-def _series(columns: Sequence[Sequence[Any]], exact: Mapping[tuple[str, str], bool]) -> list[Series]:
-    if not columns:
+async def _from_buckets(
+    store: ClickHouse, asked: _Asked, kept: Rows, extents: Sequence[Extent], most: int
+) -> list[Series]:
+    if not extents:
         return []
-    runs, keys, *rest = columns
-    starts = [
-        row
-        for row in range(len(runs))
-        if row == 0 or (runs[row], keys[row]) != (runs[row - 1], keys[row - 1])
-    ]
-    made = []
-    for start, end in zip(starts, [*starts[1:], len(runs)], strict=True):
-        steps, times, last, least, most, counts = (column[start:end] for column in rest)
-        made.append(
-            Series(
-                run=runs[start],
-                key=keys[start],
-                exact=exact[runs[start], keys[start]],
-                steps=steps,
-                times=[time / 1e6 for time in times],
-                last=last,
-                min=_nan_for_none(least),
-                max=_nan_for_none(most),
-                counts=counts,
-            )
-        )
-    return made
+    names = _names(extents)
+    # The buckets that lie in the range as a whole; of the others that piece is read from the points.
+    low, high = -(-asked.first // WIDTH), asked.end // WIDTH
+    number = kept.first_step // WIDTH
+    rows = kept.only((number >= low) & (number < high)).of(names)
+    last = max(extent.high for extent in extents)
+    pieces = [(asked.first, low * WIDTH), (max(asked.first, high * WIDTH), min(asked.end, last + 1))]
+    for first, end in pieces:
+        if first < end:
+            cut = replace(asked, first=first, end=end)
+            points = await _shown(store, cut, names)
+            if points is None:
+                return await series_in_store.from_rollups(
+                    store, asked.team, extents, most, first=asked.first, end=asked.end
+                )
+            rows = drawing.together(rows, points)
+    return drawing.by_bucket(rows, most)
 
 
-def _nan_for_none(values: Sequence[float | None]) -> list[float]:
-    return [math.nan if value is None else value for value in values]
+async def _shown(store: ClickHouse, asked: _Asked, names: Sequence[Name] = ()) -> Rows | None:
+    """The points that show, of these metrics only if there are any; None where they are too many rows."""
+    of_keys, parameters = asked.of_keys, asked.parameters()
+    if names:
+        runs, keys = {run for run, _ in names}, {key for _, key in names}
+        parameters |= {"runs": sorted(runs), "keys": sorted(keys)}
+        of_keys = _THESE_KEYS
+        if len(runs) * len(keys) != len(names):
+            parameters["pairs"] = list(names)
+            of_keys = f"{_THESE_KEYS} AND {_PAIRS}"
+    rows = drawing.points(await store.columns(_POINTS.format(of_keys=of_keys), parameters))
+    if len(rows) > asked.most_rows:
+        return None
+    if drawing.repeats(rows):
+        rows = drawing.points(await store.columns(SHOWN.format(of_keys=of_keys), parameters))
+    return rows
+
+
+def _names(extents: Collection[Extent]) -> list[Name]:
+    return [(extent.run, extent.key) for extent in extents]

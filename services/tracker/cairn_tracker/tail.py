@@ -14,10 +14,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
+
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker.clickhouse import ClickHouse
-from cairn_tracker.series import STEPS, Series
+from cairn_tracker.drawing import Series
+from cairn_tracker.series_in_store import STEPS
 from cairn_tracker.store import tails
 from cairn_tracker.store.tails import Extent
 
@@ -27,6 +30,7 @@ MOST_POINTS: Final = 20_000
 _HEAD: Final = struct.Struct("<B7s")
 _ENTRY: Final = struct.Struct("<8sqI")
 _VERSION: Final = 1
+_NO_FLOATS: Final = np.empty(0, np.float64)
 
 # `names`, pairs of run and key, go with `steps`: the last one that is known, and the last one there is.
 _NEW = f"""
@@ -112,9 +116,10 @@ async def _points(store: ClickHouse, team: str, fresh: Sequence[tuple[Extent, in
         found.setdefault((run, key), []).append((step, time, value))
     return [
         Series(
-            run=run, key=key, exact=True, steps=[step for step, _, _ in points],
-            times=[time / 1e6 for _, time, _ in points], last=[value for _, _, value in points],
-            min=[], max=[], counts=[],
+            run=run, key=key, exact=True, steps=np.array([step for step, _, _ in points], np.int64),
+            times=np.array([time / 1e6 for _, time, _ in points]),
+            last=np.array([value for _, _, value in points]),
+            min=_NO_FLOATS, max=_NO_FLOATS, counts=np.empty(0, np.int64),
         )
         for (run, key), points in found.items()
     ]  # fmt: skip
