@@ -9,6 +9,9 @@ import numpy.typing as npt
 
 Numbers = npt.NDArray[Any]
 _BITS, _MORE = 7, 0x80
+_SHIFTS = np.arange(0, 64, _BITS, dtype=np.uint64)
+# The first number that takes more than 1, 2 ... bytes.
+_ENDS = np.uint64(1) << _SHIFTS[1:]
 # Wire type of whatever has a length.
 _SIZED = 2
 
@@ -24,18 +27,16 @@ def integers(field: int, values: Numbers) -> bytes:
 
 
 def _varints(values: npt.NDArray[np.int64]) -> bytes:
+    if not len(values):
+        return b""
     rest = values.view(np.uint64)
-    columns = []
-    while True:
-        low, rest = rest & np.uint64(_MORE - 1), rest >> np.uint64(_BITS)
-        columns.append((low | np.where(rest, np.uint64(_MORE), np.uint64(0))).astype(np.uint8))
-        if not rest.any():
-            break
-    table = np.stack(columns, axis=1)
-    # A number ends with the first byte that says so; what stands behind it is not sent.
-    sent = np.ones(table.shape, np.bool_)
-    sent[:, 1:] = np.logical_and.accumulate(table[:, :-1] >= _MORE, axis=1)
-    return table[sent].tobytes()
+    longest = -(-max(1, int(rest.max()).bit_length()) // _BITS)
+    table = (rest[:, None] >> _SHIFTS[:longest]).astype(np.uint8)
+    table |= _MORE
+    # A number ends with the last byte in which there is something of it; what stands behind it is not sent.
+    sizes = np.searchsorted(_ENDS[: longest - 1], rest, side="right")
+    table[np.arange(len(rest)), sizes] &= _MORE - 1
+    return table[np.arange(longest) <= sizes[:, None]].tobytes()
 
 
 def _sized(field: int, raw: bytes) -> bytes:
@@ -43,4 +44,9 @@ def _sized(field: int, raw: bytes) -> bytes:
 
 
 def _varint(number: int) -> bytes:
-    return _varints(np.array([number], np.int64))
+    out = bytearray()
+    while number >= _MORE:
+        out.append(number & (_MORE - 1) | _MORE)
+        number >>= _BITS
+    out.append(number)
+    return bytes(out)

@@ -22,6 +22,9 @@ _TIMES: Final = {
     "created": "create_time", "updated": "update_time", "started": "start_time", "ended": "end_time",
 }  # fmt: skip
 _COLUMNS: Final = {"last": "last", "min": "min", "max": "max", "count": "count"}
+# Bytes of a param's name in `run_numbers`.
+_LONGEST_KEY: Final = 1_000
+_ALWAYS: Final = ("create_time", "update_time")
 # Characters of a text that it is sorted by: a page token has them.
 _SORTED: Final = 200
 _SIGNS: Final = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
@@ -46,6 +49,21 @@ class Key:
     sql: str
     kind: str
     falling: bool
+    # Whether every row of the listing has it.
+    required: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Runs that a listing has behind each other: first those that have what it is sorted by, then the others.
+
+    Each part is in an order that an index has, so that a page reads no more than its runs.
+    """
+
+    join: str
+    test: str
+    # NULL stands for what these runs have not, and so are not sorted by.
+    keys: Sequence[Key | None]
 
 
 def condition(tree: Tree, given: Parameters) -> str:
@@ -56,47 +74,73 @@ def condition(tree: Tree, given: Parameters) -> str:
         case Joined(word, parts):
             return "(" + f" {word.upper()} ".join(condition(part, given) for part in parts) + ")"
         case Comparison():
-            return f"coalesce({_comparison(tree, given)}, false)"
+            return _comparison(tree, given)
 
 
-def keys(operand: Operand, falling: bool, given: Parameters) -> tuple[str, list[Key]]:
-    """A join that a listing needs to be sorted, and what it is sorted by."""
+def kinds(operand: Operand) -> list[str]:
+    """The types of what a listing is sorted by."""
+    return [key.kind for key in parts(operand, False, Parameters())[0].keys if key is not None]
+
+
+def parts(operand: Operand, falling: bool, given: Parameters) -> list[Part]:
+    """The runs sorted by something. The parts have the same parameters."""
     if operand.kind == "metrics":
-        column = _COLUMNS[operand.aggregate]
         # NaN counts as nothing: to the database it is greater than every number.
-        join = (
-            f"LEFT JOIN (SELECT run_uid AS sorted_uid, nullif({column}::float8, 'NaN') AS sorted"  # noqa: S608
-            f" FROM summaries WHERE team = $1 AND key = {given.add(operand.key, 'text')})"
-            " o ON o.sorted_uid = runs.uid"
+        column = f"{_COLUMNS[operand.aggregate]}::float8"
+        rows = (
+            f"FROM summaries WHERE team = $1 AND key = {given.add(operand.key, 'text')} AND {column} < 'NaN'"
         )
-        return join, [Key("o.sorted", "float8", falling)]
+        return _with_and_without(rows, Key(column, "float8", falling, required=True), [], [])
     if operand.kind == "config":
         value = _config(operand, given)
-        text = f"left({value} #>> '{{}}', {_SORTED})"
-        return "", [Key(f"run_number({value})", "float8", falling), Key(text, "text", falling)]
+        number, text = f"run_number({value})", f"left({value} #>> '{{}}', {_SORTED})"
+        texts = [Key(text, "text", falling)]
+        if not _is_indexed(operand):
+            return [Part("", "", [Key(number, "float8", falling), *texts])]
+        rows = f"FROM run_numbers WHERE team = $1 AND key = {given.add(operand.key, 'text')}"
+        return _with_and_without(rows, Key("number", "float8", falling, required=True), texts, texts)
     if operand.kind in _TIMES:
-        return "", [Key(_TIMES[operand.kind], "timestamptz", falling)]
+        column = _TIMES[operand.kind]
+        return [Part("", "", [Key(column, "timestamptz", falling, required=column in _ALWAYS)])]
     if operand.kind == "state":
-        return "", [Key("state::float8", "float8", falling)]
-    return "", [Key(f"left(nullif({_TEXTS[operand.kind]}, ''), {_SORTED})", "text", falling)]
+        return [Part("", "", [Key("state::float8", "float8", falling, required=True)])]
+    return [Part("", "", [Key(f"left(nullif({_TEXTS[operand.kind]}, ''), {_SORTED})", "text", falling)])]
+
+
+def _with_and_without(rows: str, key: Key, with_it: Sequence[Key], without: Sequence[Key]) -> list[Part]:
+    """Runs with a row of their own somewhere, by one of its columns, and those without."""
+    join = f"JOIN (SELECT run_uid AS sorted_uid, {key.sql} AS sorted {rows}) o ON o.sorted_uid = runs.uid"
+    none = f"NOT EXISTS (SELECT {rows} AND run_uid = runs.uid)"
+    first = Key("o.sorted", key.kind, key.falling, required=True)
+    return [Part(join, "", [first, *with_it]), Part("", none, [None, *without])]
 
 
 def after(keys: Sequence[Key], place: Place, given: Parameters) -> str:
     """Whether a row comes after a place, of keys of which those without a value come last."""
     if not keys:
         return "false"
+    if len(keys) > 1 and all(key.required and key.falling == keys[0].falling for key in keys):
+        columns = ", ".join(key.sql for key in keys)
+        at = ", ".join(given.add(value, key.kind) for key, value in zip(keys, place, strict=True))
+        return f"({columns}) {'<' if keys[0].falling else '>'} ({at})"
     (key, *others), (value, *rest) = keys, place
     deeper = after(others, rest, given)
     if value is None:
         return f"({key.sql} IS NULL AND {deeper})"
     at = given.add(value, key.kind)
     sign = "<" if key.falling else ">"
+    if key.required:
+        # The first half says nothing new; an index begins with it.
+        return f"({key.sql} {sign}= {at} AND ({key.sql} {sign} {at} OR {deeper}))"
     return f"({key.sql} {sign} {at} OR {key.sql} IS NULL OR ({key.sql} = {at} AND {deeper}))"
 
 
 def order(keys: Sequence[Key]) -> str:
     """The ORDER BY of keys."""
-    return ", ".join(f"{key.sql} {'DESC' if key.falling else 'ASC'} NULLS LAST" for key in keys)
+    # Without a word of NULLs where there are none: indexes have those elsewhere.
+    return ", ".join(
+        f"{key.sql} {'DESC' if key.falling else 'ASC'}{'' if key.required else ' NULLS LAST'}" for key in keys
+    )
 
 
 def _comparison(tree: Comparison, given: Parameters) -> str:
@@ -115,14 +159,23 @@ def _comparison(tree: Comparison, given: Parameters) -> str:
 
 
 def _each(tree: Comparison, one: Any) -> str:
-    return "(" + " OR ".join(one(value) for value in tree.values) + ")"
+    return _any([_sure(one(value)) for value in tree.values])
+
+
+def _any(tests: Sequence[str]) -> str:
+    # One alone goes without what hides a join from the planner.
+    return tests[0] if len(tests) == 1 else f"({' OR '.join(tests)})"
+
+
+def _sure(test: str) -> str:
+    return test if test.startswith("uid IN ") else f"coalesce({test}, false)"
 
 
 def _tags(tree: Comparison, given: Parameters) -> str:
     value = tree.values[0]
     if tree.operator != "in" or len(tree.values) != 1 or not isinstance(value, str):
         refuse("filter", tree.place, 'tags are asked for as "name" in tags')
-    return f"{given.add(value, 'text')} = ANY(tags)"
+    return f"tags @> ARRAY[{given.add(value, 'text')}]"
 
 
 def _metric(tree: Comparison, given: Parameters) -> str:
@@ -149,19 +202,29 @@ def _config(operand: Operand, given: Parameters) -> str:
     return f"coalesce({flat}, params #> {given.add(operand.key.split('.'), 'text[]')})"
 
 
+def _is_indexed(operand: Operand) -> bool:
+    """Whether the numbers that params have under a key are in `run_numbers`: all but those in lists."""
+    short = len(operand.key.encode()) <= _LONGEST_KEY
+    return short and not any(step.strip().lstrip("+-").isdigit() for step in operand.key.split("."))
+
+
 def _config_is(tree: Comparison, value: Literal, given: Parameters) -> str:
-    found = _config(tree.operand, given)
     if value is None or isinstance(value, bool):
         if tree.operator not in ("==", "in"):
             refuse("filter", tree.place, "true, false and null can only be equal or not")
+        found = _config(tree.operand, given)
         if value is None:
             return f"coalesce({found}, 'null') = 'null'"
         return f"lower({found} #>> '{{}}') = {given.add(str(value).lower(), 'text')}"
     if isinstance(value, float):
         if tree.operator == "=~":
             refuse("filter", tree.place, "a pattern is a text in quotes")
-        return f"run_number({found}) {_sign(tree)} {given.add(value, 'float8')}"
-    return _text(tree, f"({found} #>> '{{}}')", value, given)
+        if _is_indexed(tree.operand):
+            wanted = f"team = $1 AND key = {given.add(tree.operand.key, 'text')}"
+            at = given.add(value, "float8")
+            return f"uid IN (SELECT run_uid FROM run_numbers WHERE {wanted} AND number {_sign(tree)} {at})"  # noqa: S608
+        return f"run_number({_config(tree.operand, given)}) {_sign(tree)} {given.add(value, 'float8')}"
+    return _text(tree, f"({_config(tree.operand, given)} #>> '{{}}')", value, given)
 
 
 def _state(tree: Comparison, value: Literal, given: Parameters) -> str:

@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import asyncpg
 
-from cairn_common.db import Database
+from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker.expression import Operand, Tree
 from cairn_tracker.model import Run
-from cairn_tracker.search import Key, Parameters, Place, after, condition, keys, order
+from cairn_tracker.search import Key, Parameters, Part, Place, after, condition, kinds, order, parts
 from cairn_tracker.store.runs import COLUMNS, MOST_SUMMARIES_IN_LISTS, Filter, whole
 
 _MILLISECONDS: Final = 5_000
 # Newest first; also between runs that are equal in what they are sorted by.
-_NEWEST: Final = (Key("create_time", "timestamptz", True), Key("uid", "text", True))
+_NEWEST: Final = (
+    Key("create_time", "timestamptz", True, required=True),
+    Key("uid", "text", True, required=True),
+)
+# The planner cannot know how many runs an expression leaves, and knows less without its values; compiling
+# costs more than it wins.
+_SETTINGS: Final = f"""
+SET LOCAL statement_timeout = {_MILLISECONDS};
+SET LOCAL jit = off;
+SET LOCAL plan_cache_mode = force_custom_plan
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,17 +50,15 @@ class Found:
 
 def key_kinds(by: Operand | None) -> list[str]:
     """The types of a place's values."""
-    return [key.kind for key in _keys(by, False, Parameters())[1]]
+    return [*([] if by is None else kinds(by)), *(key.kind for key in _NEWEST)]
 
 
 async def search(db: Database, wanted: Search, *, limit: int) -> list[Found]:
     """The next runs. Raises InvalidArgument for a bad pattern, and for what takes more than 5 s."""
-    statement, values = _statement(wanted, limit)
     async with db.transaction() as conn:
-        # The planner cannot know how many runs an expression leaves; compiling costs more than it wins.
-        await conn.execute(f"SET LOCAL statement_timeout = {_MILLISECONDS}; SET LOCAL jit = off")
+        await conn.execute(_SETTINGS)
         try:
-            rows = await conn.fetch(statement, *values)
+            rows = await _rows(conn, wanted, limit)
         except asyncpg.InvalidRegularExpressionError as error:
             raise InvalidArgument(
                 f"filter: a pattern cannot be read: {error}", reason=Reason.FIELD_INVALID, field="filter"
@@ -62,7 +69,7 @@ async def search(db: Database, wanted: Search, *, limit: int) -> list[Found]:
                 reason=Reason.FIELD_INVALID,
                 field="filter",
             ) from None
-        count = len(_keys(wanted.by, wanted.falling, Parameters())[1])
+        count = len(key_kinds(wanted.by))
         places = [tuple(row[f"place_{number}"] for number in range(count)) for row in rows]
         runs = await whole(
             conn,
@@ -73,17 +80,35 @@ async def search(db: Database, wanted: Search, *, limit: int) -> list[Found]:
     return [Found(run, place) for run, place in zip(runs, places, strict=True)]
 
 
-def _keys(by: Operand | None, falling: bool, given: Parameters) -> tuple[str, Sequence[Key]]:
-    join, sorted_by = ("", []) if by is None else keys(by, falling, given)
-    return join, [*sorted_by, *_NEWEST]
+async def _rows(conn: Connection, wanted: Search, limit: int) -> list[Row]:
+    """Of one part of the listing after the other until they are enough."""
+    rows: list[Row] = []
+    place = wanted.place
+    count = len(_parts(wanted, Parameters()))
+    # Who has not what it is sorted by is in the last part.
+    for number in range(count - 1 if place and place[0] is None else 0, count):
+        statement, values = _statement(wanted, number, place, limit - len(rows))
+        rows += await conn.fetch(statement, *values)
+        if len(rows) >= limit:
+            break
+        place = ()
+    return rows
 
 
-def _statement(wanted: Search, limit: int) -> tuple[str, list[object]]:
-    """The SQL, in which only parameters are from outside, and those."""
+def _parts(wanted: Search, given: Parameters) -> list[Part]:
+    return [Part("", "", [])] if wanted.by is None else parts(wanted.by, wanted.falling, given)
+
+
+def _statement(wanted: Search, number: int, place: Place, limit: int) -> tuple[str, list[object]]:
+    """The SQL of a part, in which only parameters are from outside, and those."""
     where, given = wanted.where, Parameters()
     team = given.add(where.team, "text")
-    join, sorted_by = _keys(wanted.by, wanted.falling, given)
+    part = _parts(wanted, given)[number]
+    columns = [*part.keys, *_NEWEST]
+    sorted_by = [key for key in columns if key is not None]
     tests = [f"team = {team}", "delete_time IS NULL"]
+    if part.test:
+        tests.append(part.test)
     if where.experiment:
         tests.append(f"experiment = {given.add(where.experiment, 'text')}")
     if where.sweep:
@@ -92,11 +117,13 @@ def _statement(wanted: Search, limit: int) -> tuple[str, list[object]]:
         tests.append(f"state = ANY({given.add(list(where.states), 'smallint[]')})")
     if wanted.tree is not None:
         tests.append(condition(wanted.tree, given))
-    if wanted.place:
-        tests.append(after(sorted_by, wanted.place, given))
-    places = ", ".join(f"{key.sql} AS place_{number}" for number, key in enumerate(sorted_by))
+    if place:
+        tests.append(after(sorted_by, place[len(columns) - len(sorted_by) :], given))
+    places = ", ".join(
+        f"{'NULL::float8' if key is None else key.sql} AS place_{at}" for at, key in enumerate(columns)
+    )
     return (
-        f"SELECT {COLUMNS}, {places} FROM runs {join} WHERE {' AND '.join(tests)}"  # noqa: S608
+        f"SELECT {COLUMNS}, {places} FROM runs {part.join} WHERE {' AND '.join(tests)}"  # noqa: S608
         f" ORDER BY {order(sorted_by)} LIMIT {given.add(limit, 'integer')}",
         given.values,
     )
