@@ -1,96 +1,110 @@
-"""Charts of long series: ``python -m tests.bench.bench_series [STEPS] [SERIES]`` prints one JSON line.
+"""Charts of long series: ``python -m tests.bench.bench_series`` prints one JSON line.
 
-How fast points with their buckets are written (without the bus and PostgreSQL), the milliseconds (p50, p95)
-of charts of 1,000 buckets of one and of all series and of a zoom into 1,000 steps, one drawn from the points
-alone, and bytes a point on disk. On the embedded engine; ten series of 1,000,000 steps unless told.
+Milliseconds (p50, p95) of `QuerySeries` by gRPC, with the bar of each: 1,000 buckets of one series, of ten,
+of a hundred, and the exact zoom into 1,000 steps; brute force says the same. By default ten series of
+1,000,000 steps; ``--series 100`` makes 1e8 points (about 600 MB, put straight into the embedded engine's
+columns; ``--data FOLDER`` keeps them for the next time).
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from importlib.resources import files
+from pathlib import Path
 
-import numpy as np
+from clickhouse_connect.driver.client import Client as Store
 
-from cairn_tracker import points, rollups, series
-from cairn_tracker.batch import MetricKey, Points
-from cairn_tracker.clickhouse import ClickHouse, clickhouse
-from cairn_tracker.model import Summary
+from cairn.tracker.v1 import metric_pb2, tracker_pb2
+from tests.bench.reading import answering, put_points
 from tests.bench.timing import timed
+from tests.harness.tracker import TEAM, Client, run_name
 
 RUN = "01" + "b" * 24
-TIMES = 20
-BATCH = 100_000
-_SIZES = """
-SELECT table, sum(bytes_on_disk) FROM system.parts WHERE active AND database = currentDatabase()
-GROUP BY table
+TIMES = 60
+# Series, and milliseconds.
+BARS = {1: 20, 10: 50, 100: 150}
+ZOOM = 15
+# Steps held against brute force.
+CHECKED = 50_000
+# Some at once: a part for each would be merged for minutes.
+SERIES_AT_ONCE = 20
+_SERIES = f"""
+SELECT '{TEAM}' AS team, '{RUN}' AS run, 'key' || toString(intDiv(number, {{steps:UInt64}})) AS key,
+    toInt64(number % {{steps:UInt64}}) AS step, 1 AS attempt, 'w' AS writer, 1 AS segment,
+    intDiv(step, 4096) AS position, step % 4096 AS cell, 1700000000000000 + step * 100000 AS time,
+    toFloat64(toFloat32(3 * exp(-step / 200000) + 0.1 * (cityHash64(number) % 10000) / 10000)) AS value
+FROM numbers({{start:UInt64}}, {{count:UInt64}})
+"""
+_POINTS = f"INSERT INTO points {_SERIES} SETTINGS min_insert_block_size_rows = 20000000, max_threads = 2"
+_ROLLUPS = f"""
+INSERT INTO rollups SELECT team, run, key, intDiv(step, 1024) AS bucket, min(step), max(step),
+    argMax(time, step), argMax(value, step), min(value), argMin(step, value), max(value), argMax(step, value),
+    count()
+FROM ({_SERIES}) GROUP BY team, run, key, bucket
 """
 
 
-def batch(number: int, start: int, steps: int) -> Points:
-    step = np.arange(start, start + steps, dtype=np.int64)
-    same = np.zeros(steps, np.int64)
-    return Points(
-        metrics=[MetricKey("main", RUN, f"key{number}")], writers=["w"], metric=same, writer=same, step=step,
-        attempt=same, segment=same, position=step // 4096, cell=step % 4096,
-        time=1_700_000_000_000_000 + step * 100_000, value=np.random.default_rng(start).normal(size=steps),
-    )  # fmt: skip
+def fill(store: Store, steps: int, series: int) -> None:
+    for first in range(0, series, SERIES_AT_ONCE):
+        count = min(SERIES_AT_ONCE, series - first)
+        span = {"steps": steps, "start": first * steps, "count": count * steps}
+        for sql in (_POINTS, _ROLLUPS):
+            store.command(sql, parameters=span)
 
 
-async def write(store: ClickHouse, count: int, steps: int) -> float:
-    known: dict[MetricKey, Summary] = {}
-    begin = time.perf_counter()
-    for number in range(count):
-        for start in range(0, steps, BATCH):
-            made = batch(number, start, min(BATCH, steps - start))
-            await points.add(store, made)
-            known |= await rollups.keep(store, made, known)
-    return count * steps / (time.perf_counter() - begin)
-
-
-async def charts(store: ClickHouse, count: int, steps: int) -> dict[str, object]:
-    def ask(number: int, first: int = 0, end: int = 2**53) -> Callable[[], Awaitable[object]]:
-        keys = [f"key{place}" for place in range(number)]
-        return lambda: series.series(
-            store, "main", runs=[RUN], keys=keys, max_buckets=1000, first=first, end=end
-        )
-
-    made: dict[str, object] = {
-        "one": await timed(ask(1), TIMES),
-        "all": await timed(ask(count), TIMES),
-        "zoom": await timed(ask(1, steps // 2, steps // 2 + 1000), TIMES),
-    }
-    whole = [series.Extent(RUN, "key0", steps, 0, steps - 1)]
-    made["one from points"] = await timed(
-        lambda: series._from_points(store, "main", whole, 1000, first=0, end=2**53), TIMES
+async def ask(client: Client, series: int, **fields: int) -> list[metric_pb2.Series]:
+    keys = [f"key{place}" for place in range(series)]
+    request = tracker_pb2.QuerySeriesRequest(
+        parent=f"teams/{TEAM}", runs=[run_name(RUN)], keys=keys, max_buckets=1000, **fields
     )
-    return made
+    return list((await client.runs.QuerySeries(request)).series)
 
 
-async def main(steps: int, count: int) -> None:
+async def check(client: Client, steps: int) -> None:
+    """The beginning of a series against its points, as exact zooms have them."""
+    (drawn,) = await ask(client, 1)
+    values: list[float] = []
+    for start in range(0, min(steps, CHECKED), 1000):
+        (exact,) = await ask(client, 1, start_step=start, end_step=min(start + 1000, steps))
+        assert exact.exact
+        values += exact.last
+    for place, first in enumerate(drawn.steps):
+        inside = values[first : first + drawn.counts[place]]
+        if len(inside) < drawn.counts[place]:
+            break
+        found = (drawn.min[place], drawn.max[place], drawn.last[place])
+        assert found == (min(inside), max(inside), inside[-1]), (first, found)
+    assert sum(drawn.counts) == steps
+
+
+async def main(steps: int, series: int, data: Path | None) -> None:
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        async with clickhouse(f"chdb://{folder}/store", readers=1) as store:
-            await store.migrate(files("cairn_tracker") / "migrations" / "clickhouse")
-            speed = await write(store, count, steps)
-            sizes = dict(zip(*(await store.query(_SIZES, {})), strict=True))
-            result: dict[str, object] = {
-                "steps": steps,
-                "series": count,
-                "points_per_s": round(speed),
-                "bytes_per_point": round((sizes["points"] + sizes["rollups"]) / (count * steps), 2),
-                **await charts(store, count, steps),
-                "load": round(os.getloadavg()[0], 1),
-            }
-    json.dump(result, sys.stdout)
+        points = data or Path(folder) / "tracker"
+        points.mkdir(parents=True, exist_ok=True)
+        await put_points(points, lambda store: fill(store, steps, series))
+        async with answering(Path(folder), points=points) as client:
+            middle = steps // 2
+            result: dict[str, object] = {"steps": steps, "series": series}
+            for count in sorted({1, min(10, series), series}):
+                result[f"chart of {count}"] = await timed(
+                    lambda count=count: ask(client, count), TIMES, bar=BARS.get(count)
+                )
+            result["zoom"] = await timed(
+                lambda: ask(client, 1, start_step=middle, end_step=middle + 1000), TIMES, bar=ZOOM
+            )
+            await check(client, steps)
+    json.dump({**result, "load": round(os.getloadavg()[0], 1)}, sys.stdout)
     print()
 
 
 if __name__ == "__main__":
-    given = [int(text) for text in sys.argv[1:]]
-    asyncio.run(main(*(given + [1_000_000, 10][len(given) :])))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--steps", type=int, default=1_000_000, help="of each series")
+    parser.add_argument("--series", type=int, default=10)
+    parser.add_argument("--data", type=Path, help="a folder for the points, filled unless it was")
+    given = parser.parse_args()
+    asyncio.run(main(given.steps, given.series, given.data))

@@ -1,0 +1,78 @@
+"""Services to be asked: the tracker in a process of its own over real servers, and what a bench put there."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+
+import asyncpg
+import clickhouse_connect
+from clickhouse_connect.driver.client import Client
+
+from cairn_common.migrate import migrate
+from cairn_tracker.clickhouse import clickhouse
+from tests.harness import servers
+from tests.harness.tracker import Client as Asking
+from tests.harness.tracker import start_tracker
+
+_MIGRATIONS = files("cairn_tracker") / "migrations"
+
+
+async def put_points(folder: Path, fill: Callable[[Client], None]) -> None:
+    """Fills the embedded engine's tables in a folder, unless that was done there before.
+
+    `fill` has a client without the limits that the tracker's have.
+    """
+    done, path = folder / "filled", folder / "points"
+    if done.exists():
+        return
+    async with clickhouse(f"chdb://{path}", readers=1) as store:
+        await store.migrate(_MIGRATIONS / "clickhouse")
+    client = clickhouse_connect.get_client(interface="chdb", path=str(path))
+    try:
+        await asyncio.to_thread(fill, client)
+    finally:
+        client.close()
+    done.touch()
+
+
+@asynccontextmanager
+async def answering(
+    folder: Path, *, points: Path, fill: Callable[[asyncpg.Connection], Awaitable[None]] | None = None
+) -> AsyncIterator[Asking]:
+    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it; who asks it by gRPC."""
+    os.chmod(folder, 0o755)
+    postgres = await asyncio.to_thread(servers.start_postgres, folder / "postgres")
+    running: list[servers.Server] = [postgres]
+    try:
+        await asyncio.to_thread(postgres.create_database, "bench")
+        url = await asyncio.to_thread(postgres.create_schema, "bench", "tracker")
+        if fill is not None:
+            await migrate(url, "tracker", _MIGRATIONS / "postgres")
+            await _filled(url, fill)
+        bus = await asyncio.to_thread(servers.start_nats, folder / "nats")
+        running.append(bus)
+        s3 = await asyncio.to_thread(servers.start_s3, folder / "s3")
+        running.append(s3)
+        tracker = await asyncio.to_thread(
+            lambda: start_tracker(points, nats_url=bus.url, postgres_url=url, s3=s3)
+        )
+        running.append(tracker)
+        async with Asking(tracker) as client:
+            yield client
+    finally:
+        for server in reversed(running):
+            await asyncio.to_thread(server.stop)
+
+
+async def _filled(url: str, fill: Callable[[asyncpg.Connection], Awaitable[None]]) -> None:
+    connection = await asyncpg.connect(url, server_settings={"search_path": "tracker"})
+    try:
+        await fill(connection)
+        await connection.execute("VACUUM ANALYZE")
+    finally:
+        await connection.close()
