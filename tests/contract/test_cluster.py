@@ -14,7 +14,7 @@ import pytest
 from cairn.job.v1 import events_pb2
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
-from cairn_common.subjects import STREAMS
+from cairn_common.subjects import STREAMS, team_stream
 from cairn_scheduler import local, processes
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Cluster, Ended, LaunchFailed, Order, Quiet, Remains, Report, Started
@@ -23,6 +23,7 @@ from cairn_scheduler.model import Code, Resources, Spec
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
 from tests.harness.slurm import CLUSTER, Slurm
+from tests.harness.streams import of_jobs
 
 # Slurm's own start, the first time, is the longest part.
 SLOW = pytest.mark.timeout(1200)
@@ -85,8 +86,8 @@ async def anywhere(request: pytest.FixtureRequest, nats_url: str, tmp_path: Path
 
 async def streams(nats_url: str) -> None:
     async with connect(nats_url, name="test") as bus:
-        for name in ("JOB", "ATTEMPT", "SCHEDULER"):
-            await bus.ensure_stream(name, STREAMS[name])
+        await of_jobs(bus)
+        await bus.ensure_stream("SCHEDULER", STREAMS["SCHEDULER"])
 
 
 def order(
@@ -139,7 +140,7 @@ async def said(bus_url: str, one: Order, text: str, *, ranks: set[int]) -> None:
     async with (
         connect(bus_url, name="test") as bus,
         asyncio.timeout(60),
-        aclosing(bus.tail(stream="JOB", subjects=[subject], start_sequence=1)) as messages,
+        aclosing(bus.tail(stream=team_stream("main"), subjects=[subject], start_sequence=1)) as messages,
     ):
         async for message in messages:
             lines = events_pb2.JobEvent.FromString(message.data).lines_logged.lines

@@ -34,6 +34,7 @@ from cairn_common.bus import Bus, connect
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.subjects import STREAMS, subject
+from tests.harness.streams import of_jobs
 
 _LAUNCH = re.compile(r"END-OF-LAUNCH' \| gzip -d > [^\n]*\n(.*?)\nEND-OF-LAUNCH", re.DOTALL)
 
@@ -300,8 +301,8 @@ async def running(
 ) -> AsyncIterator[tuple[FakeSky, str]]:
     """The double on a free port while the block runs, and its URL."""
     async with connect(nats_url, name="fake-sky") as bus, asyncio.TaskGroup() as tasks:
-        for stream in ("JOB", "ATTEMPT", "SCHEDULER"):
-            await bus.ensure_stream(stream, STREAMS[stream])
+        await of_jobs(bus)
+        await bus.ensure_stream("SCHEDULER", STREAMS["SCHEDULER"])
         sky = FakeSky(bus, chance=chance, pace=pace, beat=beat, folder=folder)
         config = uvicorn.Config(sky.app(), host="127.0.0.1", port=0, log_level="critical", lifespan="off")
         server = uvicorn.Server(config)

@@ -138,6 +138,8 @@ async def running(
 ) -> AsyncIterator[Quota]:
     """The service while the block runs; `settings` are fields of QuotaSettings."""
     secrets = tokens or Tokens()
+    # Of a bus that many tests share.
+    settings.setdefault("job_stream_bytes", 8 * 2**20)
     folder.mkdir(parents=True, exist_ok=True)
     made = QuotaSettings(
         postgres_url=postgres_url,

@@ -18,13 +18,13 @@ from cairn_common.bus import connect
 from cairn_common.db import Database, pool
 from cairn_common.ids import new_uid
 from cairn_common.rpc import Server, channel
-from cairn_common.subjects import STREAMS
 from cairn_scheduler.app import SCHEMA, run
 from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.model import Job, Spec, State
 from cairn_scheduler.settings import SchedulerSettings
 from tests.harness.quota import Quota
 from tests.harness.service_process import ServiceProcess
+from tests.harness.streams import of_jobs
 
 FINAL = frozenset({job_pb2.Job.SUCCEEDED, job_pb2.Job.FAILED, job_pb2.Job.CANCELLED, job_pb2.Job.TIMED_OUT})
 
@@ -124,8 +124,7 @@ async def running(
     )
     async with connect(nats_url, name="test") as bus:
         # The tracker's to make; runners publish into it.
-        for name in ("JOB", "ATTEMPT"):
-            await bus.ensure_stream(name, STREAMS[name])
+        await of_jobs(bus)
     stop = asyncio.Event()
     server: asyncio.Future[Server] = asyncio.get_running_loop().create_future()
     async with asyncio.TaskGroup() as tasks:

@@ -5,8 +5,16 @@ from __future__ import annotations
 import nats
 
 from cairn.job.v1 import events_pb2
+from cairn_common.bus import Bus
+from cairn_common.subjects import STREAMS, team_stream, team_subjects
 
 SUBJECTS = "cairn.v1.job.>"
+
+
+async def of_jobs(bus: Bus, *, team: str = "main") -> None:
+    """Those that a team's jobs publish into, as the quota service and the tracker make them."""
+    await bus.ensure_stream(team_stream(team), team_subjects(team))
+    await bus.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
 
 
 async def make(url: str) -> None:

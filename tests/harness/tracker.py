@@ -34,7 +34,7 @@ from cairn_server.backends.program import Program
 from cairn_server.services import _ask_health
 from tests.harness import servers
 
-TEAM = "main"
+TEAM, OTHER = TEAMS = ("main", "other")
 MEMBER = "cairn_test_member_of_main_team"
 ADMIN = "cairn_test_admin_of_main_team"
 VIEWER = "cairn_test_viewer_of_main_team"
@@ -47,7 +47,7 @@ _ROLES = {
     ADMIN: ("users/ruth", Scope.ADMIN, {TEAM: Role.ADMIN}),
     VIEWER: ("users/bob", Scope.ADMIN, {TEAM: Role.VIEWER}),
     DOOR: ("services/gateway", Scope.NONE, {}),
-    STRANGER: ("users/eve", Scope.ADMIN, {"other": Role.MEMBER}),
+    STRANGER: ("users/eve", Scope.ADMIN, {OTHER: Role.MEMBER}),
 }
 WAIT_SECONDS = 30.0
 T = TypeVar("T")
@@ -321,15 +321,27 @@ def shuffled_by_writer(
 
 def main() -> None:
     """The tracker's process."""
+    from cairn_common.bus import connect
     from cairn_common.log import configure_logging
+    from cairn_common.subjects import team_stream, team_subjects
     from cairn_tracker.app import run
     from cairn_tracker.settings import TrackerSettings
 
+    async def streams(settings: TrackerSettings) -> None:
+        """As the quota service does."""
+        limit = int(os.environ["CAIRN_JOB_STREAM_BYTES"])
+        async with connect(settings.nats_url, name="streams") as bus:
+            for team in TEAMS:
+                await bus.ensure_stream(team_stream(team), team_subjects(team), max_bytes=limit)
+            await asyncio.Event().wait()
+
     async def serve() -> None:
-        stop = asyncio.Event()
+        stop, settings = asyncio.Event(), TrackerSettings.load()
         loop = asyncio.get_running_loop()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        await run(TrackerSettings.load(), stop=stop, authenticate=authenticate)
+        making = asyncio.create_task(streams(settings))
+        await run(settings, stop=stop, authenticate=authenticate)
+        making.cancel()
 
     configure_logging("tracker", "INFO")
     asyncio.run(serve())

@@ -17,6 +17,7 @@ from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
 from cairn_common import bus
 from cairn_common.errors import Aborted, NotFound, Reason
+from cairn_common.subjects import INGEST, team_stream, team_subjects
 from cairn_gateway.http import CODE, ENTRIES, PLATFORM, ROUTES, people
 from cairn_gateway.http.limits import MOST_REQUESTS_EACH
 from cairn_gateway.listen import listen
@@ -274,15 +275,26 @@ async def test_what_waits_for_the_tracker_is_told_with_the_platform(
         async with gateway(server.url, behind.address) as client, bus.connect(server.url, name="t") as jobs:
             told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
             assert "backlog" not in told
-            await jobs.ensure_stream("JOB", ["cairn.v1.job.>"])
-            for _ in range(3):
-                await jobs.publish("cairn.v1.job.run.points-logged.main.x", b"1")
-            config = ConsumerConfig(durable_name="tracker-ingest", ack_policy=AckPolicy.EXPLICIT)
-            await jobs._link.stream.add_consumer("JOB", config)
-            told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
-            assert int(told["backlog"]["messages"]) == 3
-            assert told["backlog"]["oldest_seconds"] >= 0
-            assert 0 < int(told["backlog"]["bytes"]) < int(told["backlog"]["limit_bytes"])
+            for team, count, limit in (("main", 3, 40_000), ("other", 4, 20_000), ("idle", 0, 10_000)):
+                await jobs.ensure_stream(team_stream(team), team_subjects(team), max_bytes=limit)
+                for _ in range(count):
+                    await jobs.publish(f"cairn.v1.job.run.points-logged.{team}.x", b"1")
+            config = ConsumerConfig(durable_name=INGEST, ack_policy=AckPolicy.EXPLICIT)
+            await jobs._link.stream.add_consumer(team_stream("main"), config)
+
+            async def told_of() -> dict[str, Any]:
+                # It is looked at once a second.
+                told = (await client.get("/api/v1/platform", headers=bearer(TOKEN))).json()
+                return told.get("backlog", {})
+
+            while int((told := await told_of()).get("messages", 0)) != 7:
+                await asyncio.sleep(0.05)
+            assert told["oldest_seconds"] >= 0
+            # Of the fullest stream, whosever it is; in detail of the caller's teams alone.
+            assert int(told["limit_bytes"]) == 20_000
+            (own,) = told["teams"]
+            assert (own["team"], int(own["messages"]), int(own["limit_bytes"])) == ("teams/main", 3, 40_000)
+            assert 0 < int(own["bytes"]) < 40_000
     finally:
         server.stop()
 

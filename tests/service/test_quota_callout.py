@@ -18,7 +18,7 @@ from cairn.quota.v1 import quota_pb2, token_pb2, user_service_pb2
 from cairn_common.auth import new_token
 from cairn_common.bus import connect
 from cairn_common.ids import new_uid
-from cairn_common.subjects import STREAMS
+from cairn_common.subjects import STREAMS, team_stream
 from cairn_server.backends.nats import NatsKeys, new_seeds
 from tests.harness import servers
 from tests.harness.quota import Quota, running
@@ -53,8 +53,7 @@ async def quota(database_url: Callable[[str], str], bus: Bus, tmp_path: Path) ->
         ) as service,
         connect(bus.server.url, seed=seeds["tracker"], name="tracker") as tracker,
     ):
-        for name in ("JOB", "ATTEMPT"):
-            await tracker.ensure_stream(name, STREAMS[name])
+        await tracker.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
         yield service
 
 
@@ -135,7 +134,7 @@ async def test_a_runs_token_publishes_for_its_run_and_does_nothing_else(quota: Q
     secret, _ = await quota.run_token("main", run_uid=run)
     async with asyncio.timeout(30), joined(bus, secret) as job:
         ack = await job.client.jetstream().publish(f"cairn.v1.job.run.points-logged.main.{run}", b"p")
-        assert ack.stream == "JOB"
+        assert ack.stream == team_stream("main")
         ack = await job.client.jetstream().publish(f"cairn.v1.job.attempt.beat.main.{run}", b"p")
         assert ack.stream == "ATTEMPT"
         assert await job.may_subscribe(f"{job.prefix}.more")
@@ -186,13 +185,14 @@ async def test_no_answer_of_the_bus_is_led_to_where_the_job_may_not_publish(quot
     ):
         await scheduler.ensure_stream("SCHEDULER", STREAMS["SCHEDULER"])
         own = f"cairn.v1.job.run.lines-logged.main.{run}"
-        before = {stream: await scheduler.last_sequence(stream) for stream in ("JOB", "QUOTA", "SCHEDULER")}
+        logged = team_stream("main")
+        before = {name: await scheduler.last_sequence(name) for name in (logged, "QUOTA", "SCHEDULER")}
         for victim in victims:
             await job.client.publish(own, b"x", reply=victim)
         ack = await job.client.jetstream().publish(own, b"x")
         fact = await scheduler.publish(f"cairn.v1.scheduler.job.finished.main.{other}", b"x")
-        assert ack.seq == before["JOB"] + len(victims) + 1
-        assert await scheduler.last_sequence("JOB") == ack.seq
+        assert ack.seq == before[logged] + len(victims) + 1
+        assert await scheduler.last_sequence(logged) == ack.seq
         assert fact == before["SCHEDULER"] + 1
         assert await scheduler.last_sequence("QUOTA") == before["QUOTA"]
 

@@ -16,6 +16,7 @@ import pytest
 from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_common.bus import connect
+from cairn_common.subjects import team_stream
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
 
@@ -94,7 +95,9 @@ async def said(nats_url: str, run_uid: str, *, attempts: int) -> list[str]:
     drained = 0
     async with connect(nats_url, name="test") as bus, asyncio.timeout(30):
         subjects = [f"cairn.v1.job.run.*.main.{run_uid}"]
-        async with aclosing(bus.tail(stream="JOB", subjects=subjects, start_sequence=1)) as messages:
+        async with aclosing(
+            bus.tail(stream=team_stream("main"), subjects=subjects, start_sequence=1)
+        ) as messages:
             async for message in messages:
                 assert SECRET.encode() not in message.data
                 assert INLINE.encode() not in message.data

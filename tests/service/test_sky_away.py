@@ -14,14 +14,15 @@ from cairn_scheduler.model import Code, Resources, Spec
 from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
 from cairn_server import ports
+from tests.harness.streams import of_jobs
 
 
 async def test_a_launch_that_waits_for_the_api_server_says_so_once_and_can_be_stopped(
     nats_url: str, tmp_path: Path
 ) -> None:
     async with connect(nats_url, name="test") as bus:
-        for name in ("JOB", "ATTEMPT", "SCHEDULER"):
-            await bus.ensure_stream(name, STREAMS[name])
+        await of_jobs(bus)
+        await bus.ensure_stream("SCHEDULER", STREAMS["SCHEDULER"])
     nobody = f"http://127.0.0.1:{ports.free(['sky'])['sky']}"
     task = json.dumps({"run": "true", "resources": {"infra": "slurm/lab", "cpus": 1}})
     spec = Spec(task=task, setup="", run="true", resources=Resources(1000, 0))

@@ -16,7 +16,7 @@ from nats.js.errors import APIError
 from cairn.job.v1 import events_pb2
 from cairn_common import bus
 from cairn_common.ids import new_uid
-from cairn_common.subjects import STREAMS
+from cairn_common.subjects import RETIRED, STREAMS, team_stream, team_subjects
 from cairn_scheduler.cluster import Ended, Order, Quiet, Report, Started, Stepped
 from cairn_scheduler.model import Code, Resources, Spec
 from cairn_scheduler.sky.cluster import SkyCluster
@@ -24,6 +24,7 @@ from cairn_scheduler.sky.opening import open_sky
 from cairn_scheduler.sky.order import Surroundings
 from tests.harness import fake_sky, servers
 
+STREAM = team_stream("main")
 NOISE = "cairn.v1.job.run.points-logged.main.noise"
 
 
@@ -43,8 +44,8 @@ async def fill(js: JetStreamContext) -> None:
 
 async def logged(js: JetStreamContext) -> list[events_pb2.JobEvent]:
     """What runs have in the stream, in its order."""
-    state = (await js.stream_info("JOB")).state
-    messages = [await js.get_msg("JOB", seq) for seq in range(state.first_seq, state.last_seq + 1)]
+    state = (await js.stream_info(STREAM)).state
+    messages = [await js.get_msg(STREAM, seq) for seq in range(state.first_seq, state.last_seq + 1)]
     return [events_pb2.JobEvent.FromString(one.data or b"") for one in messages if one.subject != NOISE]
 
 
@@ -69,7 +70,7 @@ async def test_an_end_is_heard_at_once_and_what_was_logged_once_there_is_room(tm
     reports: list[Report] = []
     try:
         async with bus.connect(server.url, name="t") as made:
-            await made.ensure_stream("JOB", STREAMS["JOB"], max_bytes=100_000)
+            await made.ensure_stream(STREAM, team_subjects("main"), max_bytes=100_000)
         await fill(js)
         async with (
             asyncio.timeout(120),
@@ -88,7 +89,7 @@ async def test_an_end_is_heard_at_once_and_what_was_logged_once_there_is_room(tm
                 while not cluster.watched[one.attempt_uid].ranks.heard:
                     await asyncio.sleep(0.01)
                 assert sky.clusters, "the node keeps what the bus has no room for"
-                await js.purge_stream("JOB")
+                await js.purge_stream(STREAM)
                 await reports_until(cluster, Quiet)
             assert sky.clusters == {}
         assert [type(report) for report in reports if not isinstance(report, Stepped)] == [
@@ -117,8 +118,9 @@ async def test_streams_of_before_are_narrowed_and_keep_what_they_hold(tmp_path: 
         await js.publish("cairn.v1.job.run.attempt-beat.main.x", b"")
         async with bus.connect(server.url, name="t") as made:
             for _ in range(2):
-                for name in ("JOB", "ATTEMPT"):
-                    await made.ensure_stream(name, STREAMS[name])
+                await made.retire_stream(RETIRED, ["cairn.v1.job.retired.>"])
+                await made.ensure_stream(STREAM, team_subjects("main"))
+                await made.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
         assert (await js.publish("cairn.v1.job.attempt.beat.main.x", b"")).stream == "ATTEMPT"
         state = (await js.stream_info("JOB")).state
         assert state.messages == 1

@@ -16,9 +16,10 @@ from nats.errors import MaxPayloadError
 from cairn.job.v1 import events_pb2
 from cairn.tracker.v1 import tracker_pb2
 from cairn_common.ids import new_uid
+from cairn_common.subjects import INGEST, team_stream
 from cairn_tracker import ingest
 from tests.harness import servers
-from tests.harness.tracker import TEAM, Client, Spool, Tracker, run_name, start_tracker, until
+from tests.harness.tracker import TEAM, TEAMS, Client, Spool, Tracker, run_name, start_tracker, until
 
 LARGEST_KEY = 250
 
@@ -158,8 +159,8 @@ async def put_aside(client: Client) -> int:
 
 async def idle(client: Client) -> bool:
     """Whether all that the bus has was taken in or put aside."""
-    info = await client.stream.consumer_info("JOB", "tracker-ingest")
-    return not info.num_pending and not info.num_ack_pending
+    infos = [await client.stream.consumer_info(team_stream(team), INGEST) for team in TEAMS]
+    return not any(info.num_pending or info.num_ack_pending for info in infos)
 
 
 async def test_of_an_event_that_holds_what_cannot_be_kept_the_rest_is_kept(place: Place) -> None:

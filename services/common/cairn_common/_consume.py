@@ -15,7 +15,7 @@ from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
 from cairn_common._link import AWAY, Link
-from cairn_common._pull import Message, Pull
+from cairn_common._pull import MOST_BYTES, Message, Pull
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Database, is_transient
 from cairn_common.errors import Unavailable, from_rpc_error
@@ -70,7 +70,9 @@ class Consumption:
         self._deaths = 0
         self._suspects = 0
 
-    async def run(self, *, subjects: list[str], batch: int, max_wait: float) -> NoReturn:
+    async def run(
+        self, *, subjects: list[str], batch: int, max_wait: float, most_bytes: int = MOST_BYTES
+    ) -> NoReturn:
         """For ever; a new session after each loss of the connection."""
         pause = 0.1
         while True:
@@ -80,7 +82,12 @@ class Consumption:
                 await self._ensure(subjects)
                 pause = 0.1
                 pull = Pull(
-                    self._link, stream=self._stream, consumer=self._durable, batch=batch, expires=max_wait
+                    self._link,
+                    stream=self._stream,
+                    consumer=self._durable,
+                    batch=batch,
+                    expires=max_wait,
+                    most_bytes=most_bytes,
                 )
                 async with pull.open():
                     while True:

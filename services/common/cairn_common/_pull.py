@@ -26,7 +26,7 @@ log = structlog.get_logger(__name__)
 _LINGER = 0.02
 # Of one batch, and of what the bus sends ahead: a handler lays all of a batch out in memory, ten times as
 # large, and any job can fill a stream. What is more than that stays in the stream.
-_MOST_BYTES = 8 * 1024 * 1024
+MOST_BYTES = 8 * 1024 * 1024
 # How the bus says that a request has ended: the next message would be too much, or it has brought all.
 _NO_MORE_BYTES = "Message Size Exceeds MaxBytes"
 _COMPLETED = "Batch Completed"
@@ -63,11 +63,21 @@ class Pull:
     waiting for a full batch, and sends nothing while idle but one request in `expires` seconds.
     """
 
-    def __init__(self, link: Link, *, stream: str, consumer: str, batch: int, expires: float) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        stream: str,
+        consumer: str,
+        batch: int,
+        expires: float,
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self._link = link
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._batch = batch
         self._expires = expires
+        self._most_bytes = most_bytes
         self._inbox = ""
         self._found: deque[Message] = deque()
         self._news = asyncio.Event()
@@ -94,7 +104,7 @@ class Pull:
                     pass
 
     async def next(self) -> list[Message]:
-        """At least one message, at most a batch, and no more than 8 MiB; waits for ever for the first one.
+        """At least one message, at most a batch, and no more than `most_bytes`; waits for ever for the first.
 
         Raises `Unavailable` once the connection or the consumer is lost.
         """
@@ -117,7 +127,7 @@ class Pull:
         size = len(taken[0].data)
         while self._found and len(taken) < self._batch:
             size += len(self._found[0].data)
-            if size > _MOST_BYTES:
+            if size > self._most_bytes:
                 break
             taken.append(self._found.popleft())
         return taken
@@ -138,7 +148,7 @@ class Pull:
 
     async def _request(self) -> None:
         body = json.dumps(
-            {"batch": self._batch, "expires": int(self._expires * 1e9), "max_bytes": _MOST_BYTES}
+            {"batch": self._batch, "expires": int(self._expires * 1e9), "max_bytes": self._most_bytes}
         ).encode()
         try:
             await self._link.client.publish(self._subject, body, reply=self._inbox)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import NoReturn
+from functools import partial
+from typing import Any, NoReturn
 
 import structlog
 from nats.errors import MaxPayloadError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import NotFoundError
+from nats.js.errors import APIError, NotFoundError
 from pydantic import SecretStr
 
 from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, Link, Login, unavailable
-from cairn_common._pull import Message, Tail
+from cairn_common._pull import MOST_BYTES, Message, Tail
 from cairn_common._room import Clearing
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
-from cairn_common.subjects import KEPT, LAST
+from cairn_common.subjects import LAST, is_kept
 
 __all__ = ["Bus", "Handler", "Lag", "Message", "Room", "Unusable", "connect"]
 
@@ -34,6 +36,7 @@ _CONNECTED_TIMEOUT = 2.0
 _LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
+_RETIRED_BYTES = 1024**2
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,13 +109,13 @@ class Bus:
     ) -> None:
         """Makes the stream, on disk and bounded (bytes, seconds), or gives an existing one these subjects.
 
-        A stream of `KEPT` throws nothing away, of any age: when it is full it refuses what comes, and
+        A stream that `is_kept` throws nothing away, of any age: when it is full it refuses what comes, and
         `make_room` makes room. One of `LAST` keeps so many messages of each subject, the newest. An existing
         one is made to be so. Remembered: after a restart in which the bus
         lost its store, the stream is made again. Limits of an existing stream are its operator's and stay,
-        unless `max_bytes` is given for one of `KEPT`. Waits while the bus is away.
+        unless `max_bytes` is given for one that is kept. Waits while the bus is away.
         """
-        kept = name in KEPT
+        kept = is_kept(name)
         self._streams[name] = _Wanted(
             StreamConfig(
                 name=name,
@@ -129,6 +132,43 @@ class Bus:
             limit=kept and max_bytes is not None,
         )
         await self._link.patiently(lambda: self._ensure(self._streams[name]))
+
+    async def streams(self, prefix: str) -> list[str]:
+        """Names of the streams there are that begin so. Waits while the bus is away."""
+        found: list[str] = []
+        while True:
+            page = await self._link.patiently(partial(self._names, len(found)))
+            found += page["streams"] or ()
+            if not page["streams"] or len(found) >= page["total"]:
+                return sorted(name for name in set(found) if name.startswith(prefix))
+
+    async def _names(self, offset: int) -> dict[str, Any]:
+        asked = json.dumps({"offset": offset}).encode()
+        answer = await self._link.client.request("$JS.API.STREAM.NAMES", asked, timeout=_LAG_TIMEOUT)
+        page: dict[str, Any] = json.loads(answer.data)
+        if "error" in page:
+            raise APIError.from_error(page["error"])
+        return page
+
+    async def retire_stream(self, name: str, subjects: Sequence[str]) -> None:
+        """Leaves a stream these subjects, on which nobody publishes; what it holds stays, and is still read.
+
+        What it had reserved of the bus's disk is free for others. Nothing, where there is no such stream.
+        """
+        await self._link.patiently(lambda: self._retire(name, list(subjects)))
+
+    async def _retire(self, name: str, subjects: list[str]) -> None:
+        try:
+            found = (await self._link.stream.stream_info(name)).config
+        except NotFoundError:
+            return
+        if list(found.subjects or ()) == subjects:
+            return
+        # First it throws nothing away any more, then it may hold less than it does.
+        kept = replace(found, discard=DiscardPolicy.NEW, max_age=0)
+        await self._link.stream.update_stream(kept)
+        await self._link.stream.update_stream(replace(kept, subjects=subjects, max_bytes=_RETIRED_BYTES))
+        log.info("bus.stream_retired", stream=name)
 
     async def publish(self, subject: str, payload: bytes, msg_id: str | None = None) -> int:
         """Publishes and waits until the stream has it on disk; returns its sequence there.
@@ -157,19 +197,21 @@ class Bus:
         return (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state.last_seq
 
     async def lag(self, *, stream: str, durable: str) -> Lag:
-        """How far a consumer of all of a stream is behind.
+        """How far a consumer of all of a stream is behind; one that was never there, by all of it.
 
-        Raises `Unavailable` where the bus does not answer within a second, or there is no such consumer.
+        Raises `Unavailable` where the bus does not answer within a second, or there is no such stream.
         """
 
         async def ask() -> Lag:
-            info = await self._link.stream.consumer_info(stream, durable)
-            messages = (info.num_pending or 0) + (info.num_ack_pending or 0)
+            state = (await self._link.stream.stream_info(stream)).state
+            messages, after = state.messages, 0
+            with suppress(NotFoundError):
+                info = await self._link.stream.consumer_info(stream, durable)
+                messages = (info.num_pending or 0) + (info.num_ack_pending or 0)
+                after = info.ack_floor.stream_seq if info.ack_floor else 0
             if not messages:
                 return Lag(0, 0.0)
-            first = (await self._link.stream.stream_info(stream)).state.first_seq
-            after = info.ack_floor.stream_seq if info.ack_floor else 0
-            oldest = await self._link.stream.get_msg(stream, max(after + 1, first))
+            oldest = await self._link.stream.get_msg(stream, max(after + 1, state.first_seq))
             waited = (datetime.now(UTC) - oldest.time).total_seconds() if oldest.time else 0.0
             return Lag(messages, max(0.0, waited))
 
@@ -189,7 +231,7 @@ class Bus:
         return Room(info.state.bytes, max(info.config.max_bytes or 0, 0))
 
     async def make_room(self, *, stream: str, durable: str) -> NoReturn:
-        """For ever: takes out of a stream of `KEPT` what its consumer has acknowledged, once much has come.
+        """For ever: takes out of a stream that is kept what its consumer acknowledged, once much has come.
 
         It is this connection's `consume` that tells when to look; while nothing is taken in nobody asks.
         """
@@ -206,13 +248,15 @@ class Bus:
         db: Database,
         batch: int = 256,
         max_wait: float = 5.0,
+        most_bytes: int = MOST_BYTES,
     ) -> NoReturn:
         """Hands the stream's messages to `handler`, in order, in batches, for ever; each at least once.
 
         The handler returns after its commit; then the batch is acknowledged. While it raises `Unavailable`
         (or a neighbour's UNAVAILABLE) the batch is held and tried again in place. Where it raises `Unusable`
         the messages named there go to `dead_letters`. Any other error: the batch is split until the message
-        that causes it is alone; after 5 tries that one goes to `dead_letters`.
+        that causes it is alone; after 5 tries that one goes to `dead_letters`. `most_bytes`: of a batch, and
+        of what the bus sends ahead; at least what the largest message has.
         """
 
         def acknowledged(messages: Sequence[Message]) -> None:
@@ -227,7 +271,7 @@ class Bus:
             db=db,
             acknowledged=acknowledged,
         )
-        await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait)
+        await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait, most_bytes=most_bytes)
 
     async def tail(
         self, *, stream: str, subjects: list[str], start_sequence: int | None = None
@@ -259,7 +303,7 @@ class Bus:
         new = found
         if set(found.subjects or ()) != set(config.subjects or ()):
             new = replace(new, subjects=config.subjects)
-        if config.name in KEPT and (found.discard, found.max_age or 0) != (config.discard, config.max_age):
+        if is_kept(config.name) and (found.discard, found.max_age or 0) != (config.discard, config.max_age):
             new = replace(new, discard=config.discard, max_age=config.max_age)
         if config.name in LAST and found.max_msgs_per_subject != config.max_msgs_per_subject:
             new = replace(new, max_msgs_per_subject=config.max_msgs_per_subject)

@@ -11,22 +11,23 @@ from typing import Final
 _PREFIX = "cairn.v1"
 _TOKEN = re.compile(r"[a-z0-9-]{1,63}")
 
-#: Stream of each publisher (a job has two), and the subjects that it holds. Those before are narrowed before
-#: those behind are made: no two may hold the same.
+#: Stream of each publisher, and the subjects that it holds. What jobs log is apart: see `team_stream`.
 STREAMS: Final = MappingProxyType(
     {
         "SCHEDULER": ("cairn.v1.scheduler.>",),
         "QUOTA": ("cairn.v1.quota.>",),
         "TRACKER": ("cairn.v1.tracker.>",),
-        "JOB": ("cairn.v1.job.run.>",),
         "ATTEMPT": ("cairn.v1.job.attempt.>",),
     }
 )
-#: Streams of which nothing is thrown away: whoever publishes has no other copy once the bus has taken it.
-KEPT: Final = frozenset({"JOB"})
+#: What jobs log, of all teams. Each team has a stream of its own for it, so that one fills its own alone.
+LOGGED: Final = "cairn.v1.job.run.>"
+#: The one stream for all teams of earlier releases: what lies in it is still taken in.
+RETIRED: Final = "JOB"
+_OF_A_TEAM = "JOB-"
 #: Streams of which each subject keeps its last messages only, and how many: two of each rank of an attempt.
 LAST: Final = MappingProxyType({"ATTEMPT": 2_000})
-# The tracker's durable consumer of JOB, by which others see how far it is behind.
+# The tracker's durable consumer of what jobs log, by which others see how far it is behind.
 INGEST: Final = "tracker-ingest"
 
 
@@ -42,6 +43,28 @@ class Subject:
 
     def __str__(self) -> str:
         return f"{_PREFIX}.{self.publisher}.{self.resource}.{self.event}.{self.team}.{self.uid}"
+
+
+def team_stream(team: str) -> str:
+    """The stream of what a team's jobs log."""
+    return _OF_A_TEAM + team
+
+
+def team_subjects(team: str) -> tuple[str, ...]:
+    """What that stream holds. Raises ValueError for what is no team's id."""
+    if _TOKEN.fullmatch(team) is None:
+        raise ValueError(f"{team[:80]!r} cannot be a part of a subject: 1 to 63 of a-z, 0-9 and -")
+    return (f"cairn.v1.job.run.*.{team}.*",)
+
+
+def team_of(stream: str) -> str:
+    """Whose jobs log to a stream; empty where that is no team's."""
+    return stream.removeprefix(_OF_A_TEAM) if stream.startswith(_OF_A_TEAM) else ""
+
+
+def is_kept(stream: str) -> bool:
+    """Whether nothing of a stream is thrown away: whoever publishes has no other copy once it was taken."""
+    return stream == RETIRED or stream.startswith(_OF_A_TEAM)
 
 
 def subject(publisher: str, resource: str, event: str, team: str, uid: str) -> str:

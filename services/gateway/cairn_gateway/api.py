@@ -8,6 +8,7 @@ from grpc import aio
 
 from cairn.gateway.v1 import gateway_pb2, gateway_pb2_grpc
 from cairn_common.auth import Access, Role, access
+from cairn_common.rpc import caller
 from cairn_gateway.platform import Platform
 
 NAME = "cairn.gateway.v1.GatewayService"
@@ -30,4 +31,4 @@ class GatewayApi(gateway_pb2_grpc.GatewayServiceServicer):
         context: aio.ServicerContext[gateway_pb2.GetPlatformRequest, gateway_pb2.Platform],
     ) -> gateway_pb2.Platform:
         """What a client needs to talk to the parts directly."""
-        return await self._platform.describe()
+        return await self._platform.describe(caller().roles)

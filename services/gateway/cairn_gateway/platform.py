@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cairn.gateway.v1 import gateway_pb2
-from cairn_common.bus import Bus
+from cairn_common.bus import Bus, Lag, Room
 from cairn_common.errors import Unavailable
-from cairn_common.subjects import INGEST
+from cairn_common.subjects import INGEST, RETIRED, is_kept, team_of
 from cairn_gateway.settings import GatewaySettings
 
 _HEALTH_TIMEOUT = 1.0
+# For so long it is known how far the tracker is behind: every SDK that starts asks where the bus is.
+_BACKLOG_SECONDS = 1.0
+# From this share of its limit on a stream is of interest though nothing in it waits.
+_NEARLY_FULL = 0.9
+
+
+@dataclass(frozen=True, slots=True)
+class _Stream:
+    team: str
+    lag: Lag
+    room: Room
+
+    @property
+    def share(self) -> float:
+        return self.room.used / self.room.limit if self.room.limit else 0.0
 
 
 class Platform:
@@ -27,11 +44,17 @@ class Platform:
         self._channels = channels
         self._bus = bus
         self._version = version
+        self._asking = asyncio.Lock()
+        self._asked = -_BACKLOG_SECONDS
+        self._waiting: Sequence[_Stream] = ()
 
-    async def describe(self) -> gateway_pb2.Platform:
-        """The platform as it is now; a part that does not answer within a second does not serve."""
-        serving, backlog = await asyncio.gather(
-            asyncio.gather(*(_serves(channel) for channel in self._channels.values())), self._backlog()
+    async def describe(self, teams: Collection[str]) -> gateway_pb2.Platform:
+        """The platform as it is now; a part that does not answer within a second does not serve.
+
+        `teams`: the caller's, who sees nothing of others.
+        """
+        serving, streams = await asyncio.gather(
+            asyncio.gather(*(_serves(channel) for channel in self._channels.values())), self._streams()
         )
         services = [
             gateway_pb2.Platform.Service(
@@ -47,23 +70,47 @@ class Platform:
             url=self._settings.public_url,
             bus_url=self._settings.public_nats_url,
             services=[*services, own],
-            backlog=backlog,
+            backlog=_backlog(streams, teams),
         )
 
-    async def _backlog(self) -> gateway_pb2.Platform.Backlog | None:
-        """Of the tracker: the bus says it also while that one is down."""
-        try:
-            lag, room = await asyncio.gather(
-                self._bus.lag(stream="JOB", durable=INGEST), self._bus.room("JOB")
+    async def _streams(self) -> Sequence[_Stream]:
+        """What waits for the tracker: the bus says it also while that one is down. Empty: it does not."""
+        async with self._asking:
+            if time.monotonic() - self._asked >= _BACKLOG_SECONDS:
+                try:
+                    async with asyncio.timeout(_HEALTH_TIMEOUT):
+                        names = [name for name in await self._bus.streams(RETIRED) if is_kept(name)]
+                        self._waiting = await asyncio.gather(*map(self._stream, names))
+                except (Unavailable, TimeoutError):
+                    self._waiting = ()
+                self._asked = time.monotonic()
+            return self._waiting
+
+    async def _stream(self, name: str) -> _Stream:
+        lag, room = await asyncio.gather(self._bus.lag(stream=name, durable=INGEST), self._bus.room(name))
+        return _Stream(team_of(name), lag, room)
+
+
+def _backlog(streams: Sequence[_Stream], teams: Collection[str]) -> gateway_pb2.Platform.Backlog | None:
+    if not streams:
+        return None
+    fullest = max(streams, key=lambda stream: stream.share).room
+    told = gateway_pb2.Platform.Backlog(
+        messages=sum(stream.lag.messages for stream in streams),
+        oldest_seconds=round(max(stream.lag.seconds for stream in streams), 1),
+        bytes=fullest.used,
+        limit_bytes=fullest.limit,
+    )
+    for stream in streams:
+        if stream.team in teams and (stream.lag.messages or stream.share >= _NEARLY_FULL):
+            told.teams.add(
+                team=f"teams/{stream.team}",
+                messages=stream.lag.messages,
+                oldest_seconds=round(stream.lag.seconds, 1),
+                bytes=stream.room.used,
+                limit_bytes=stream.room.limit,
             )
-        except Unavailable:
-            return None
-        return gateway_pb2.Platform.Backlog(
-            messages=lag.messages,
-            oldest_seconds=round(lag.seconds, 1),
-            bytes=room.used,
-            limit_bytes=room.limit,
-        )
+    return told
 
 
 async def _serves(channel: grpc.aio.Channel) -> bool:

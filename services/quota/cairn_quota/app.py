@@ -53,6 +53,7 @@ from cairn_quota.reconcile import Reconciler
 from cairn_quota.settings import QuotaSettings
 from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore
+from cairn_quota.team_streams import TeamStreams
 from cairn_quota.tree_store import TreeStore
 from cairn_quota.usage_store import UsageStore
 from cairn_quota.user_api import USER_ACCESS, USERS, UserApi
@@ -96,6 +97,7 @@ class Parts:
     # None: there is no key to keep webhooks by.
     sealer: Sealer | None
     sender: Sender | None
+    streams: TeamStreams
     clock: Clock
 
     @classmethod
@@ -105,9 +107,12 @@ class Parts:
         reach = Reach.of(settings.webhook_networks if settings is not None else "")
         identities = IdentityStore(db)
         authority = Authority(db)
+        teams = TeamStore(db)
+        most, total = (settings.job_stream_bytes, settings.job_streams_bytes) if settings else (2**30, 2**33)
         return cls(
             db=db,
-            teams=TeamStore(db),
+            teams=teams,
+            streams=TeamStreams(teams, total=total, most=most),
             store=Store(db, authority),
             authority=authority,
             identities=identities,
@@ -209,7 +214,9 @@ def _works(settings: QuotaSettings, parts: Parts) -> Iterator[Coroutine[Any, Any
     issuer = settings.nats_issuer_seed.get_secret_value()
     seed = settings.nats_callout_seed.get_secret_value()
     if issuer and seed:
-        callout = Callout(Issuer(issuer), parts.authenticator, parts.clock, settings.nats_account)
+        callout = Callout(
+            Issuer(issuer), parts.authenticator, parts.clock, settings.nats_account, parts.streams
+        )
         yield answer_callouts(callout, url=settings.nats_url, seed=seed)
     else:
         log.warning("callout.off", missing="CAIRN_NATS_ISSUER_SEED or CAIRN_NATS_CALLOUT_SEED")
@@ -230,6 +237,7 @@ async def _talk(bus: Bus, settings: QuotaSettings, parts: Parts) -> None:
     metering = Metering(parts.store, parts.clock)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(parts.db, bus))
+        tasks.create_task(parts.streams.keep(bus))
         tasks.create_task(
             bus.consume(
                 stream="SCHEDULER",

@@ -19,6 +19,7 @@ from cairn_quota.authentication import Authenticator
 from cairn_quota.connection import RECONNECT_WAIT, connection
 from cairn_quota.grants import grant
 from cairn_quota.jwt import ConnectRequest, Issuer, read_request
+from cairn_quota.team_streams import TeamStreams
 
 SUBJECT = "$SYS.REQ.USER.AUTH"
 QUEUE = "quota-callout"
@@ -36,6 +37,8 @@ class Callout:
     authenticator: Authenticator
     clock: Clock
     account: str
+    # None: somebody else sees to the streams.
+    streams: TeamStreams | None = None
 
     async def answer(self, data: bytes) -> bytes | None:
         """The signed answer to a server's request; None where what came is no request of a server."""
@@ -60,6 +63,8 @@ class Callout:
         allowed = grant(token, roles=roles, secret=request.token, now=now)
         if allowed is None:
             raise Unauthenticated("this token opens nothing on the bus")
+        if self.streams is not None:
+            await self.streams.ready(allowed.teams)
         return self.issuer.user(
             user_nkey=request.user_nkey,
             name=token.uid,

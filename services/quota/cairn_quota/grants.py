@@ -22,6 +22,8 @@ class Grant:
     publish: tuple[str, ...]
     subscribe: tuple[str, ...]
     expires: datetime
+    # Whose streams are published to.
+    teams: tuple[str, ...]
 
 
 def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime) -> Grant | None:
@@ -30,26 +32,28 @@ def grant(token: Token, *, roles: Mapping[str, int], secret: str, now: datetime)
 
     Replies come to `_INBOX_<first 16 of the SHA-256 of the secret>.>`, so no connection can read another's.
     """
-    publish = _publish(token, roles)
-    if not publish:
+    places = _places(token, roles)
+    if not places:
         return None
+    # A runner's words about its attempt are what the scheduler goes by.
+    told = ("run", "attempt") if token.scope is Scope.RUN else ("run",)
+    publish = tuple(f"cairn.v1.job.{of}.*.{team}.{run}" for team, run in places for of in told)
     expires = min(now + LONGEST, token.expire_time or now + LONGEST)
     inbox = f"_INBOX_{hashlib.sha256(secret.encode()).hexdigest()[:16]}.>"
-    return Grant(publish=publish, subscribe=(inbox, *_subscribe(token)), expires=expires)
+    teams = tuple(dict.fromkeys(team for team, _ in places))
+    return Grant(publish=publish, subscribe=(inbox, *_subscribe(token)), expires=expires, teams=teams)
 
 
-def _publish(token: Token, roles: Mapping[str, int]) -> tuple[str, ...]:
-    told: tuple[str, ...] = ("cairn.v1.job.run",)
+def _places(token: Token, roles: Mapping[str, int]) -> list[tuple[str, str]]:
+    """Teams, and the run of each that may be told of (``*``: all)."""
     if token.scope is Scope.RUN:
         places = [(token.team, token.run_uid)]
-        # Its runner's words are what the scheduler goes by.
-        told = ("cairn.v1.job.run", "cairn.v1.job.attempt")
     elif token.scope in (Scope.WRITE, Scope.ADMIN) and token.subject.startswith("users/"):
         places = [(team, "*") for team, role in sorted(roles.items()) if role >= Role.MEMBER]
     else:
         # Reading needs no bus, and services have keys of their own.
         places = []
-    return tuple(f"{of}.*.{team}.{run}" for team, run in places if _are_parts(team, run) for of in told)
+    return [(team, run) for team, run in places if _are_parts(team, run)]
 
 
 def _subscribe(token: Token) -> tuple[str, ...]:

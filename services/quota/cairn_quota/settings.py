@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 
 from cairn_common.settings import ServiceSettings
 
@@ -24,6 +24,10 @@ class QuotaSettings(ServiceSettings):
     nats_system_seed: SecretStr = SecretStr("")
     # The account that admitted connections join: not the services' own, see `cairn_server.backends.nats`.
     nats_account: str = "JOBS"
+    # What the stream of one team's jobs may hold at most, and those of all teams together, in bytes. Once one
+    # is full, because no tracker takes anything in, it refuses more: what is logged waits on the jobs' disks.
+    job_stream_bytes: int = Field(default=1024**3, gt=0)
+    job_streams_bytes: int = Field(default=8 * 1024**3, gt=0)
     # Under which webhooks' URLs and secrets are kept; empty: one made once in data_dir; neither: no webhooks.
     secrets_key: SecretStr = SecretStr("")
     # Networks inside that webhooks may lead to, with commas between; all that is not public is refused else.

@@ -29,6 +29,10 @@ class TeamStore:
         row = await self._db.fetchrow(SELECT_TEAMS + " WHERE teams.id = $1", team)
         return None if row is None else _team(row)
 
+    async def ids(self) -> list[str]:
+        """Of all teams, in order."""
+        return [str(row["id"]) for row in await self._db.fetch("SELECT id FROM teams ORDER BY id")]
+
     async def teams(self, ids: Sequence[str] | None, *, after: str, size: int) -> list[Team]:
         """Teams in order of their ids, of `ids` or (None) of all, from behind `after`."""
         rows = await self._db.fetch(

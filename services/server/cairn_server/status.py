@@ -39,7 +39,7 @@ class Backlog:
 
     messages: int
     oldest_seconds: float
-    # What the bus holds, and what it may hold (0: not known).
+    # Of the team whose stream is fullest: what it holds, and what it may hold (0: not known).
     bytes: int = 0
     limit_bytes: int = 0
 
@@ -54,12 +54,12 @@ class Backlog:
             return ["all that was logged is stored"]
         told = [
             f"logged, and not stored yet: {self.messages:,} messages, the oldest since"
-            f" {self.oldest_seconds:.0f} s; the bus holds {self.bytes / 2**20:.0f} of"
+            f" {self.oldest_seconds:.0f} s; the fullest team's stream holds {self.bytes / 2**20:.0f} of"
             f" {self.limit_bytes / 2**20:.0f} MiB"
         ]
         if self.full:
             told.append(
-                "the bus is full: what jobs log waits on their own disks until the tracker takes in more"
+                "it is full: what that team's jobs log waits on their own disks until the tracker takes in more"
                 " (does it run? `logs/tracker.log` says why not; CAIRN_JOB_STREAM_BYTES is the limit)"
             )
         return told

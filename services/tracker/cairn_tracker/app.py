@@ -36,7 +36,7 @@ from cairn_common.errors import Unavailable
 from cairn_common.migrate import migrate
 from cairn_common.objects import ObjectStore
 from cairn_common.settings import required
-from cairn_common.subjects import INGEST, STREAMS
+from cairn_common.subjects import STREAMS
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.evaluations import EvaluationApi
@@ -55,7 +55,8 @@ from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.collection import Collector
 from cairn_tracker.handlers import JobEvents, Steps, reconcile
-from cairn_tracker.ingest import BATCH, Ingest
+from cairn_tracker.ingest import Ingest
+from cairn_tracker.intake import Intake
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
 from cairn_tracker.mlflow.files import Files
@@ -194,7 +195,6 @@ async def _on_the_bus(settings: TrackerSettings, parts: Parts, tokens: TokenChec
 
 async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None, bus: Bus) -> None:
     await bus.ensure_stream("TRACKER", STREAMS["TRACKER"])
-    await bus.ensure_stream("JOB", STREAMS["JOB"], max_bytes=settings.job_stream_bytes)
     await bus.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
     ingest = Ingest(
         db=parts.db,
@@ -206,17 +206,7 @@ async def _consume(settings: TrackerSettings, parts: Parts, tokens: TokenChecker
     jobs = JobEvents(db=parts.db, clock=parts.clock)
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(outbox.relay(parts.db, bus))
-        tasks.create_task(bus.make_room(stream="JOB", durable=INGEST))
-        tasks.create_task(
-            bus.consume(
-                stream="JOB",
-                durable=INGEST,
-                subjects=list(STREAMS["JOB"]),
-                handler=ingest,
-                db=parts.db,
-                batch=BATCH,
-            )
-        )
+        tasks.create_task(Intake(bus=bus, db=parts.db, handler=ingest).run())
         tasks.create_task(
             bus.consume(
                 stream="ATTEMPT",

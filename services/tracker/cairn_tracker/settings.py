@@ -19,9 +19,6 @@ class TrackerSettings(ServiceSettings):
     ingest_interval: float = 0.5
     # The store's URL as jobs and people reach it, for presigned URLs; empty: the same.
     s3_public_endpoint: str = ""
-    # What the stream of job events may hold, in bytes. Once it is full, because no tracker takes anything in,
-    # it refuses more, and all that is logged waits on the jobs' own disks.
-    job_stream_bytes: int = Field(default=1024**3, gt=0)
     # Seconds for which bytes stay that nobody keeps: of deleted versions, and of uploads that were given up.
     # An upload takes no longer than this from its first part to its commit, or it sends parts again.
     collection_grace: float = Field(default=86_400.0, ge=0)

@@ -185,7 +185,8 @@ def _answer(route: Route, upstream: Upstream) -> Callable[[Request], Awaitable[R
 def _platform(platform: Platform) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         await read(PLATFORM, request)
-        return tags.read(request, wire.dumps(wire.to_json(await platform.describe())))
+        found = await platform.describe(caller_of(request).principal.roles)
+        return tags.read(request, wire.dumps(wire.to_json(found)))
 
     return answer
 

@@ -25,7 +25,9 @@ log = structlog.get_logger(__name__)
 
 # Apart from what jobs log: however much of that waits, or has no room, these words come at once.
 STREAM = "ATTEMPT"
-# Where runners of earlier releases say them.
+# How soon the stream of another team is seen.
+_LOOK_SECONDS = 5.0
+# Where runners of earlier releases say them, among what their jobs log.
 _EARLIER = [f"cairn.v1.job.run.attempt-{word}.>" for word in ("started", "ended", "beat", "drained")]
 
 
@@ -49,8 +51,7 @@ class Ears:
             try:
                 async with connect(self._url, seed=self._seed, name="scheduler-sky") as bus:
                     # The tracker's to make; whoever comes first makes the same.
-                    for name in ("JOB", STREAM):
-                        await bus.ensure_stream(name, subjects.STREAMS[name])
+                    await bus.ensure_stream(STREAM, subjects.STREAMS[STREAM])
                     if self.sequence is None:
                         self.sequence = await bus.last_sequence(STREAM) if since is None else since
                     self._bus = bus
@@ -88,7 +89,18 @@ class Ears:
 
 
 async def _listen_elsewhere(bus: Bus, hear: Callable[[events_pb2.JobEvent], None]) -> None:
-    async with aclosing(bus.tail(stream="JOB", subjects=_EARLIER, start_sequence=1)) as messages:
+    followed: set[str] = set()
+    async with asyncio.TaskGroup() as tasks:
+        while True:
+            for stream in await bus.streams(subjects.RETIRED):
+                if subjects.is_kept(stream) and stream not in followed:
+                    followed.add(stream)
+                    tasks.create_task(_listen_to(stream, bus, hear))
+            await asyncio.sleep(_LOOK_SECONDS)
+
+
+async def _listen_to(stream: str, bus: Bus, hear: Callable[[events_pb2.JobEvent], None]) -> None:
+    async with aclosing(bus.tail(stream=stream, subjects=_EARLIER, start_sequence=1)) as messages:
         async for message in messages:
             if (event := _event(message)) is not None:
                 hear(event)
