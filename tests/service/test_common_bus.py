@@ -147,7 +147,8 @@ async def test_how_far_a_consumer_is_behind_is_told_in_messages_and_seconds(
     bus: Bus, db: Database, stream: str
 ) -> None:
     with pytest.raises(Unavailable):
-        await bus.lag(stream=stream, durable="d")
+        await bus.lag(stream=f"{stream}-not-there", durable="d")
+    assert await bus.lag(stream=stream, durable="d") == Lag(0, 0.0)
     gate = asyncio.Event()
     seen = Seen()
 
@@ -158,8 +159,9 @@ async def test_how_far_a_consumer_is_behind_is_told_in_messages_and_seconds(
     consuming = bus.consume(
         stream=stream, durable="d", subjects=[f"{stream}.>"], handler=slow, db=db, batch=2
     )
+    await publish(bus, f"{stream}.a", b"1", b"2", b"3", b"4", b"5")
+    assert (await bus.lag(stream=stream, durable="d")).messages == 5, "nobody has ever read from it"
     async with running(consuming):
-        await publish(bus, f"{stream}.a", b"1", b"2", b"3", b"4", b"5")
         await seen.until(lambda: bool(seen.all))
         lag = await bus.lag(stream=stream, durable="d")
         assert lag.messages == 5

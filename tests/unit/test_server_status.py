@@ -21,7 +21,7 @@ LIMIT = 1000 * 2**20
 def test_a_bus_is_called_full_from_nine_tenths_of_its_limit_on(held: int, limit: int, full: bool) -> None:
     told = Backlog(messages=12_345, oldest_seconds=61.4, bytes=held, limit_bytes=limit).words()
     assert told[0].startswith("logged, and not stored yet: 12,345 messages, the oldest since 61 s;")
-    assert [line.startswith("the bus is full") for line in told[1:]] == [True] * full
+    assert [line.startswith("it is full") for line in told[1:]] == [True] * full
 
 
 def test_a_bus_that_keeps_what_was_taken_in_is_not_full_of_anything() -> None:

@@ -59,7 +59,7 @@ class Backlog:
         ]
         if self.full:
             told.append(
-                "it is full: what that team's jobs log waits on their own disks until the tracker takes in more"
+                "it is full: what that team's jobs log waits on their disks until the tracker takes in more"
                 " (does it run? `logs/tracker.log` says why not; CAIRN_JOB_STREAM_BYTES is the limit)"
             )
         return told
