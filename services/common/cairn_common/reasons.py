@@ -58,7 +58,12 @@ class Reason(StrEnum):
     # `this invitation is not good: it was used, revoked, or is too old`
     INVITATION_INVALID = "INVITATION_INVALID"
 
+    # `this sign-in was not begun in this browser, or is over; begin again`
+    LOGIN_REFUSED = "LOGIN_REFUSED"
+
     # --- what the caller may do (PERMISSION_DENIED)
+    # `nobody has invited ada@lab.example; ask an admin of your team`
+    INVITATION_NEEDED = "INVITATION_NEEDED"
     # `needs role member in team main; you are viewer`
     ROLE_TOO_LOW = "ROLE_TOO_LOW"
     # `needs a token of scope write; this one has scope read`
@@ -143,6 +148,10 @@ class Reason(StrEnum):
     OWNER_LAST = "OWNER_LAST"
     # `nobody has confirmed the login WDJB-MJHT yet`
     LOGIN_PENDING = "LOGIN_PENDING"
+    # `there is a user with this address; give the password once`
+    PASSWORD_NEEDED = "PASSWORD_NEEDED"  # noqa: S105
+    # `single sign-on is not set up here`
+    SIGN_ON_OFF = "SIGN_ON_OFF"
     # `job 01j... has ended as SUCCEEDED; it cannot be cancelled`
     JOB_ENDED = "JOB_ENDED"
     # `run 01j... has ended`
@@ -187,6 +196,8 @@ class Reason(StrEnum):
     BUS_UNAVAILABLE = "BUS_UNAVAILABLE"
     # `the object store does not answer`
     STORE_UNAVAILABLE = "STORE_UNAVAILABLE"
+    # `the provider of single sign-on does not answer`
+    PROVIDER_UNAVAILABLE = "PROVIDER_UNAVAILABLE"
     # `the job's runner did not answer within 20 s`
     RUNNER_SILENT = "RUNNER_SILENT"
     # `the connection to the job's node broke; the session has ended`

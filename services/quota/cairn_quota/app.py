@@ -47,6 +47,7 @@ from cairn_quota.jwt import Issuer
 from cairn_quota.kick import Kicker
 from cairn_quota.meter import Meter
 from cairn_quota.noting import HEARD, Noting
+from cairn_quota.oidc import Party, party_of
 from cairn_quota.passwords import Passwords
 from cairn_quota.plan_store import PlanStore
 from cairn_quota.reconcile import Reconciler
@@ -98,6 +99,8 @@ class Parts:
     sealer: Sealer | None
     sender: Sender | None
     streams: TeamStreams
+    # None: there is no single sign-on.
+    party: Party | None
     clock: Clock
 
     @classmethod
@@ -119,6 +122,7 @@ class Parts:
             authenticator=Authenticator(identities, clock),
             sealer=sealer,
             sender=Sender(WebhookStore(db), sealer, reach, clock) if sealer is not None else None,
+            party=party_of(settings) if settings is not None else None,
             clock=clock,
         )
 
@@ -183,7 +187,7 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
     hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, parts.clock)
     noted = AuditApi(parts.db, parts.clock)
-    users = UserApi(parts.db, Passwords(), parts.clock)
+    users = UserApi(parts.db, Passwords(), parts.clock, parts.party)
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,

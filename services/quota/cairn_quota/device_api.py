@@ -10,13 +10,12 @@ from cairn.quota.v1 import device_login_pb2, user_service_pb2
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
 from cairn_common.auth import hash_token, new_token
 from cairn_common.clock import Clock
-from cairn_common.errors import Reason, ResourceExhausted
 from cairn_common.rpc import caller, origin
 from cairn_quota import checks, people_wire, user_checks, wire
 from cairn_quota.device_store import LIFE, DeviceLogin, DeviceStore, login_not_found
 from cairn_quota.people import UserState
 from cairn_quota.sight import self_of
-from cairn_quota.sign_in import attempts_under, neighbourhood, new_session
+from cairn_quota.sign_in import attempts_under, neighbourhood, new_session, too_often
 from cairn_quota.user_store import UserStore, user_not_found
 
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
@@ -101,12 +100,7 @@ class DeviceCalls(UserServiceServicer):
     async def _count(self, *parts: str, most: int) -> None:
         wait = await self.users.attempt([attempts_under(*parts, most=most)], now=self.clock.now())
         if wait is not None:
-            seconds = int(wait.total_seconds())
-            raise ResourceExhausted(
-                f"Too many logins from there; the next one is in {seconds} s.",
-                reason=Reason.RATE_EXCEEDED,
-                retry_after=seconds,
-            )
+            raise too_often(wait)
 
 
 def _message(login: DeviceLogin) -> device_login_pb2.DeviceLogin:

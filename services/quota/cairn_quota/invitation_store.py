@@ -125,9 +125,7 @@ class InvitationStore:
             row = await conn.fetchrow(_SELECT + " WHERE uid = $1 FOR UPDATE", invitation.uid)
             if row is None or _invitation(row).state(now) is not InvitationState.PENDING:
                 raise invitation_invalid()
-            await conn.execute("UPDATE invitations SET accept_time = $2 WHERE uid = $1", invitation.uid, now)
             user = await _let_in(conn, acceptance)
-            await _record(conn, "invitation.accepted", invitation, by=user.subject, now=now)
             token = replace(acceptance.session.token, subject=user.subject)
             session = replace(acceptance.session, token=token, creator=user.subject)
             await insert_session(conn, session, how="invitation")
@@ -137,7 +135,8 @@ class InvitationStore:
 async def _let_in(conn: Connection, acceptance: Acceptance) -> User:
     invitation, user, now = acceptance.invitation, acceptance.user, acceptance.now
     if acceptance.is_new:
-        user = await _insert(conn, acceptance)
+        hashed, creator = acceptance.password_hash, invitation.creator
+        user = await insert_under_a_free_id(conn, user, password_hash=hashed, creator=creator, now=now)
     else:
         row = await conn.fetchrow(SELECT_USERS + " WHERE id = $1 FOR UPDATE", user.id)
         email, user = user.email, user if row is None else user_of(row)
@@ -148,27 +147,55 @@ async def _let_in(conn: Connection, acceptance: Acceptance) -> User:
         if not user.email:
             await check_email_free(conn, email)
             await conn.execute("UPDATE users SET email = $2 WHERE id = $1", user.id, email)
+        await _use_up(conn, invitation, user, now)
         return await write_password(
             conn, user.id, acceptance.password_hash, keep="", actor=user.subject, now=now
         )
-    members = await locked_members(conn, invitation.team)
-    if user.subject not in members.roles:
-        await write_member(conn, invitation.team, user, invitation.role, actor=invitation.creator, now=now)
+    await accepted_by(conn, invitation, user, now=now)
     return user
 
 
-async def _insert(conn: Connection, acceptance: Acceptance) -> User:
-    """The new user, under an id that is free."""
-    user = acceptance.user
+async def accepted_by(conn: Connection, invitation: Invitation, user: User, *, now: datetime) -> None:
+    """Uses up an invitation that is good, and makes the user a member where they are none yet."""
+    assert invitation.role is not None, "a link for a password is accepted by setting one"
+    await _use_up(conn, invitation, user, now)
+    members = await locked_members(conn, invitation.team)
+    if user.subject not in members.roles:
+        await write_member(conn, invitation.team, user, invitation.role, actor=invitation.creator, now=now)
+
+
+async def open_invitations(conn: Connection, email: str, *, now: datetime) -> list[Invitation]:
+    """An address's good invitations, one of each team; nobody else uses them until the transaction ends."""
+    rows = await conn.fetch(
+        _SELECT + " WHERE email = $1 AND role IS NOT NULL AND accept_time IS NULL AND revoke_time IS NULL"
+        " AND expire_time > $2 ORDER BY team, role DESC, uid FOR UPDATE",
+        email,
+        now,
+    )
+    found: dict[str, Invitation] = {}
+    for invitation in map(_invitation, rows):
+        try:
+            await _check_inviter(conn, invitation)
+        except PermissionDenied:
+            continue
+        found.setdefault(invitation.team, invitation)
+    return list(found.values())
+
+
+async def _use_up(conn: Connection, invitation: Invitation, user: User, now: datetime) -> None:
+    await conn.execute("UPDATE invitations SET accept_time = $2 WHERE uid = $1", invitation.uid, now)
+    await _record(conn, "invitation.accepted", invitation, by=user.subject, now=now)
+
+
+async def insert_under_a_free_id(
+    conn: Connection, user: User, *, creator: str, now: datetime, password_hash: str | None = None
+) -> User:
+    """Writes a new user, whose id gets a number where it is taken. Raises AlreadyExists."""
     for number in range(1, MOST_IDS + 1):
         one = user if number == 1 else replace(user, id=f"{user.id}-{number}")
-        if await insert_user(
-            conn, one, password_hash=acceptance.password_hash, creator=acceptance.invitation.creator
-        ):
-            await audit.record(
-                conn, "user.created", actor=one.subject, now=acceptance.now, resource=one.subject
-            )
-            return replace(one, has_password=True)
+        if await insert_user(conn, one, password_hash=password_hash, creator=creator):
+            await audit.record(conn, "user.created", actor=one.subject, now=now, resource=one.subject)
+            return replace(one, has_password=password_hash is not None)
     raise AlreadyExists(f"The user id {user.id!r} is taken. Choose another one.")
 
 

@@ -68,23 +68,9 @@ class MemberStore:
         """Another role. Raises as `check_change`, and NotFound/MEMBER_NOT_FOUND."""
         async with self._db.transaction() as conn:
             members = await locked_members(conn, team)
-            old = await _member(conn, team, user)
+            old = await find_member(conn, team, user)
             check_change(Change(team, actor, old.subject, role, is_account=_is_account(old)), members)
-            if old.role is role:
-                return old
-            await conn.execute(
-                "UPDATE memberships SET role = $3 WHERE team = $1 AND subject = $2",
-                team,
-                old.subject,
-                int(role),
-            )
-            new = replace(old, role=role)
-            await facts.tell_member(conn, "updated", new, actor=actor, now=now)
-            await audit.record(
-                conn, "member.updated", actor=actor, now=now, team=team, resource=_name(new),
-                role=role.name.lower(), before=old.role.name.lower(),
-            )  # fmt: skip
-        return new
+            return old if old.role is role else await write_role(conn, old, role, actor=actor, now=now)
 
     async def remove(
         self, team: str, user: str, *, actor: str, now: datetime, account: bool = False
@@ -96,11 +82,10 @@ class MemberStore:
         """
         async with self._db.transaction() as conn:
             members = await locked_members(conn, team)
-            old = await _member(conn, team, user)
+            old = await find_member(conn, team, user)
             if account and not _is_account(old):
                 raise member_not_found(team, user)
             check_change(Change(team, actor, old.subject, None, is_account=_is_account(old)), members)
-            await conn.execute("DELETE FROM memberships WHERE team = $1 AND subject = $2", team, old.subject)
             if _is_account(old):
                 await conn.execute(
                     "UPDATE users SET state = $2, update_time = $3 WHERE id = $1",
@@ -108,16 +93,7 @@ class MemberStore:
                     int(UserState.DISABLED),
                     now,
                 )
-            elsewhere = await conn.fetchval(
-                "SELECT EXISTS (SELECT 1 FROM memberships WHERE subject = $1)", old.subject
-            )
-            revoked = 0 if elsewhere else await revoke_tokens(conn, old.subject, actor=actor, now=now)
-            await facts.tell_member(conn, "removed", old, actor=actor, now=now)
-            await audit.record(
-                conn, "member.removed", actor=actor, now=now, team=team, resource=_name(old),
-                role=old.role.name.lower(), tokens_revoked=revoked,
-            )  # fmt: skip
-        return Removed(old, revoked)
+            return await take_out(conn, old, actor=actor, now=now)
 
     async def add_account(self, team: str, account: User, role: Role, *, actor: str, now: datetime) -> User:
         """Makes a service account and its membership. Raises as `check_change`, and AlreadyExists."""
@@ -137,7 +113,7 @@ class MemberStore:
         token = new.token
         async with self._db.transaction() as conn:
             members = await locked_members(conn, team)
-            found = await _member(conn, team, user)
+            found = await find_member(conn, team, user)
             if not _is_account(found):
                 raise member_not_found(team, user)
             check_change(Change(team, actor, found.subject, found.role, is_account=True), members)
@@ -178,7 +154,39 @@ async def write_member(
     return made
 
 
-async def _member(conn: Connection, team: str, user: str) -> Membership:
+async def write_role(
+    conn: Connection, old: Membership, role: Role, *, actor: str, now: datetime
+) -> Membership:
+    """Writes another role of a member, with its fact and its entry."""
+    await conn.execute(
+        "UPDATE memberships SET role = $3 WHERE team = $1 AND subject = $2", old.team, old.subject, int(role)
+    )
+    new = replace(old, role=role)
+    await facts.tell_member(conn, "updated", new, actor=actor, now=now)
+    await audit.record(
+        conn, "member.updated", actor=actor, now=now, team=old.team, resource=_name(new),
+        role=role.name.lower(), before=old.role.name.lower(),
+    )  # fmt: skip
+    return new
+
+
+async def take_out(conn: Connection, old: Membership, *, actor: str, now: datetime) -> Removed:
+    """Writes the end of a membership, and of every token of who is then in no team."""
+    await conn.execute("DELETE FROM memberships WHERE team = $1 AND subject = $2", old.team, old.subject)
+    elsewhere = await conn.fetchval(
+        "SELECT EXISTS (SELECT 1 FROM memberships WHERE subject = $1)", old.subject
+    )
+    revoked = 0 if elsewhere else await revoke_tokens(conn, old.subject, actor=actor, now=now)
+    await facts.tell_member(conn, "removed", old, actor=actor, now=now)
+    await audit.record(
+        conn, "member.removed", actor=actor, now=now, team=old.team, resource=_name(old),
+        role=old.role.name.lower(), tokens_revoked=revoked,
+    )  # fmt: skip
+    return Removed(old, revoked)
+
+
+async def find_member(conn: Connection, team: str, user: str) -> Membership:
+    """A member, by the user's id. Raises NotFound/MEMBER_NOT_FOUND."""
     row = await conn.fetchrow(_SELECT + " WHERE m.team = $1 AND m.subject = $2", team, f"users/{user}")
     if row is None:
         raise member_not_found(team, user)

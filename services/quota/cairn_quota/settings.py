@@ -32,3 +32,22 @@ class QuotaSettings(ServiceSettings):
     secrets_key: SecretStr = SecretStr("")
     # Networks inside that webhooks may lead to, with commas between; all that is not public is refused else.
     webhook_networks: str = ""
+
+    # Single sign-on by OpenID Connect (oidc.py): the provider's URL, exactly as it calls itself; https, or
+    # http on loopback. Empty: off.
+    oidc_issuer: str = ""
+    oidc_client_id: str = ""
+    # Either of them; neither: a public client, which has PKCE alone.
+    oidc_client_secret: SecretStr = SecretStr("")
+    oidc_client_secret_file: Path | None = None
+    oidc_scopes: str = "openid email profile"
+    # What the button says.
+    oidc_button: str = "Single sign-on"
+    # Domains of e-mail addresses, with commas between: nobody else comes in this way. Empty: everybody.
+    oidc_domains: str = ""
+    # What people become whom nobody has invited: `team:role`. Empty: they need an invitation, or a group.
+    oidc_sign_up: str = ""
+    # The claim that lists somebody's groups, and what these make of them: `group=team:role`, with commas
+    # between.
+    oidc_groups_claim: str = ""
+    oidc_groups: str = ""

@@ -54,12 +54,17 @@ class SignIn:
         tries = [*_of_address(), *_of_account(account)]
         wait = await self.users.attempt(tries, now=self.clock.now())
         if wait is not None:
-            seconds = int(wait.total_seconds())
-            raise ResourceExhausted(
-                f"Too many attempts to sign in; the next one is in {seconds} s.",
-                reason=Reason.RATE_EXCEEDED,
-                retry_after=seconds,
-            )
+            raise too_often(wait)
+
+
+def too_often(wait: timedelta) -> ResourceExhausted:
+    """The refusal of one attempt too many."""
+    seconds = int(wait.total_seconds())
+    return ResourceExhausted(
+        f"Too many attempts to sign in; the next one is in {seconds} s.",
+        reason=Reason.RATE_EXCEEDED,
+        retry_after=seconds,
+    )
 
 
 def _of_account(account: str) -> list[Tries]:

@@ -22,6 +22,8 @@ from cairn_quota.entry_api import EntryCalls
 from cairn_quota.invitation_store import InvitationStore
 from cairn_quota.member_api import MemberCalls
 from cairn_quota.member_store import MemberStore
+from cairn_quota.oidc import Party
+from cairn_quota.oidc_api import OidcCalls, SignOn
 from cairn_quota.passwords import Passwords
 from cairn_quota.people import UserKind, UserState, check_password
 from cairn_quota.sight import Sight, after, next_token, require_organisation, self_of
@@ -46,6 +48,10 @@ USER_ACCESS: Mapping[str, Access] = MappingProxyType(
         f"/{USERS}/RevokeInvitation": access(Role.ADMIN),
         f"/{USERS}/AcceptInvitation": access(Role.SERVICE),
         f"/{USERS}/CreateSession": access(Role.SERVICE),
+        f"/{USERS}/GetSignInWays": access(Role.SERVICE),
+        f"/{USERS}/CreateOidcLogin": access(Role.SERVICE),
+        f"/{USERS}/FinishOidcLogin": access(Role.SERVICE),
+        f"/{USERS}/ConfirmOidcLogin": access(Role.SERVICE),
         f"/{USERS}/CreateDeviceLogin": access(Role.SERVICE),
         f"/{USERS}/GetDeviceLogin": access(Role.NONE),
         f"/{USERS}/ApproveDeviceLogin": access(Role.NONE, scope=Scope.ADMIN),
@@ -131,13 +137,15 @@ class UserCalls(UserServiceServicer):
         return people_wire.user_message(changed)
 
 
-class UserApi(UserCalls, MemberCalls, EntryCalls, DeviceCalls):
-    """The whole UserService, over one database."""
+class UserApi(UserCalls, MemberCalls, EntryCalls, OidcCalls, DeviceCalls):
+    """The whole UserService, over one database. `party` None: without single sign-on."""
 
-    def __init__(self, db: Database, passwords: Passwords, clock: Clock) -> None:
+    def __init__(self, db: Database, passwords: Passwords, clock: Clock, party: Party | None = None) -> None:
         users = UserStore(db)
         sight, sign_in = Sight(users), SignIn(users, passwords, clock)
         UserCalls.__init__(self, users, sign_in, sight, clock)
         MemberCalls.__init__(self, users, MemberStore(db), sight, clock)
         EntryCalls.__init__(self, users, InvitationStore(db), sign_in, sight, clock)
+        sign_on = SignOn.over(db, party, clock) if party is not None else None
+        OidcCalls.__init__(self, users, sign_on, sign_in, clock)
         DeviceCalls.__init__(self, users, DeviceStore(db), clock)

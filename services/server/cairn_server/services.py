@@ -27,8 +27,10 @@ _OF_A_JOB = frozenset(
         "SECRETS", "SPOOL", "TEAM", "TOKEN", "TOKEN_FILE", "URL",
     )
 )  # fmt: skip
-# The scheduler's alone.
+# Of those alone who keep something under it: the scheduler and quota.
 _SECRETS_KEY = "CAIRN_SECRETS_KEY"
+# Quota's alone: the secret of single sign-on is among them.
+_SIGN_ON = "CAIRN_OIDC_"
 _KEPT = (
     "HOME", "USER", "LOGNAME", "SHELL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES",
     "SSL_CERT_FILE", "SSL_CERT_DIR",
@@ -119,7 +121,8 @@ def _own(
     name: str, *, wiring: Wiring, credentials: Credentials, operator: Mapping[str, str]
 ) -> dict[str, str]:
     if name == "quota":
-        return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)} | _key(operator)
+        sign_on = {key: value for key, value in operator.items() if key.startswith(_SIGN_ON)}
+        return {"CAIRN_BOOTSTRAP": str(wiring.bootstrap)} | _key(operator) | sign_on
     if name == "scheduler":
         sky = {"CAIRN_SKYPILOT_URL": wiring.skypilot_url} if wiring.skypilot_url else {}
         return sky | _key(operator)
@@ -148,13 +151,13 @@ def _key(operator: Mapping[str, str]) -> dict[str, str]:
 
 def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
     """What the operator set for the services themselves, but no address or secret of a store."""
-    stores = ("CAIRN_POSTGRES_", "CAIRN_NATS_", "CAIRN_S3_", "CAIRN_CLICKHOUSE_")
+    elsewhere = ("CAIRN_POSTGRES_", "CAIRN_NATS_", "CAIRN_S3_", "CAIRN_CLICKHOUSE_", _SIGN_ON)
     settings = {
         key: value
         for key, value in operator.items()
         if key.startswith("CAIRN_")
         and key not in _OF_A_JOB
-        and not key.startswith(stores)
+        and not key.startswith(elsewhere)
         and key != _SECRETS_KEY
     }
     extra = {key: operator[key] for key in ("CAIRN_S3_BUCKET", "CAIRN_S3_PUBLIC_ENDPOINT") if key in operator}

@@ -30,6 +30,7 @@ from cairn_gateway.http import (
     results,
     runs,
     sharing,
+    sign_on,
     tags,
     webhooks,
 )
@@ -80,7 +81,11 @@ ROUTES = (
     *webhooks.ROUTES,
 )
 
-ENTRIES = (people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH, *sharing.SHARED)
+ENTRIES = (
+    *(people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH),
+    *(sign_on.WAYS, sign_on.BEGIN, sign_on.CONFIRM),
+    *sharing.SHARED,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +125,8 @@ def create_app(behind: Behind) -> ASGIApp:
         authenticate=behind.authenticate,
         cookie=behind.cookie,
         token=behind.token,
-        public=frozenset((route.method, _template(route.path)) for route in ENTRIES),
+        public=frozenset((route.method, _template(route.path)) for route in ENTRIES)
+        | {("GET", PREFIX + sign_on.BACK)},
         hosts=behind.hosts,
         proxies=behind.proxies,
     )
@@ -154,8 +160,12 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
         add(route, _answer(route, behind.upstream))
     for route in (people.SIGN_IN, people.ACCEPT, people.FINISH):
         add(route, entry.come_in(route, behind.upstream, behind.cookie))
-    for route in (people.ASK_IN, *sharing.SHARED):
+    for route in (people.ASK_IN, sign_on.WAYS, *sharing.SHARED):
         add(route, _answer(route, behind.upstream))
+    legs = sign_on.SignOn(behind.upstream, behind.cookie, Cookie(behind.cookie.secure, of_login=True))
+    add(sign_on.BEGIN, legs.begin)
+    add(sign_on.CONFIRM, legs.confirm)
+    app.add_api_route(PREFIX + sign_on.BACK, legs.back, methods=["GET"], include_in_schema=False)
     add(people.SIGN_OUT, entry.leave(behind.upstream, behind.cookie))
     add(PLATFORM, _platform(behind.platform))
     add(CODE, _code(behind.upstream))

@@ -1,4 +1,4 @@
-"""The page's session: a cookie that no script reads, and the proof that a request is the page's own."""
+"""The page's cookies, that no script reads, and the proof that a request is the page's own."""
 
 from __future__ import annotations
 
@@ -26,20 +26,26 @@ class Cookie:
 
     # Whether people come by https.
     secure: bool
+    # What it holds: a session; or what ties a login at a provider to this browser, and has to come along when
+    # that sends it back.
+    of_login: bool = False
 
     @property
     def name(self) -> str:
         """With `__Host-` a browser takes it from nobody but this very host."""
+        if self.of_login:
+            return "__Host-cairn-login" if self.secure else "cairn_login"
         return "__Host-cairn" if self.secure else "cairn_session"
 
     def secret(self, headers: Headers) -> str:
-        """The session's secret, or an empty text."""
+        """What it holds, or an empty text."""
         given = headers.getlist("cookie")
         return cookie_parser(given[0]).get(self.name, "") if len(given) == 1 else ""
 
     def set(self, headers: MutableHeaders, secret: str, *, seconds: int) -> None:
         """Has the browser keep it; an empty secret has it forget."""
-        written = f"{self.name}={secret}; Path=/; Max-Age={seconds}; HttpOnly; SameSite=Strict"
+        site = "Lax" if self.of_login else "Strict"
+        written = f"{self.name}={secret}; Path=/; Max-Age={seconds}; HttpOnly; SameSite={site}"
         headers.append("Set-Cookie", written + ("; Secure" if self.secure else ""))
 
 

@@ -1,5 +1,5 @@
-// Coming in: by password, by a token, or by an invitation's link. A password opens a session in a cookie that no
-// script reads; a token stays in this tab.
+// Coming in: by single sign-on, by password, by a token, or by an invitation's link. A password or a provider opens
+// a session in a cookie that no script reads; a token stays in this tab.
 
 import { call, get, session } from "./api.js";
 import { h } from "./dom.js";
@@ -28,6 +28,49 @@ function card(title, intro, fields, button, send, rest = []) {
   return h("div", { class: "card login" }, h("h1", {}, title), h("p", { class: "dim" }, ...intro), form, told, ...rest);
 }
 
+// Why single sign-on did not work; a link that names anything else says nothing here.
+const WHY = {
+  INVITATION_NEEDED: "Nobody has invited the address that your provider has verified. Ask an admin of your team.",
+  LOGIN_REFUSED: "That did not work: it was not begun in this browser, took too long, or your account is disabled. Begin again.",
+  PROVIDER_UNAVAILABLE: "The provider does not answer; try again, or come in another way.",
+  RATE_EXCEEDED: "Too many attempts from your address; try again in some minutes.",
+  SIGN_ON_OFF: "Single sign-on is not set up here.",
+};
+
+export const why = (reason) => (Object.hasOwn(WHY, reason) ? WHY[reason] : "That did not work; begin again.");
+
+/** A place for the button of single sign-on, which appears where there is one. */
+function signOn() {
+  const place = h("div", { class: "sign-on" });
+  const told = wrong();
+  const go = async (event) => {
+    event.target.disabled = true;
+    try {
+      const path = location.hash.slice(1);
+      const begun = await call("POST", "/oidc/logins", { body: path.startsWith("/") ? { return_path: path } : {}, entering: true });
+      location.assign(begun.url);
+    } catch (error) {
+      told.textContent = error.message;
+      event.target.disabled = false;
+    }
+  };
+  get("/sign-in").then(({ single_sign_on: name }) => {
+    if (name) place.append(h("button", { class: "main", onclick: go }, name), told);
+  }).catch(() => {});
+  return place;
+}
+
+/** The card for somebody whom the provider knows, and who has a password here. */
+export function confirmCard(done) {
+  return card("Is it you?", ["There is a user with your address here. Give the password once; from then on single sign-on is enough."], [
+    field("password", "Password", { type: "password", autocomplete: "current-password" }),
+  ], "It is me", async ({ password }) => {
+    const opened = await call("POST", "/oidc/logins:confirm", { body: { password }, entering: true });
+    history.replaceState(null, "", `#${opened.return_path}`);
+    done();
+  });
+}
+
 /** The card to sign in by; `done` is called once that has worked. */
 export function signInCard(message, done) {
   const byPassword = card("Sign in", [message], [
@@ -36,7 +79,7 @@ export function signInCard(message, done) {
   ], "Sign in", async ({ email, password }) => {
     await call("POST", "/sessions", { body: { email, password }, headers: COOKIE, entering: true });
     done();
-  });
+  }, [signOn()]);
   const byToken = card("With a token", [h("code", {}, "cairn open"), " signs you in; ", h("code", {}, "cairn up"), " prints your token. It stays in this tab."], [
     field("token", "Token", { type: "password", autocomplete: "off" }),
   ], "Go", ({ token }) => {
@@ -56,7 +99,7 @@ export function inviteCard(secret, done, { first } = {}) {
   ], "Come in", async (given) => {
     await call("POST", "/invitations:accept", { body: { secret, ...given }, headers: COOKIE, entering: true });
     done();
-  });
+  }, first ? [] : [signOn()]);
 }
 
 /** The view in which somebody lets a command line in that shows this code. */

@@ -3,7 +3,7 @@
 import { follow, get, session } from "./api.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
-import { DeviceView, inviteCard, leave, signInCard } from "./entry.js";
+import { DeviceView, confirmCard, inviteCard, leave, signInCard, why } from "./entry.js";
 import { QuotaView } from "./quota.js";
 import { LineageView, ResultsView, isResults } from "./results.js";
 import { RunView } from "./run.js";
@@ -24,7 +24,7 @@ let inside = false;
 takeToken();
 session.lost = () => signIn(inside || session.token ? "That is not good any more; sign in again." : "");
 addEventListener("hashchange", () => {
-  if (takeToken() || /^#(invite|setup|share)=/.test(location.hash)) start();
+  if (takeToken() || /^#(invite|setup|share|sign-in)=/.test(location.hash)) start();
   else if (inside) show();
 });
 at("leave").addEventListener("click", async () => {
@@ -47,6 +47,11 @@ function takeToken() {
 async function start() {
   const shared = location.hash.match(/^#share=([A-Za-z0-9_-]+)$/);
   if (shared) return showShared(shared[1]);
+  const back = location.hash.match(/^#sign-in=([A-Z_]+)$/);
+  if (back) {
+    history.replaceState(null, "", "#/runs");
+    return back[1] === "PASSWORD_NEEDED" ? only(confirmCard(start)) : signIn(why(back[1]));
+  }
   const invited = location.hash.match(/^#(invite|setup)=([A-Za-z0-9_-]+)$/);
   if (invited) {
     history.replaceState(null, "", "#/runs");
