@@ -66,11 +66,18 @@ class Place:
 
 
 @asynccontextmanager
-async def entry(*, postgres_url: str, nats_url: str, folder: Path) -> AsyncIterator[Place]:
-    """Both, for the block."""
+async def entry(
+    *, postgres_url: str, nats_url: str, folder: Path, http_port: int = 0, **settings: Any
+) -> AsyncIterator[Place]:
+    """Both, for the block; `settings` are fields of QuotaSettings."""
     async with (
-        running(postgres_url=postgres_url, nats_url=nats_url, folder=folder) as quota,
+        running(postgres_url=postgres_url, nats_url=nats_url, folder=folder, **settings) as quota,
         AsyncExitStack() as stack,
     ):
-        made = gateway(nats_url, quota.address, service_token=quota.tokens.services["gateway"])
+        made = gateway(
+            nats_url,
+            quota.address,
+            service_token=quota.tokens.services["gateway"],
+            http_bind=f"127.0.0.1:{http_port}",
+        )
         yield Place(quota, stack, nats_url, await stack.enter_async_context(made))

@@ -46,6 +46,7 @@ LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
 OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword", "ApproveDeviceLogin"}
 # By which people come in; no token is asked for.
 PUBLIC = {"AcceptInvitation", "CreateDeviceLogin", "CreateSession", "FinishDeviceLogin"}
+PUBLIC |= {"ConfirmOidcLogin", "CreateOidcLogin", "GetSignInWays"}
 PUBLIC |= {"GetSharedRuns", "QuerySharedSeries"}
 OF_SERVICES = {
     "AcceptInvitation",
@@ -53,10 +54,14 @@ OF_SERVICES = {
     "BatchCreateTokens",
     "BatchRevokeTokens",
     "CheckToken",
+    "ConfirmOidcLogin",
     "CreateDeviceLogin",
+    "CreateOidcLogin",
     "CreateSession",
     "FinishDeviceLogin",
+    "FinishOidcLogin",
     "GetSharedRuns",
+    "GetSignInWays",
     "QuerySharedSeries",
     "RenewToken",
     "ReserveQuota",
@@ -153,6 +158,8 @@ def test_what_needs_no_token_gives_nothing_to_who_knows_nothing(
     assert {operation.id for operation in public} == PUBLIC
     answers = {operation.id: operation.ask(place, None)[0] for operation in public}
     assert answers.pop("CreateDeviceLogin") == 200, "it waits for somebody who is in"
+    assert answers.pop("GetSignInWays") == 200, "by what people come in"
+    assert {answers.pop(f"{one}OidcLogin") for one in ("Create", "Confirm")} == {409}, "it is off here"
     assert set(answers.values()) <= {400, 401, 404}
 
 

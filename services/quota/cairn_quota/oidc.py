@@ -51,6 +51,8 @@ class Party:
     client_id: str
     client_secret: str = field(repr=False)
     redirect_uri: str
+    # basic, post, or empty: as the provider says.
+    client_auth: str
     scopes: str
     button: str
     domains: frozenset[str]
@@ -125,6 +127,7 @@ def party_of(settings: QuotaSettings) -> Party | None:
         client_id=settings.oidc_client_id,
         client_secret=_secret(settings),
         redirect_uri=settings.public_url.rstrip("/") + CALLBACK,
+        client_auth=settings.oidc_client_auth,
         scopes=" ".join(settings.oidc_scopes.split()),
         button=settings.oidc_button.strip() or "Single sign-on",
         domains=frozenset(_listed(settings.oidc_domains.lower())),
@@ -154,7 +157,8 @@ def metadata_of(document: Any, party: Party) -> Metadata:
     return Metadata(
         **ends,
         algorithms=algorithms,
-        secret_in_form="client_secret_basic" not in methods and "client_secret_post" in methods,
+        secret_in_form=party.client_auth == "post"
+        or (not party.client_auth and "client_secret_basic" not in methods),
         names_itself=document.get("authorization_response_iss_parameter_supported") is True,
     )
 

@@ -53,6 +53,8 @@ class Provider:
     clock: Clock
     _metadata: Kept | None = None
     _keys: Kept | None = None
+    # When an unknown key last had them asked for again.
+    _asked: datetime | None = None
     _lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def begin(self, *, state: str, binding: str) -> str:
@@ -148,19 +150,24 @@ class Provider:
             kid = header.get("kid")
         except (ValueError, AttributeError):
             raise Broken("its id_token is none") from None
-        found = _chosen(await self._published(metadata, older=KEPT), kid)
+        found = _chosen(await self._published(metadata), kid)
         if found is None:
-            found = _chosen(await self._published(metadata, older=_AGAIN), kid)
+            found = _chosen(await self._published(metadata, unknown=True), kid)
         if found is None:
             raise Broken("its id_token was signed by a key that it does not publish")
         return found
 
-    async def _published(self, metadata: Metadata, *, older: timedelta) -> list[jwk.Key]:
-        """Its keys, asked for anew where what is known is older than this."""
+    async def _published(self, metadata: Metadata, *, unknown: bool = False) -> list[jwk.Key]:
+        """Its keys, asked for anew from time to time, and where one is not known."""
         async with self._lock:
-            if self._keys is None or self.clock.now() >= self._keys.time + older:
+            now = self.clock.now()
+            asks = self._keys is None or now >= self._keys.time + KEPT
+            if unknown and (self._asked is None or now >= self._asked + _AGAIN):
+                asks, self._asked = True, now
+            if asks:
                 document = await self._document("GET", metadata.jwks_uri)
                 self._keys = Kept(_keys_in(document), self.clock.now())
+            assert self._keys is not None
             found: list[jwk.Key] = self._keys.value
             return found
 

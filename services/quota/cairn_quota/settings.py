@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, SecretStr
 
@@ -40,6 +41,8 @@ class QuotaSettings(ServiceSettings):
     # Either of them; neither: a public client, which has PKCE alone.
     oidc_client_secret: SecretStr = SecretStr("")
     oidc_client_secret_file: Path | None = None
+    # How the secret is shown: by HTTP Basic, or in the form. Empty: as the provider says, Basic first.
+    oidc_client_auth: Literal["", "basic", "post"] = ""
     oidc_scopes: str = "openid email profile"
     # What the button says.
     oidc_button: str = "Single sign-on"
