@@ -20,12 +20,13 @@ from cairn_gateway.http.route import SERVICES
 from cairn_gateway.live import Position
 from cairn_gateway.schema import Schemas
 
-# Answered to services only, or a stream that the events route stands for.
+# Answered to services only, a stream that the events route stands for, or where a provider sends browsers.
 WITHOUT_ROUTE = {
     "ApplyPlan",
     "BatchCreateTokens",
     "BatchRevokeTokens",
     "CheckToken",
+    "FinishOidcLogin",
     "RenewToken",
     "ReserveQuota",
     "ReleaseReservation",
