@@ -1,8 +1,8 @@
 """Ships a spool to the bus: at least once, in order per writer, never dropping, whatever the bus does.
 
-Each writer has one message under way at a time: the tracker keeps a mark per writer, so a later message must
-never arrive before an earlier one. Messages are large enough for that to be fast. A bus that is full is asked
-again, seldom, writer by writer.
+Messages of points go out without waiting for each other: the tracker knows each by the bytes that it stands for,
+and which value shows does not hang on their order. Anything else of a writer waits for what was written before
+it, and is waited for. A bus that is full is asked again, seldom, writer by writer.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -200,21 +201,30 @@ class Shipper:
         pending = deque(tail.next() if held is None else held.messages)
         moved = 0
         while pending:
-            message = pending[0]
-            subject = message.subject(self._identity)
-            data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
-            try:
-                await self._publish(subject, data)
-            except Full as error:
-                self._complain(error)
+            going = list(takewhile(_is_points, pending)) or [pending[0]]
+            answers = await asyncio.gather(*(self._sent(tail, message) for message in going))
+            for message, answer in zip(going, answers, strict=True):
+                if answer is not None:
+                    break
+                # Saved with what comes next: a crash before that sends these once more, and they count once.
+                tail.taken(message)
+                pending.popleft()
+                moved += message.end - message.start
+            if (full := next(filter(None, answers), None)) is not None:
+                self._complain(full)
                 self._held[tail.folder.name] = _Held(pending, held if not moved else None)
                 return moved
-            # Saved with what comes next: a crash before that sends these once more, and they count once.
-            tail.taken(message)
-            pending.popleft()
-            moved += message.end - message.start
         self._held.pop(tail.folder.name, None)
         return moved
+
+    async def _sent(self, tail: Tail, message: Message) -> Full | None:
+        """Returns when the bus has stored it, or with why it has no room for it."""
+        data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
+        try:
+            await self._publish(message.subject(self._identity), data)
+        except Full as error:
+            return error
+        return None
 
     async def _publish(self, subject: str, data: bytes) -> None:
         """Returns when the bus has stored it. Raises `Full`."""
@@ -268,6 +278,10 @@ class Shipper:
         with self._changed:
             self._answered = answered
             self._changed.notify_all()
+
+
+def _is_points(message: Message) -> bool:
+    return message.arm == "points_logged"
 
 
 def poll_after(seconds: float) -> float:
