@@ -1,8 +1,8 @@
 """Ships a spool to the bus: at least once, in order per writer, never dropping, whatever the bus does.
 
-Messages of points go out without waiting for each other: the tracker knows each by the bytes that it stands for,
-and which value shows does not hang on their order. Anything else of a writer waits for what was written before
-it, and is waited for. A bus that is full is asked again, seldom, writer by writer.
+Messages of points go out without waiting for each other: the tracker knows each by the bytes that it stands
+for, and which value shows does not hang on their order. Anything else of a writer waits for what was written
+before it, and is waited for. A bus that is full is asked again, seldom, writer by writer.
 """
 
 from __future__ import annotations

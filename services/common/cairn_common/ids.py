@@ -17,6 +17,7 @@ _PART = "[A-Za-z0-9._~-]{1,128}"
 NAME = f"^{_PART}$"
 """Forms of made ids, of chosen ones, and of any part of a resource's name, as regular expressions."""
 _UID, _CHOSEN = re.compile(UID), re.compile(CHOSEN)
+_UID_LENGTH = 26
 _RANDOM_BITS = 80
 
 
@@ -48,6 +49,12 @@ def new_uid() -> str:
 
 def is_uid(value: str) -> bool:
     """Whether this has the form of a made id."""
+    return len(value) == _UID_LENGTH and _is_uid(value)
+
+
+# Events bring the same few again and again.
+@lru_cache(maxsize=4096)
+def _is_uid(value: str) -> bool:
     return _UID.fullmatch(value) is not None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
@@ -115,6 +116,9 @@ async def run(
     `authenticate` tells whose a token is; without it the quota service is asked.
     """
     required(settings, "postgres_url", "s3_endpoint", "clickhouse_url")
+    # A batch is thousands of objects that all live until it is committed: to look through them again and
+    # again for what is unreachable takes as long as all else that is done with small messages.
+    gc.set_threshold(50_000)
     async with AsyncExitStack() as stack:
         parts = await _parts(settings, clock or SystemClock(), stack)
         tokens = None

@@ -16,6 +16,8 @@ Ints: TypeAlias = npt.NDArray[np.int64]
 Floats: TypeAlias = npt.NDArray[np.float64]
 Bools: TypeAlias = npt.NDArray[np.bool_]
 
+#: What an event of points is called.
+POINTS = "points_logged"
 LONGEST_KEY = 250
 # What JSON and a spreadsheet can still count exactly.
 LAST_STEP = 2**53 - 1
@@ -48,17 +50,25 @@ class MetricKey(NamedTuple):
     key: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Event:
-    """One job event from the bus, with the time at which the bus stored it (seconds since 1970)."""
+    """One job event from the bus, with the time at which the bus stored it (seconds since 1970).
+
+    `arm` is the name of what it says; what says points is always a PointsEvent.
+    """
 
     run: RunKey
     stored: float
-    message: events_pb2.JobEvent
+    message: events_pb2.JobEvent | events_pb2.PointsEvent
+    arm: str = ""
 
-    @property
-    def arm(self) -> str:
-        return self.message.WhichOneof("event") or ""
+    def __post_init__(self) -> None:
+        if isinstance(self.message, events_pb2.PointsEvent):
+            self.arm = POINTS
+            return
+        self.arm = self.message.WhichOneof("event") or ""
+        if self.arm == POINTS:
+            self.message = events_pb2.PointsEvent.FromString(self.message.SerializeToString())
 
     @property
     def span(self) -> tuple[int, int]:
@@ -120,6 +130,7 @@ def lines(events: Iterable[Event]) -> list[Line]:
             text=line.text[:_LONGEST_LINE],
         )
         for event in events
+        if isinstance(event.message, events_pb2.JobEvent)
         for line in event.message.lines_logged.lines
     ]
 

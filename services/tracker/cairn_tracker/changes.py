@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 
 from google.protobuf import struct_pb2, timestamp_pb2
 
+from cairn.job.v1 import events_pb2
 from cairn_tracker.batch import Event, RunKey
 from cairn_tracker.model import DEFAULT_EXPERIMENT, Json
 
@@ -18,6 +19,7 @@ MOST_AXES = 100
 # In one event: a sum of them fits into what counts them.
 MOST_DROPPED = 10**12
 
+_BESIDE = frozenset({"points_logged", "lines_logged", "media_logged"})
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
@@ -87,13 +89,22 @@ class RunChange:
 def changes(events: Iterable[Event]) -> dict[RunKey, RunChange]:
     """The changes by run. Every run with an event has one, also where it says nothing of the run itself."""
     found: dict[RunKey, RunChange] = {}
+    last: dict[RunKey, float] = {}
     for event in events:
-        change = found.setdefault(event.run, RunChange())
-        change.has_job = change.has_job or bool(event.message.attempt_uid)
-        stored = datetime.fromtimestamp(event.stored, UTC)
-        change.seen = change.seen or stored
-        change.last_seen = max(change.last_seen or stored, stored)
-        _apply(change, event)
+        run = event.run
+        change = found.get(run)
+        if change is None:
+            change = found[run] = RunChange(seen=datetime.fromtimestamp(event.stored, UTC))
+            last[run] = event.stored
+        elif event.stored > last[run]:
+            last[run] = event.stored
+        if not change.has_job and event.message.attempt_uid:
+            change.has_job = True
+        # Most say nothing of the run itself, and there may be thousands.
+        if event.arm not in _BESIDE and isinstance(event.message, events_pb2.JobEvent):
+            _apply(change, event, event.message)
+    for run, stored in last.items():
+        found[run].last_seen = datetime.fromtimestamp(stored, UTC)
     return found
 
 
@@ -115,8 +126,7 @@ def plain(value: struct_pb2.Struct) -> dict[str, Json]:
     return {clean(key): _plain(item) for key, item in value.fields.items()}
 
 
-def _apply(change: RunChange, event: Event) -> None:
-    message = event.message
+def _apply(change: RunChange, event: Event, message: events_pb2.JobEvent) -> None:
     match event.arm:
         case "run_started":
             told = message.run_started

@@ -38,6 +38,8 @@ log = structlog.get_logger(__name__)
 #: Messages of one batch, of which the bus hands over 8 MiB at most. Each batch costs two inserts and a
 #: transaction, however many messages of however many runs are in it.
 BATCH = 16_384
+# The event of a subject on which points come.
+_POINTS = "points-logged"
 #: A run can have so many metrics: each costs a row here, and a name that every reader gets.
 MOST_METRICS = 100_000
 #: After a small batch so many times as long as it took is rested: a tracker with little to do is quick to
@@ -98,8 +100,10 @@ class Ingest:
             return await self._apply_alone(events)
 
     async def _apply_alone(self, events: Sequence[Event]) -> bool:
-        marks = await ingested.marks(self._db, {SegmentKey.of(event) for event in events})
-        fresh = [event for event in events if marks.claim(SegmentKey.of(event), *event.span)]
+        keys = [SegmentKey.of(event) for event in events]
+        marks = await ingested.marks(self._db, set(keys))
+        pairs = zip(keys, events, strict=True)
+        fresh = [event for key, event in pairs if marks.claim(key, *event.span)]
         if not fresh:
             return False
         taken = await self._take(fresh, marks)
@@ -240,20 +244,22 @@ def _event(message: Message) -> Event:
     The bus lets a publisher use only its own subjects; so it is the subject that says whose this is.
     """
     subject = subjects.parse(message.subject)
+    told = events_pb2.PointsEvent if subject.event == _POINTS else events_pb2.JobEvent
     try:
-        event = events_pb2.JobEvent.FromString(message.data)
+        event = told.FromString(message.data)
     except DecodeError as error:
         raise ValueError(f"not a JobEvent: {error}") from None
-    if (event.team, event.run_uid) != (subject.team, subject.uid):
+    writer = event.writer
+    if event.run_uid != subject.uid or event.team != subject.team:
         raise ValueError(f"an event of {event.team}/{event.run_uid} came on {message.subject}")
-    if not is_uid(event.run_uid) or not (is_uid(event.writer) or not event.writer):
+    if not is_uid(subject.uid) or not (is_uid(writer) or not writer):
         raise ValueError("run_uid and writer must be uids")
     if event.attempt < 0 or event.segment < 0 or not 0 <= event.start_offset <= event.end_offset:
         raise ValueError("attempt, segment and offsets must not be negative, nor end before they start")
-    arm = event.WhichOneof("event")
-    if arm is None or arm != _arm(subject):
-        raise ValueError(f"an event {arm} came on {message.subject}")
-    return Event(RunKey(event.team, event.run_uid), message.time.timestamp(), event)
+    found = Event(RunKey(subject.team, subject.uid), message.time.timestamp(), event)
+    if found.arm != _arm(subject) or (told is events_pb2.PointsEvent and not event.HasField("points_logged")):
+        raise ValueError(f"something else than {_arm(subject)} came on {message.subject}")
+    return found
 
 
 def _arm(subject: subjects.Subject) -> str:

@@ -25,6 +25,9 @@ from cairn_tracker.batch import (
     is_key,
 )
 
+# Bytes of a packed integer from this one on have another one behind them.
+_MORE = 0x80
+_CONTINUED = bytes(range(_MORE, 0x100))
 # A metric that cannot be: nothing of it is kept.
 _NONE = -1
 
@@ -33,10 +36,11 @@ def points(events: Iterable[Event]) -> Points:
     """The points of `points_logged` events. A bad key or step costs that column or row, nothing else."""
     blocks = _Blocks()
     for event in events:
+        if not isinstance(event.message, events_pb2.PointsEvent):
+            continue
         first_cell = 0
         for block in event.message.points_logged.blocks:
-            blocks.add(event, block, first_cell)
-            first_cell += len(block.values)
+            first_cell += blocks.add(event, block, first_cell)
     return blocks.points()
 
 
@@ -75,24 +79,25 @@ class _Blocks:
     values: list[bytes] = field(default_factory=list)
     _known: dict[tuple[RunKey, tuple[str, ...]], int] = field(default_factory=dict)
 
-    def add(self, event: Event, block: events_pb2.PointBlock, first_cell: int) -> None:
-        """Takes a block whose columns fit together; counts the points of any other."""
-        rows, width, cells = len(block.steps), len(block.keys), len(block.values)
-        if rows * width != cells or len(block.times) != rows or not cells:
+    def add(self, event: Event, columns: events_pb2.PointColumns, first_cell: int) -> int:
+        """Takes a block whose columns fit together; counts the points of any other. How many it had."""
+        names, steps, times, values = tuple(columns.keys), columns.steps, columns.times, columns.values
+        rows, width, cells = _count(steps), len(names), len(values) >> 3
+        if not cells or rows < 0 or len(values) != 8 * rows * width or len(times) != 8 * rows:
             self._reject(event.run, max(cells, rows))
-            return
-        columns = events_pb2.PointColumns.FromString(block.SerializeToString())
+            return cells
         message = event.message
         writer = self.writers.setdefault(message.writer, len(self.writers))
-        keys = self._keys(event.run, tuple(columns.keys))
+        keys = self._keys(event.run, names)
         self.runs.append(event.run)
         self.facts.append(
             (rows, width, message.attempt, message.segment, message.start_offset, first_cell, writer, keys)
         )
         self.stored.append(event.stored)
-        self.steps.append(columns.steps)
-        self.times.append(columns.times)
-        self.values.append(columns.values)
+        self.steps.append(steps)
+        self.times.append(times)
+        self.values.append(values)
+        return cells
 
     def points(self) -> Points:
         """All of it, by metric and then as it came."""
@@ -162,6 +167,13 @@ class _Blocks:
             self._reject(self.runs[int(block)], int(count))
 
 
+def _count(packed: bytes) -> int:
+    """How many integers are in a packed field; -1 where the last one is cut off."""
+    if packed and packed[-1] >= _MORE:
+        return -1
+    return len(packed.translate(None, _CONTINUED))
+
+
 def _by(metric: Ints, count: int) -> Ints:
     """The order by metric (-1 first), and in a metric as it was."""
     # Numpy sorts 16 bits by radix, five times faster.
@@ -173,11 +185,12 @@ def _by(metric: Ints, count: int) -> Ints:
 def _integers(packed: bytes) -> Ints:
     """A packed field of sint64."""
     raw = np.frombuffer(packed, np.uint8)
-    last = np.flatnonzero(raw < 0x80)
+    last = np.flatnonzero(raw < _MORE)
     first = np.append(0, last[:-1] + 1) if len(last) else last
     length = last - first + 1
     found = np.zeros(len(last), np.uint64)
-    for place in range(int(length.max(initial=0))):
+    # One of more than ten bytes is none of 64 bits, and whatever it becomes is its writer's own loss.
+    for place in range(min(int(length.max(initial=0)), 10)):
         there: Bools = length > place
         found[there] |= (raw[first[there] + place] & np.uint64(0x7F)) << np.uint64(7 * place)
     signs = np.negative((found & np.uint64(1)).astype(np.int64))

@@ -71,9 +71,9 @@ def read(events: Iterable[Event]) -> tuple[dict[MediaKey, Media], dict[RunKey, i
     kept: dict[MediaKey, Media] = {}
     rejected: dict[RunKey, int] = {}
     for event in events:
-        if event.arm != "media_logged":
+        if event.arm != "media_logged" or isinstance(event.message, events_pb2.PointsEvent):
             continue
-        found = _media(event)
+        found = _media(event, event.message.media_logged)
         if found is None:
             rejected[event.run] = rejected.get(event.run, 0) + 1
             continue
@@ -83,8 +83,7 @@ def read(events: Iterable[Event]) -> tuple[dict[MediaKey, Media], dict[RunKey, i
     return kept, rejected
 
 
-def _media(event: Event) -> Media | None:
-    told = event.message.media_logged
+def _media(event: Event, told: events_pb2.MediaLogged) -> Media | None:
     if not is_key(told.key) or not 0 <= told.step <= LAST_STEP or not 1 <= len(told.items) <= MOST_ITEMS:
         return None
     items = [_item(item) for item in told.items]
