@@ -49,6 +49,11 @@ class Message:
     end: int
     body: bytes
 
+    @property
+    def is_soon(self) -> bool:
+        """Whether it goes where no points and lines are ahead of it."""
+        return self.arm in _SOON
+
     def subject(self, identity: Identity) -> str:
         """Where it goes: what the scheduler has to hear soon not behind points and lines."""
         event = _SOON.get(self.arm) or f"run.{self.arm.replace('_', '-')}"

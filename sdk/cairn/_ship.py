@@ -17,11 +17,11 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from itertools import takewhile
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cairn._link import Full, Link, Listen, Refused, Trouble
+from cairn._link import MOST_TOGETHER, Apart, Full, Link, Listen, Refused, Trouble
 from cairn._segments import writers
 from cairn._tail import Tail
 
@@ -38,6 +38,8 @@ IDLE_POLL_SECONDS = 0.5
 REST = 5.0
 LONGEST_POLL_SECONDS = 2.0
 BACK_OFF_SECONDS = (0.1, 10.0)
+# The body of a message that goes to the bus together with others like it.
+SMALL_BYTES = 4 * 1024
 # Whoever had so much to send has more at once; what a training loop logs meanwhile waits for the next poll.
 MUCH_BYTES = 128 * 1024
 
@@ -201,8 +203,8 @@ class Shipper:
         pending = deque(tail.next() if held is None else held.messages)
         moved = 0
         while pending:
-            going = list(takewhile(_is_points, pending)) or [pending[0]]
-            answers = await asyncio.gather(*(self._sent(tail, message) for message in going))
+            going = self._at_once(pending)
+            answers = await self._sent(tail, going)
             for message, answer in zip(going, answers, strict=True):
                 if answer is not None:
                     break
@@ -217,14 +219,52 @@ class Shipper:
         self._held.pop(tail.folder.name, None)
         return moved
 
-    async def _sent(self, tail: Tail, message: Message) -> Full | None:
-        """Returns when the bus has stored it, or with why it has no room for it."""
-        data = message.encode(self._identity, writer=tail.folder.name, segment=tail.segment)
+    def _at_once(self, pending: Sequence[Message]) -> list[Message]:
+        """What goes out next: small messages as a batch, points side by side, anything else by itself."""
+        if self._link is None or self._link.batches:
+            small = list(takewhile(_is_small, islice(pending, MOST_TOGETHER)))
+            if len(small) > 1:
+                return small
+        return list(takewhile(_is_points, pending)) or [pending[0]]
+
+    async def _sent(self, tail: Tail, messages: Sequence[Message]) -> Sequence[Full | None]:
+        """Returns when the bus has stored them; of each why it has no room for it, if it has none."""
+        encoded = [
+            (
+                message.subject(self._identity),
+                message.encode(self._identity, writer=tail.folder.name, segment=tail.segment),
+            )
+            for message in messages
+        ]
+        if len(messages) > 1 and all(map(_is_small, messages)) and await self._together(encoded):
+            return [None] * len(messages)
+        if all(map(_is_points, messages)):
+            return await asyncio.gather(*(self._one(*one) for one in encoded))
+        answers = [await self._one(*encoded[0])]
+        for one in encoded[1:]:
+            answers.append(await self._one(*one) if answers[-1] is None else answers[-1])
+        return answers
+
+    async def _one(self, subject: str, data: bytes) -> Full | None:
         try:
-            await self._publish(message.subject(self._identity), data)
+            await self._publish(subject, data)
         except Full as error:
             return error
         return None
+
+    async def _together(self, encoded: Sequence[tuple[str, bytes]]) -> bool:
+        """Whether the bus has stored them as a batch. Those of another kind go one by one."""
+        link = await self._connected()
+        try:
+            await link.publish_together(encoded)
+        except (Apart, Refused):
+            return False
+        except Trouble as trouble:
+            if trouble.fatal:
+                await self._drop(link)
+            return False
+        self._complained = False
+        return True
 
     async def _publish(self, subject: str, data: bytes) -> None:
         """Returns when the bus has stored it. Raises `Full`."""
@@ -278,6 +318,11 @@ class Shipper:
         with self._changed:
             self._answered = answered
             self._changed.notify_all()
+
+
+def _is_small(message: Message) -> bool:
+    """Whether a batch of such messages is better than each by itself: the bus writes those of one twice."""
+    return len(message.body) <= SMALL_BYTES and not message.is_soon
 
 
 def _is_points(message: Message) -> bool:

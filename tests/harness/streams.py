@@ -17,10 +17,10 @@ async def of_jobs(bus: Bus, *, team: str = "main") -> None:
     await bus.ensure_stream("ATTEMPT", STREAMS["ATTEMPT"])
 
 
-async def make(url: str) -> None:
-    """The stream that takes it."""
+async def make(url: str, *, batches: bool = True) -> None:
+    """The stream that takes it; one without `batches` is as an older tracker made it."""
     client = await nats.connect(url)
-    await client.jetstream().add_stream(name="JOB", subjects=[SUBJECTS])
+    await client.jetstream().add_stream(name="JOB", subjects=[SUBJECTS], allow_atomic=batches)
     await client.close()
 
 

@@ -124,6 +124,31 @@ async def test_every_kind_of_record_arrives_under_its_subject(bus: servers.Nats,
     assert resumed.run_resumed.step == 5
 
 
+@pytest.mark.parametrize("batches", [True, False])
+async def test_small_messages_go_together_where_the_stream_takes_batches_and_by_themselves_elsewhere(
+    bus: servers.Nats, tmp_path: Path, batches: bool
+) -> None:
+    await streams.make(bus.url, batches=batches)
+    writer = Writer(tmp_path / "spool")
+    for step in range(1_500):
+        writer.points(("loss",), (float(step),), step, 1.0)
+        writer.lines([LineRecord(1.0, 1, 0, step + 1, f"step {step}")])
+    writer.flush()
+    shipper = shipper_for(writer.spool, bus.url)
+    shipper.start()
+    assert await asyncio.to_thread(shipper.wait_empty, 30)
+    shipper.stop()
+    found, repeats = await read_once(bus.url)
+    arms = [event.WhichOneof("event") for event in found]
+    assert arms == ["points_logged", "lines_logged"] * 1_500, "each, in the order of the spool"
+    assert steps_of(found) == list(range(1_500))
+    assert repeats == 0
+    client = await nats.connect(bus.url)
+    first = await client.jetstream().get_msg("JOB", seq=1)
+    await client.close()
+    assert ("Nats-Batch-Id" in (first.headers or {})) == batches
+
+
 async def test_exactly_what_was_logged_arrives_though_the_bus_is_killed_twice(
     bus: servers.Nats, tmp_path: Path
 ) -> None:
