@@ -82,14 +82,16 @@ class LineRecord:
 class Shape:
     """A list of keys with its number in the segment; packs rows of values for them."""
 
-    __slots__ = ("_pack", "_size", "keys", "number")
+    __slots__ = ("keys", "number", "pack", "size", "whole")
 
     def __init__(self, number: int, keys: tuple[str, ...]) -> None:
         self.number = number
         self.keys = keys
         packer = struct.Struct(f"<BIdq{len(keys)}d")
-        self._pack = packer.pack
-        self._size = packer.size
+        # The payload: kind, number, time, step, values. Its size, and that of the frame.
+        self.pack = packer.pack
+        self.size = packer.size
+        self.whole = HEADER.size + packer.size
 
     def definition(self) -> bytes:
         """The frame that must come before the first row."""
@@ -97,8 +99,8 @@ class Shape:
 
     def row(self, values: Iterable[float], step: int, time: float) -> bytes:
         """A frame with one value for each key. Raises struct.error for what is no number."""
-        payload = self._pack(POINT, self.number, time, step, *values)
-        return HEADER.pack(self._size, crc32(payload)) + payload
+        payload = self.pack(POINT, self.number, time, step, *values)
+        return HEADER.pack(self.size, crc32(payload)) + payload
 
 
 def frame(payload: bytes) -> bytes:

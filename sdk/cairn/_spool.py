@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 from cairn import _frames
 from cairn._frames import LineRecord, Shape
@@ -34,6 +35,7 @@ _SYNC_SECONDS = 0.5
 # The disk is full: the segment is as it was, and goes on when there is room.
 _KEEP_SEGMENT = {errno.ENOSPC, errno.EDQUOT}
 
+_POINT, _head, _crc32, _os_write = _frames.POINT, _frames.HEADER.pack, crc32, os.write
 _to_disk = getattr(os, "fdatasync", os.fsync)
 
 
@@ -115,10 +117,17 @@ class Writer:
             if shape is None:
                 self._new_row(keys, values, step, time)
                 return
-            data = shape.row(values, step, time)
+            # What follows is `Shape.row` and `_write` without the time that calls take, for a loop waits.
+            payload = shape.pack(_POINT, shape.number, time, step, *values)
+            data = _head(shape.size, _crc32(payload)) + payload
             if not self._ring:
                 try:
-                    self._write(data)
+                    written = _os_write(self._file, data)
+                    offset = self._offset + written
+                    if written == shape.whole and self._dirty and offset < self._segment_bytes:
+                        self._offset = offset
+                    else:
+                        self._written(data, written)
                     return
                 except OSError as error:
                     self._refused(error)
@@ -216,7 +225,10 @@ class Writer:
     def _write(self, data: bytes) -> None:
         if self._file < 0:
             self._open()
-        written = os.write(self._file, data)
+        self._written(data, _os_write(self._file, data))
+
+    def _written(self, data: bytes, written: int) -> None:
+        """So much of this was written behind the rest of the segment."""
         if written != len(data):
             self._write_rest(data, written)
             written = len(data)

@@ -230,6 +230,15 @@ def test_a_full_disk_warns_once_keeps_a_ring_and_counts_what_it_drops(
     assert len([*read_all(writer.folder)]) == len(frames), "it is said once"
 
 
+def test_a_row_after_close_is_whole_in_a_new_segment(tmp_path: Path) -> None:
+    writer = Writer(tmp_path)
+    for step in range(3):
+        writer.points(("a", "b"), (1.0, 2.0), step, 1.0)
+        writer.close()
+    assert len(segments(writer.folder)) == 3
+    assert [step for step, _ in rows_of(writer.folder)] == [0, 1, 2]
+
+
 SMALL_FILES = """
 import resource, sys
 from pathlib import Path
