@@ -6,8 +6,9 @@ of them unless told):
 
 - ``one``: one process and run, 1e6 points, ten metrics a step;
 - ``many``: 200 runs from 4 processes, 4e6 points;
-- ``tiny``: messages of one point each, of 200 runs, published without waiting for each other; then as many
-  for a tracker that was stopped meanwhile, so that the bus, which syncs each of them, does not set the pace;
+- ``tiny``: messages of one point each, of 200 runs, in a batch for each run, as a shipper sends what it has;
+  `apart`: fewer, each by itself without waiting for each other, so that the bus syncs each of them;
+  `drained`: as many as at first for a tracker that was stopped meanwhile, so that it alone sets the pace;
 - ``steady``: 100,000 points/s of 10 runs for 15 s: how long from `log` until it can be queried;
 - ``trackio``: a fifth of ``one`` and a twentieth of ``many`` with trackio, which pip fetches, in its own
   SQLite file; `times`: our rates of ``one`` and ``many`` over its own.
@@ -39,6 +40,7 @@ import asyncpg
 import nats
 import numpy as np
 
+from cairn._link import MOST_TOGETHER, Link
 from cairn_common.ids import new_uid
 from cairn_tracker.clickhouse import clickhouse
 from tests.bench.bench_sdk import with_trackio
@@ -46,9 +48,11 @@ from tests.harness import servers
 from tests.harness.tracker import TEAM, Spool, Tracker, start_tracker
 
 METRICS = [f"train/metric{number}" for number in range(10)]
-# In `tiny`: messages that may be under way to the bus.
+# In `tiny`: messages that may be under way to the bus, and batches.
 WINDOW = 2_000
+AT_ONCE = 4
 TINY = 30_000
+TINY_APART = 5_000
 STEADY_SECONDS = 15
 PARTS = ("one", "many", "tiny", "steady", "trackio")
 PEERS_STEPS, PEERS_RUNS = 20_000, 10
@@ -173,6 +177,23 @@ def _values(steps: int) -> list[list[float]]:
 
 
 async def publish_tiny(url: str, events: list[tuple[str, bytes]]) -> None:
+    """As the shippers of 200 runs do it: what one of them has is a batch."""
+    by_run: dict[str, list[tuple[str, bytes]]] = {}
+    for event in events:
+        by_run.setdefault(event[0], []).append(event)
+    link = await Link.open(url, "")
+    free = asyncio.Semaphore(AT_ONCE)
+
+    async def ship(batch: list[tuple[str, bytes]]) -> None:
+        async with free:
+            for start in range(0, len(batch), MOST_TOGETHER):
+                await link.publish_together(batch[start : start + MOST_TOGETHER])
+
+    await asyncio.gather(*map(ship, by_run.values()))
+    await link.close()
+
+
+async def publish_apart(url: str, events: list[tuple[str, bytes]]) -> None:
     """As many clients at once would: nobody waits for the answer to one before the next goes out."""
     client = await nats.connect(url)
     free, failed = asyncio.Semaphore(WINDOW), 0
@@ -198,17 +219,17 @@ def tiny_events(uids: list[str], count: int) -> list[tuple[str, bytes]]:
     made = []
     for number in range(count):
         spool = spools[number % len(spools)]
-        event = spool.points([number // len(spools)], loss=[random.random()])
+        event = spool.points([number // len(spools)], loss=[float(np.float32(random.random()))])
         made.append((f"cairn.v1.job.run.points-logged.{TEAM}.{spool.run}", event.SerializeToString()))
     return made
 
 
-def run_tiny(url: str, uids: list[str], count: int, told: Connection) -> None:
+def run_tiny(url: str, uids: list[str], count: int, apart: bool, told: Connection) -> None:
     events = tiny_events(uids, count)
     begin = time.process_time()
     told.send("ready")
     told.recv()
-    asyncio.run(publish_tiny(url, events))
+    asyncio.run((publish_apart if apart else publish_tiny)(url, events))
     told.send((time.time(), time.process_time() - begin))
     told.recv()
 
@@ -279,9 +300,13 @@ async def many(on: Platform, folder: Path) -> object:
 
 
 async def tiny(on: Platform, folder: Path) -> object:
+    found = await tiny_points(on, TINY, apart=False)
+    return found | {"apart": await tiny_points(on, TINY_APART, apart=True), "drained": await drained(on)}
+
+
+async def tiny_points(on: Platform, count: int, *, apart: bool) -> dict[str, object]:
     uids = [new_uid() for _ in range(200)]
-    found = await drive(on, run_tiny, [(on.bus.url, uids, TINY)], uids, TINY)
-    return found | {"waiting_in_the_bus": await drained(on)}
+    return await drive(on, run_tiny, [(on.bus.url, uids, count, apart)], uids, count)
 
 
 async def drained(on: Platform) -> dict[str, object]:
