@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from cairn._paths import check_path, check_paths
 PART = 16 * 2**20
 WORKERS = 8
 
+# Device, inode, size, and when it was written last: of a file that was written since, one of them differs.
+Stamp = tuple[int, int, int, int]
 # (bytes done, bytes in all): called from one thread at a time.
 Progress = Callable[[int, int], None]
 
@@ -26,6 +28,8 @@ class Source:
     file: Path
     path: str
     size: int
+    # How it was when it was given (see `stamp_of`); None: however it is when it is read.
+    stamp: Stamp | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,9 +104,19 @@ def _walk(folder: Path, root: Path) -> Iterator[Source]:
             yield Source(file, check_path(file.relative_to(folder).as_posix()), status.st_size)
 
 
-def ask_uploads(api: Api, team: str, parts: Iterable[Part]) -> dict[str, str]:
-    """Digest to URL, for the parts that the store lacks."""
-    answer = api.post(f"/api/v1/teams/{segment(team)}/uploads", {"parts": [part.json() for part in parts]})
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What tells that a file was written since, or is another one."""
+    return (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def ask_uploads(
+    api: Api, team: str, parts: Iterable[Part], *, uploaded: Sequence[str] = ()
+) -> dict[str, str]:
+    """Digest to URL, for the parts that the store lacks; `uploaded` are digests that were sent since."""
+    body: Json = {"parts": [part.json() for part in parts]}
+    if uploaded:
+        body["uploaded"] = list(uploaded)
+    answer = api.post(f"/api/v1/teams/{segment(team)}/uploads", body)
     return {upload["digest"]: upload["url"] for upload in answer.get("uploads", [])}
 
 

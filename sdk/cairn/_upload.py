@@ -2,7 +2,8 @@
 
 A file is read once. Each part is hashed and, where the store lacks it, sent from memory by one of eight
 threads, while the next ones are read; at most `WINDOW` bytes are in memory. What is in the store already is
-not sent again, so an upload that broke off goes on where it broke.
+not sent again, so an upload that broke off goes on where it broke; and a file that was read before, and was
+not written since, is not even read (see `cairn._digests`).
 """
 
 from __future__ import annotations
@@ -10,19 +11,30 @@ from __future__ import annotations
 import hashlib
 import os
 import threading
+import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._digests import Digests
 from cairn._http import Api
-from cairn._transfer import PART, WORKERS, Entry, Part, Progress, Source, ask_uploads
+from cairn._transfer import PART, WORKERS, Entry, Part, Progress, Source, Stamp, ask_uploads, stamp_of
 
 WINDOW = WORKERS * PART
-# Small files that are asked about together.
+# Parts that are asked about together.
 BATCH_PARTS = 1_000
 
 T = TypeVar("T")
+
+
+class ChangedError(TransferError):
+    """A file was written while it was to be saved: what was read of it is no state that it ever had."""
+
+
+class _NotedWronglyError(Exception):
+    """A file is not what was noted of it."""
 
 
 def upload(
@@ -35,42 +47,115 @@ def upload(
 ) -> list[Entry]:
     """Sends what the store lacks of ``files``; returns the manifest's entries in their order.
 
-    Raises `TransferError`, `Unreachable`, `ApiError`.
+    Raises `TransferError` (`ChangedError` for a file that is written meanwhile), `Unreachable`, `ApiError`.
     """
+    store, digests = store or Store(), Digests.of(os.environ)
+    try:
+        return _upload(api, team, files, progress, store, digests)
+    except _NotedWronglyError:
+        return _upload(api, team, files, progress, store, None)
+    finally:
+        if digests is not None:
+            digests.close()
+
+
+def _upload(
+    api: Api,
+    team: str,
+    files: Sequence[Source],
+    progress: Progress | None,
+    store: Store,
+    digests: Digests | None,
+) -> list[Entry]:
     total = sum(each.size for each in files)
     with ThreadPoolExecutor(WORKERS, thread_name_prefix="cairn-put") as pool:
-        sending = _Sending(api, team, store or Store(), pool, progress=progress, total=total)
+        sending = _Sending(api, team, store, pool, progress=progress, total=total)
+        reader = _Reader(sending, digests)
         try:
-            entries = [_send_file(source, sending) for source in files]
+            entries = [reader.file(source) for source in files]
             sending.finish()
         except BaseException:
             sending.give_up()
             raise
+        reader.note()
     return [entry() for entry in entries]
 
 
-def _send_file(source: Source, sending: _Sending) -> Callable[[], Entry]:
-    """Reads a file once, giving away its parts. The entry is known when all is sent."""
-    parts: list[Future[Part]] = []
-    whole, size = hashlib.sha256(), 0
-    try:
-        with source.file.open("rb") as file:
-            before = os.fstat(file.fileno())
-            while data := file.read(PART):
-                size += len(data)
-                if before.st_size > PART:
-                    parts.append(sending.large(data))
-                    whole.update(data)  # while other threads hash the part, and send
-                else:
-                    # Of a file in one part, the part's digest is the whole's.
-                    whole.update(data)
-                    parts.append(sending.small(Part(whole.hexdigest(), len(data)), data))
-            after = os.fstat(file.fileno())
-    except OSError as error:
-        raise TransferError(f"{source.file} cannot be read: {error.strerror or error}") from error
-    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns) or size != before.st_size:
-        raise TransferError(f"{source.file} changed while it was read: save it again when it is still")
-    return lambda: Entry(source.path, size, whole.hexdigest(), tuple(part.result() for part in parts))
+class _Reader:
+    """Reads files once, giving away their parts; notes what it came to."""
+
+    def __init__(self, sending: _Sending, digests: Digests | None) -> None:
+        self._sending, self._digests = sending, digests
+        # Files that were read, when that began, and what they came to, once their parts are hashed.
+        self._read: deque[tuple[Stamp, int, Sequence[Future[Part]], Callable[[], Entry]]] = deque()
+
+    def file(self, source: Source) -> Callable[[], Entry]:
+        """The entry, known when all is sent."""
+        if self._digests is not None:
+            try:
+                stamp = stamp_of(source.file.stat())
+            except OSError as error:
+                raise _unreadable(source, error) from error
+            noted = self._digests.find(stamp)
+            if noted is not None:
+                _refuse_changed(source, stamp)
+                return self._noted(source, stamp, Entry(source.path, stamp[2], *noted))
+        return self._hashed(source)
+
+    def note(self) -> None:
+        """Writes down what is known by now."""
+        while self._read and all(part.done() for part in self._read[0][2]):
+            stamp, began, _, entry = self._read.popleft()
+            if self._digests is not None:
+                made = entry()
+                self._digests.note(stamp, began, made.digest, made.parts)
+
+    def _noted(self, source: Source, stamp: Stamp, entry: Entry) -> Callable[[], Entry]:
+        offset = 0
+        for part in entry.parts:
+            self._sending.known(part, source, stamp, offset)
+            offset += part.size
+        return lambda: entry
+
+    def _hashed(self, source: Source) -> Callable[[], Entry]:
+        parts: list[Future[Part]] = []
+        whole, size, began = hashlib.sha256(), 0, time.time_ns()
+        try:
+            with source.file.open("rb") as file:
+                before = stamp_of(os.fstat(file.fileno()))
+                _refuse_changed(source, before)
+                while data := file.read(PART):
+                    size += len(data)
+                    if before[2] > PART:
+                        parts.append(self._sending.large(data))
+                        whole.update(data)  # while other threads hash the part, and send
+                    else:
+                        # Of a file in one part, the part's digest is the whole's.
+                        whole.update(data)
+                        parts.append(self._sending.small(Part(whole.hexdigest(), len(data)), data))
+                after = stamp_of(os.fstat(file.fileno()))
+        except OSError as error:
+            raise _unreadable(source, error) from error
+        if before != after or size != after[2]:
+            raise ChangedError(f"{source.file} changed while it was read: save it again when it is still")
+
+        def entry() -> Entry:
+            return Entry(source.path, size, whole.hexdigest(), tuple(part.result() for part in parts))
+
+        self._read.append((after, began, parts, entry))
+        self.note()
+        return entry
+
+
+def _refuse_changed(source: Source, stamp: Stamp) -> None:
+    if source.stamp is not None and source.stamp != stamp:
+        raise ChangedError(
+            f"{source.file} was written after it was given to be saved: its bytes then are gone"
+        )
+
+
+def _unreadable(source: Source, error: OSError) -> TransferError:
+    return TransferError(f"{source.file} cannot be read: {error.strerror or error}")
 
 
 class _Sending:
@@ -89,9 +174,16 @@ class _Sending:
         self._api, self._team, self._store, self._pool = api, team, store, pool
         self._progress, self._total = progress, total
         self._changed = threading.Condition()
-        self._known: set[str] = set()
+        self._seen: set[str] = set()
         self._batch: dict[str, bytes] = {}
         self._batch_bytes = 0
+        # Parts of large files, to be asked about by whoever is free: several a call, as they come.
+        self._unasked: dict[str, bytes] = {}
+        self._asking = False
+        # Parts that were noted, to be read if the store lacks them: whose, and where in it.
+        self._noted: dict[str, tuple[Part, Source, Stamp, int]] = {}
+        # What the store has since it was told so last.
+        self._sent: list[str] = []
         # Bytes in memory, bytes that are in the store, and works that are not done.
         self._held = self._done = self._works = 0
         self._failed: BaseException | None = None
@@ -115,8 +207,18 @@ class _Sending:
             self._flush()
         return known
 
+    def known(self, part: Part, source: Source, stamp: Stamp, offset: int) -> None:
+        """A part of a file that was read before."""
+        if self._is_new(part.digest):
+            self._noted[part.digest] = (part, source, stamp, offset)
+        else:
+            self._count(part.size)
+        if len(self._noted) >= BATCH_PARTS:
+            self._read_noted()
+
     def finish(self) -> None:
         """Returns once all is in the store. Raises what made something of it impossible."""
+        self._read_noted()
         self._flush()
         with self._changed:
             while self._works and self._failed is None:
@@ -134,32 +236,61 @@ class _Sending:
         if batch:
             self._work(self._ask_and_send, batch)
 
+    def _read_noted(self) -> None:
+        """Reads and sends what the store lacks of what was noted."""
+        noted, self._noted = self._noted, {}
+        urls = self._ask([part for part, *_ in noted.values()]) if noted else {}
+        for digest, (part, source, stamp, offset) in noted.items():
+            if digest not in urls:
+                self._count(part.size)
+                continue
+            self._wait_for(part.size)
+            self._work(self._check_and_put, part, _piece(source, stamp, offset, part.size), urls[digest])
+
+    def _check_and_put(self, part: Part, data: bytes, url: str) -> None:
+        if hashlib.sha256(data).hexdigest() != part.digest:
+            raise _NotedWronglyError
+        self._put(part.digest, data, url)
+
     def _hash_and_send(self, data: bytes) -> Part:
         part = Part(hashlib.sha256(data).hexdigest(), len(data))
         if not self._is_new(part.digest):
             self._free(part.size)
-        else:
-            self._ask_and_send({part.digest: data})
-        return part
+            return part
+        with self._changed:
+            self._unasked[part.digest] = data
+            if self._asking:
+                return part  # whoever asks now takes it along next
+            self._asking = True
+        while True:
+            with self._changed:
+                batch, self._unasked = self._unasked, {}
+                if not batch:
+                    self._asking = False
+                    return part
+            self._ask_and_send(batch)
 
     def _ask_and_send(self, batch: Mapping[str, bytes]) -> None:
-        parts = [Part(digest, len(data)) for digest, data in batch.items()]
-        urls = ask_uploads(self._api, self._team, parts)
-        self._free(sum(part.size for part in parts if part.digest not in urls))
-        if len(urls) == 1:
-            ((digest, url),) = urls.items()
-            self._put(digest, batch[digest], url)
-            return
+        urls = self._ask([Part(digest, len(data)) for digest, data in batch.items()])
+        self._free(sum(len(data) for digest, data in batch.items() if digest not in urls))
         for digest, url in urls.items():
             self._work(self._put, digest, batch[digest], url)
+
+    def _ask(self, parts: Sequence[Part]) -> dict[str, str]:
+        """URLs for what the store lacks; it hears what it has by now, and reads that meanwhile."""
+        with self._changed:
+            sent, self._sent = self._sent[:BATCH_PARTS], self._sent[BATCH_PARTS:]
+        return ask_uploads(self._api, self._team, parts, uploaded=sent)
 
     def _put(self, digest: str, data: bytes, url: str) -> None:
         try:
             self._store.put(url, data)
         except UrlExpired:
-            again = ask_uploads(self._api, self._team, [Part(digest, len(data))])
+            again = self._ask([Part(digest, len(data))])
             if digest in again:
                 self._store.put(again[digest], data)
+        with self._changed:
+            self._sent.append(digest)
         self._free(len(data))
 
     def _work(self, function: Callable[..., T], *arguments: object) -> Future[T]:
@@ -184,8 +315,8 @@ class _Sending:
 
     def _is_new(self, digest: str) -> bool:
         with self._changed:
-            new = digest not in self._known
-            self._known.add(digest)
+            new = digest not in self._seen
+            self._seen.add(digest)
         return new
 
     def _wait_for(self, size: int) -> None:
@@ -205,6 +336,12 @@ class _Sending:
             self._done += size
             self._changed.notify_all()
 
+    def _count(self, size: int) -> None:
+        """So many bytes need not be sent."""
+        with self._changed:
+            self._done += size
+            self._tell()
+
     def _tell(self) -> None:
         if self._progress is not None:
             self._progress(min(self._done, self._total), self._total)
@@ -212,3 +349,14 @@ class _Sending:
     def _check(self) -> None:
         if self._failed is not None:
             raise self._failed
+
+
+def _piece(source: Source, stamp: Stamp, offset: int, size: int) -> bytes:
+    """Bytes of a file that is as it was. Raises `TransferError`."""
+    try:
+        with source.file.open("rb") as file:
+            if stamp_of(os.fstat(file.fileno())) != stamp:
+                raise ChangedError(f"{source.file} changed while it was read: save it again when it is still")
+            return os.pread(file.fileno(), size, offset)
+    except OSError as error:
+        raise _unreadable(source, error) from error

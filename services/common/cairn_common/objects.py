@@ -8,6 +8,7 @@ import functools
 import hashlib
 import io
 import os
+import threading
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,10 @@ _REGION = "us-east-1"
 _LONGEST_URL = 900
 _AT_ONCE = 8
 _SMALL = 16 * 1024 * 1024
+# Files of fewer bytes are brought to the disk together, by `sync`.
+_LARGE = 1024 * 1024
+# Files whose reading is remembered: of 16 MiB each they are 1.5 TB.
+_MOST_READ = 100_000
 _MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject", "ResourceNotFound")
 _RETRIED = (
     "SlowDown",
@@ -66,6 +71,7 @@ class ObjectStore:
         self._inside = _client(endpoint, access_key, secret)
         self._outside = _client(public_endpoint, access_key, secret) if public_endpoint else self._inside
         self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._read = _Read()
 
     def presign_put(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
         """A URL to PUT the object's bytes to, once or more, for at most 15 min (seconds or a timedelta)."""
@@ -92,8 +98,8 @@ class ObjectStore:
         """Of keys, with the SHA-256 (hex) that their bytes are to have: the sizes, by digest, of those that
         are there and have them, as far as that can be told without moving them.
 
-        The embedded store's are read on the disk; of an external store's that they are there is all that is
-        known.
+        The embedded store's are read on the disk, and not again as long as the file is the same, unchanged;
+        of an external store's that they are there is all that is known.
         """
         if self._data_dir is None:
             sizes = await asyncio.gather(*(self.size(key) for key in wanted))
@@ -103,9 +109,17 @@ class ObjectStore:
         keys, folder = list(wanted), self._data_dir / self._bucket
         lanes = [{key: wanted[key] for key in keys[lane::_AT_ONCE]} for lane in range(_AT_ONCE)]
         found = await asyncio.gather(
-            *(self._run(functools.partial(_read, folder, lane)) for lane in lanes if lane)
+            *(self._run(functools.partial(self._read.right, folder, lane)) for lane in lanes if lane)
         )
         return {digest: size for lane in found for digest, size in lane.items()}
+
+    async def look_ahead(self, wanted: Mapping[str, str]) -> None:
+        """Reads what `right` will soon be asked about, and brings it to the disk: then a commit waits for
+        neither. Nothing to do for an external store."""
+        if self._data_dir is None:
+            return
+        folder = self._data_dir / self._bucket
+        await self._run(functools.partial(self._read.right, folder, wanted, to_disk=True))
 
     async def digest(self, key: str) -> str | None:
         """The SHA-256 (hex) of the object's bytes, read anew wherever they lie; None where there is none."""
@@ -204,18 +218,40 @@ class ObjectStore:
                 raise
 
 
-def _read(folder: Path, wanted: Mapping[str, str]) -> dict[str, int]:
-    """As `ObjectStore.right`, from files."""
-    found = {}
-    for key, digest in wanted.items():
-        try:
-            with (folder / key).open("rb") as file:
-                size = os.fstat(file.fileno()).st_size
-                if hashlib.file_digest(file, "sha256").hexdigest() == digest:
-                    found[digest] = size
-        except FileNotFoundError:
-            continue
-    return found
+class _Read:
+    """Files of the embedded store that were read and have the bytes of their digests: which file each key was
+    then, and how, so that one that was written since is read anew. Threads share it."""
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[int, int, int, str]] = {}
+        self._lock = threading.Lock()
+
+    def right(self, folder: Path, wanted: Mapping[str, str], *, to_disk: bool = False) -> dict[str, int]:
+        """As `ObjectStore.right`; `to_disk`: large ones are written out meanwhile."""
+        found = {}
+        for key, digest in wanted.items():
+            try:
+                with (folder / key).open("rb") as file:
+                    status = os.fstat(file.fileno())
+                    known = (status.st_ino, status.st_size, status.st_mtime_ns, digest)
+                    with self._lock:
+                        same = self._found.get(key) == known
+                    if not same and hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                        continue
+                    if to_disk and status.st_size >= _LARGE:
+                        os.fdatasync(file.fileno())
+            except FileNotFoundError:
+                continue
+            found[digest] = status.st_size
+            if not same:
+                self._note(key, known)
+        return found
+
+    def _note(self, key: str, known: tuple[int, int, int, str]) -> None:
+        with self._lock:
+            while len(self._found) >= _MOST_READ:
+                self._found.pop(next(iter(self._found)))
+            self._found[key] = known
 
 
 class _Http(urllib3.PoolManager):

@@ -38,6 +38,7 @@ from cairn_common.migrate import migrate
 from cairn_common.objects import ObjectStore
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
+from cairn_tracker.ahead import Ahead
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.evaluations import EvaluationApi
@@ -85,6 +86,7 @@ class Parts:
     db: Database
     store: ClickHouse
     objects: ObjectStore
+    ahead: Ahead
     clock: Clock
     collector: Collector
     pending: Pending
@@ -164,6 +166,7 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
         db=db,
         store=store,
         objects=objects,
+        ahead=Ahead(objects),
         clock=clock,
         collector=collector,
         pending=pending,
@@ -175,6 +178,7 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     """All that goes on beside answering calls."""
     yield _on_the_bus(settings, parts, tokens)
     yield parts.pending.keep_going()
+    yield parts.ahead.keep_going()
     yield _reconcile(settings, parts)
     yield _ensure_bucket(parts.objects)
     keeping = Keeping(db=parts.db, clock=parts.clock)
@@ -273,7 +277,7 @@ def _scrub(settings: TrackerSettings, parts: Parts) -> Scrub:
 def _server(
     settings: TrackerSettings, parts: Parts, authenticate: Authenticate
 ) -> AbstractAsyncContextManager[rpc.Server]:
-    artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock)
+    artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock, ahead=parts.ahead)
     tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     media_api = MediaApi(db=parts.db, artifacts=artifacts, clock=parts.clock)

@@ -19,6 +19,7 @@ from cairn_common.errors import FailedPrecondition, InvalidArgument, NotFound, R
 from cairn_common.ids import new_uid, parse_name
 from cairn_common.objects import ObjectStore
 from cairn_tracker import manifest, wire, wire_artifacts
+from cairn_tracker.ahead import Ahead
 from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.model import Json
@@ -60,10 +61,11 @@ def blob_key(team: str, digest: str) -> str:
 class Artifacts:
     """What can be done with artifacts, for callers whose rights were checked."""
 
-    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock) -> None:
+    def __init__(self, *, db: Database, objects: ObjectStore, clock: Clock, ahead: Ahead) -> None:
         self._db = db
         self._objects = objects
         self._clock = clock
+        self._ahead = ahead
 
     async def uploads(self, team: str, parts: Sequence[Part]) -> dict[str, str]:
         """URLs to PUT what the store lacks to, by digest. Raises InvalidArgument for an impossible part, and
@@ -93,6 +95,12 @@ class Artifacts:
             # One of another size is the rest of a broken upload, to be written over.
             if there.get(digest) != size
         }
+
+    def uploaded(self, team: str, digests: Sequence[str]) -> None:
+        """These were sent, and will be committed: they are looked at meanwhile. Raises InvalidArgument."""
+        for digest in digests:
+            manifest.check_digest(digest)
+        self._ahead.note({blob_key(team, digest): digest for digest in digests})
 
     async def downloads(self, team: str, digests: Sequence[str]) -> dict[str, tuple[str, int]]:
         """URLs to GET blobs from and their sizes, by digest. Raises NotFound for one that the team lacks."""

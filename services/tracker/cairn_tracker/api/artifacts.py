@@ -70,6 +70,8 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         """URLs to PUT what the store lacks to."""
         team = team_of(caller(), request.parent, Role.MEMBER)
         _check_count(len(request.parts), "parts")
+        _check_count(max(1, len(request.uploaded)), "uploaded")
+        self._artifacts.uploaded(team, request.uploaded)
         expires = self._expires()
         urls = await self._artifacts.uploads(team, [wire_artifacts.part(part) for part in request.parts])
         return tracker_pb2.CreateUploadsResponse(
