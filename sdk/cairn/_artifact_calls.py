@@ -62,9 +62,21 @@ class ArtifactCalls(TeamCalls):
         """How the team keeps its artifacts."""
         return self.api.get(self._team("keeping"))
 
-    def set_keeping(self, keeping: Json) -> Json:
-        """Replaces how the team keeps its artifacts; for admins."""
-        return self.api.post(self._team("keeping"), {"keeping": keeping})
+    def set_keeping(
+        self,
+        *,
+        protected_aliases: Sequence[str] | None = None,
+        retention: Sequence[Json] | None = None,
+        etag: str = "",
+    ) -> Json:
+        """Replaces what is given of how the team keeps its artifacts; for admins. With ``etag`` only where it
+        is as it was read: else `ApiError` ETAG_MISMATCH."""
+        body: Json = {"etag": etag} if etag else {}
+        if protected_aliases is not None:
+            body["protected_aliases"] = list(protected_aliases)
+        if retention is not None:
+            body["retention"] = list(retention)
+        return self.api.patch(self._team("keeping"), body)
 
     def preview_retention(self, retention: Sequence[Json] = (), *, limit: int | None = None) -> list[Json]:
         """Versions that would go by these rules, or by the team's own: ``version``, and who keeps it

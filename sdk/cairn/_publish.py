@@ -32,8 +32,8 @@ class Version:
     metadata: dict[str, Any] = field(default_factory=dict)
     aliases: Sequence[str] = ()
     sources: Sequence[str] = ()
-    # Of a checkpoint that several ranks write: (rank, ranks, attempt).
-    shard: tuple[int, int, int] | None = None
+    # Of a checkpoint that several ranks write: (rank, ranks, attempt, round).
+    shard: tuple[int, int, int, int] | None = None
 
 
 def kind_name(kind: str) -> str:
@@ -96,5 +96,5 @@ def _body(team: str, version: Version) -> Json:
     if version.step is not None:
         body["step"] = version.step
     if version.shard is not None:
-        body["shard"] = dict(zip(("rank", "ranks", "attempt"), version.shard, strict=True))
+        body["shard"] = dict(zip(("rank", "ranks", "attempt", "round"), version.shard, strict=True))
     return body

@@ -15,6 +15,7 @@ from cairn._ids import new_uid
 from cairn._paths import UnsafePath
 from cairn._publish import Version, publish
 from cairn._stage import Staged
+from cairn._upload import ChangedError
 
 MOST_WAITING = 8
 FOREVER = 7 * 24 * 3600.0
@@ -41,10 +42,24 @@ class Saver:
         self._life = attempt * _LIVES + _restarts()
         self._api, self._team, self._run_uid, self._artifact = api, team, run_uid, artifact
         self._waiting: deque[Staged] = deque()
+        self._rounds: dict[int, int] = {}
         self._busy = False
         self._failed: Exception | None = None
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+
+    @property
+    def sends(self) -> bool:
+        """Whether there is a server; else what is staged is what is kept."""
+        return self._api is not None
+
+    def next_round(self, step: int) -> int:
+        """How often it was called with this step before. Each rank counts for itself, whatever comes of it:
+        so all have the same number."""
+        with self._changed:
+            number = self._rounds.get(step, 0)
+            self._rounds[step] = number + 1
+        return number
 
     def save(self, staged: Staged) -> None:
         """Queues a copy. Where eight wait already (the server is away), the oldest makes room for it."""
@@ -87,6 +102,8 @@ class Saver:
                 staged.remove()
             except (TransferError, UnsafePath, ApiError, Unreachable, OSError) as error:
                 _log.warning("cairn: the checkpoint at step %d is lost to others: %s", staged.step, error)
+                if isinstance(error, ChangedError):
+                    staged.remove()  # what it was is nowhere any more
                 with self._changed:
                     self._failed = error
             finally:
@@ -103,13 +120,20 @@ class Saver:
             step=staged.step,
             metadata={"metrics": staged.metrics, **({} if staged.file else {"folder": True})},
             request_id=new_uid(),  # one for all tries: the same checkpoint is never committed twice
-            shard=(staged.shard.rank, staged.shard.ranks, self._life) if staged.shard else None,
+            shard=(staged.shard.rank, staged.shard.ranks, self._life, staged.shard.round)
+            if staged.shard
+            else None,
         )
         pauses = Pauses(FOREVER)
         while True:
+            linked = bool(staged.links)
             try:
                 publish(self._api, self._team, staged.sources(), version)
                 return
+            except ChangedError:
+                if not linked or staged.links:
+                    raise
+                continue  # whoever saved it has made it a copy of its own meanwhile
             except Unreachable as error:
                 failure: Exception = error
             except ApiError as error:

@@ -14,7 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,15 +79,23 @@ def save_checkpoint(
     wait: bool = False,
     *,
     sharded: bool = False,
+    frozen: bool = False,
 ) -> None:
     """Saves a file, a folder, or any state that ``torch.save`` takes, as the run's checkpoint at ``step``.
 
-    Returns once there is a copy that later writes cannot touch; with ``wait`` once it is committed (or a
-    minute has passed). Checkpoints are committed in the order of the calls. Trouble is a warning, and an
-    exception only in a strict run. Call it from one rank, or, ``sharded``, from all with what each of them
-    has (its state, files of its own, or the folder that torch.distributed.checkpoint wrote): it is committed
-    once all ranks have saved, and never in part (``wait`` is then for this rank's share). After a
-    `checkpoint_due` in a process that was told to end it waits for the commit and raises SystemExit (143).
+    Returns once later writes cannot touch what is saved; with ``wait`` once it is committed (or a minute has
+    passed). Checkpoints are committed in the order of the calls, and of several at one step the last is the
+    one that counts. Trouble is a warning, and an exception only in a strict run.
+
+    A state is written to disk once. Files are not copied with ``wait``, where the disk clones them (XFS,
+    Btrfs), or if they are ``frozen``: nobody writes into them any more (they may be deleted, or another file
+    moved to their place), as those of a folder of each step's own. One that is written all the same is
+    refused, never saved half. Else a copy lies beside the run until it is committed.
+
+    Call it from one rank, or, ``sharded``, from all with what each of them has (its state, files of its own,
+    or the folder that torch.distributed.checkpoint wrote): it is committed once all ranks have saved, and
+    never in part (``wait`` is then for this rank's share). After a `checkpoint_due` in a process that was
+    told to end it waits for the commit and raises SystemExit (143).
     """
     from cairn._run import current_run
 
@@ -96,13 +104,20 @@ def save_checkpoint(
         if step < 0:
             raise ValueError(f"step must not be negative, is {step}")
         saver = _saver(run)
-        shard = _shard(run) if sharded else None
+        shard = replace(_shard(run), round=saver.next_round(int(step))) if sharded else None
         staged = _stage.stage(
-            path_or_state, saver.folder, step=int(step), metrics=_numbers(metrics), shard=shard
+            path_or_state,
+            saver.folder,
+            step=int(step),
+            metrics=_numbers(metrics),
+            shard=shard,
+            link=saver.sends and (wait or frozen),
         )
         saver.save(staged)
         ends = _stopping.saved()
         if (wait or ends) and not saver.wait(EXIT_WAIT):
+            if not frozen:
+                staged.own()  # the caller goes on, and may write to its files
             raise TransferError(
                 f"the checkpoint at step {step} is not committed yet; it is still being tried"
             )

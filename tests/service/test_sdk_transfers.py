@@ -15,10 +15,14 @@ from typing import Any
 import pytest
 
 from cairn._blobs import Store, TransferError
+from cairn._digests import Digests
 from cairn._download import download, download_folder
 from cairn._http import Unreachable
 from cairn._ids import new_uid
-from cairn._transfer import PART, entries_of
+from cairn._saver import Saver
+from cairn._stage import stage
+from cairn._transfer import PART, Part, entries_of, stamp_of
+from cairn._upload import ChangedError
 from cairn.client import Client
 from tests.harness.platform import Platform
 
@@ -264,6 +268,71 @@ def test_a_tree_of_more_files_than_a_message_takes_is_one_version(client: Client
     entries = entries_of(client.api, version)
     assert len({entry.path for entry in entries}) == 13_000
     assert {len(entry.parts) for entry in entries} == {1}
+
+
+def test_a_file_that_stayed_as_it_was_is_not_read_again_and_one_that_did_not_is(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAIRN_DIGESTS", str(tmp_path / "digests.sqlite3"))
+    file, name = tmp_path / "a.bin", f"still-{new_uid()}"
+    file.write_bytes(os.urandom(PART + 10))
+    written = file.stat().st_mtime_ns - 10**10
+    os.utime(file, ns=(written, written))
+    first = client.publish(file, name)
+    with file.open("r+b") as changed:
+        changed.write(b"seen by nobody")
+    os.utime(file, ns=(written, written))
+    assert client.publish(file, name)["digest"] == first["digest"], "it looks the same, so it is not read"
+    os.utime(file)
+    assert client.publish(file, name)["digest"] != first["digest"]
+    client.download(name, 3, tmp_path / "back")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == file.read_bytes()
+
+
+def test_what_was_noted_of_a_file_is_checked_before_it_is_sent(
+    client: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CAIRN_DIGESTS", str(tmp_path / "digests.sqlite3"))
+    file, name = tmp_path / "a.bin", f"noted-{new_uid()}"
+    file.write_bytes(os.urandom(3 * PART))
+    stamp = stamp_of(file.stat())
+    parts = [Part(hashlib.sha256(os.urandom(8)).hexdigest(), PART) for _ in range(3)]
+    digests = Digests(tmp_path / "digests.sqlite3")
+    digests.note(stamp, stamp[3] + 10**10, parts[0].digest, tuple(parts))
+    digests.close()
+    version = client.publish(file, name)
+    assert version["entries"][0]["digest"] == hashlib.sha256(file.read_bytes()).hexdigest()
+    client.download(name, 1, tmp_path / "back")
+    assert (tmp_path / "back" / "a.bin").read_bytes() == file.read_bytes()
+
+
+def test_a_linked_checkpoint_that_was_written_over_is_refused_and_never_saved_half(
+    client: Client, tmp_path: Path
+) -> None:
+    uid = new_uid()
+    client.api.post(f"/api/v1/teams/{client.team}/runs", {"run_id": uid})
+    saver = Saver(
+        api=client.api, team=client.team, run_uid=uid, folder=tmp_path / "stage", artifact=f"checkpoint-{uid}"
+    )
+    file = tmp_path / "state.bin"
+
+    def saved(step: int, *, own: bool) -> None:
+        file.write_bytes(b"%d " % step * 1_000)
+        staged = stage(file, saver.folder, step=step, metrics={}, link=True)
+        if own:
+            staged.own()
+        file.write_bytes(b"the next step")
+        saver.save(staged)
+        assert saver.wait(60.0)
+
+    saved(1, own=True)
+    with pytest.raises(ChangedError, match="was written after it was given"):
+        saved(2, own=False)
+    saved(3, own=True)
+    assert [each["step"] for each in client.checkpoints(uid)] == [3, 1]
+    client.download(f"checkpoint-{uid}", "latest", tmp_path / "back")
+    assert (tmp_path / "back" / "state.bin").read_bytes() == b"3 " * 1_000
+    assert list((tmp_path / "stage").iterdir()) == []
 
 
 @pytest.mark.chaos

@@ -232,3 +232,34 @@ async def test_only_the_team_and_only_its_own_run(tracker: Tracker) -> None:
         assert await refused(stranger.CommitVersion(stolen)) == "NOT_FOUND"
         request = tracker_pb2.GetLatestCheckpointRequest(parent=other.name)
         assert await refused(own.GetLatestCheckpoint(request)) == "NOT_FOUND"
+
+
+async def test_what_was_looked_at_ahead_is_looked_at_again_where_it_was_written_since(
+    tracker: Tracker,
+) -> None:
+    async with Client(tracker) as client:
+        right, wrong = new_uid().encode(), new_uid().encode()
+        part = artifact_pb2.ArtifactPart(digest=digest(right), size=len(right))
+        asked = tracker_pb2.CreateUploadsRequest(parent=TEAM, parts=[part])
+        (upload_to,) = (await client.artifacts.CreateUploads(asked)).uploads
+        wanted = commit(f"ahead-{new_uid()}", entry("a", right))
+
+        async def put(data: bytes) -> None:
+            async with httpx.AsyncClient(trust_env=False) as http:
+                (await http.put(upload_to.url, content=data)).raise_for_status()
+            other = artifact_pb2.ArtifactPart(digest=digest(new_uid().encode()), size=1)
+            said = tracker_pb2.CreateUploadsRequest(parent=TEAM, parts=[other], uploaded=[part.digest])
+            await client.artifacts.CreateUploads(said)
+
+        for data, answer in ((wrong, "FAILED_PRECONDITION"), (right, "")):
+            await put(data)
+            if answer:
+                assert await refused(client.artifacts.CommitVersion(wanted)) == answer
+        # It is right now, and known to be; then somebody writes over it.
+        assert list((await client.artifacts.CreateUploads(asked)).uploads) == []
+        await put(wrong)
+        assert await refused(client.artifacts.CommitVersion(wanted)) == "FAILED_PRECONDITION"
+        await put(right)
+        assert (await client.artifacts.CommitVersion(wanted)).version == 1
+        asked.uploaded.append("no digest")
+        assert await refused(client.artifacts.CreateUploads(asked)) == "INVALID_ARGUMENT"

@@ -121,7 +121,9 @@ async def test_a_team_says_which_aliases_are_protected(tracker: Tracker) -> None
     async with Client(tracker) as client:
         version = await made(client, f"guarded-{new_uid()}")
         rules = keeping_pb2.SetKeepingRequest(
-            parent=TEAM, keeping=keeping_pb2.Keeping(protected_aliases=["gold", "production"])
+            parent=TEAM,
+            keeping=keeping_pb2.Keeping(protected_aliases=["gold", "production"]),
+            update_mask={"paths": ["protected_aliases"]},
         )
         assert await refused(client.keeping().SetKeeping(rules)) == "PERMISSION_DENIED"
         assert list((await client.keeping(ADMIN).SetKeeping(rules)).protected_aliases) == [

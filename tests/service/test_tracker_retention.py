@@ -63,7 +63,13 @@ async def left(client: Client, name: str) -> list[int]:
 async def rule(client: Client, **fields: object) -> keeping_pb2.Keeping:
     made = keeping_pb2.RetentionRule(**fields)  # type: ignore[arg-type]
     wanted = keeping_pb2.Keeping(protected_aliases=["production"], retention=[made])
-    return await client.keeping(ADMIN).SetKeeping(keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=wanted))
+    return await client.keeping(ADMIN).SetKeeping(setting(wanted))
+
+
+def setting(wanted: keeping_pb2.Keeping, *fields: str) -> keeping_pb2.SetKeepingRequest:
+    """Replaces these fields, or all."""
+    paths = fields or ("protected_aliases", "retention")
+    return keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=wanted, update_mask={"paths": paths})
 
 
 async def preview(client: Client, **fields: object) -> dict[str, list[str]]:
@@ -172,7 +178,7 @@ async def test_what_is_older_goes_and_an_experiments_own_rule_comes_before_that_
             keeping_pb2.RetentionRule(kind=MODEL, keep_for={"seconds": 86_400}),
             keeping_pb2.RetentionRule(kind=MODEL, experiment=own, keep_for={"seconds": 864_000}),
         ]
-        request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=keeping_pb2.Keeping(retention=wanted))
+        request = setting(keeping_pb2.Keeping(retention=wanted), "retention")
         await client.keeping(ADMIN).SetKeeping(request)
         for experiment, name in names.items():
             await until(
@@ -193,13 +199,31 @@ async def test_rules_that_cannot_be_meant_and_changes_over_others_are_refused(tr
             {"kind": MODEL, "keep_for": {"seconds": -1}},
         ):
             keeping = keeping_pb2.Keeping(retention=[keeping_pb2.RetentionRule(**fields)])  # type: ignore[arg-type]
-            request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=keeping)
+            request = setting(keeping, "retention")
             assert await refused(client.keeping(ADMIN).SetKeeping(request)) == "INVALID_ARGUMENT", fields
             assert await refused(client.keeping(MEMBER).SetKeeping(request)) == "PERMISSION_DENIED"
         now = await rule(client, kind=MODEL, keep_last=3)
-        request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=now)
+        request = setting(now)
         after = await client.keeping(ADMIN).SetKeeping(request)
         assert after.etag != now.etag
         assert await refused(client.keeping(ADMIN).SetKeeping(request)) == "ABORTED"
         stored = await client.postgres.fetchval("SELECT retention FROM tracker.keeping WHERE team = 'main'")
         assert [rule["keep_last"] for rule in json.loads(stored)] == [3]
+
+
+async def test_what_is_not_named_stays_as_it_is(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        await rule(client, kind=MODEL, keep_last=3)
+        keeping = client.keeping(ADMIN)
+        wanted = keeping_pb2.Keeping(protected_aliases=["gold", "production"])
+        made = await keeping.SetKeeping(setting(wanted, "protected_aliases"))
+        assert (list(made.protected_aliases), [each.keep_last for each in made.retention]) == (
+            ["gold", "production"],
+            [3],
+        )
+        made = await keeping.SetKeeping(setting(keeping_pb2.Keeping(), "retention"))
+        assert (list(made.protected_aliases), list(made.retention)) == (["gold", "production"], [])
+        for paths in ([], ["etag"], ["retention", "name"]):
+            request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=wanted, update_mask={"paths": paths})
+            assert await refused(keeping.SetKeeping(request)) == "INVALID_ARGUMENT", paths
+        await rule(client, kind=MODEL, keep_last=3)

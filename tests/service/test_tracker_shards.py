@@ -27,7 +27,7 @@ class Training:
         _, self.artifacts = self.client.calling(RUN + self.uid)
 
     async def save(
-        self, rank: int, *files: str, ranks: int = 3, attempt: int = 1, text: str = ""
+        self, rank: int, *files: str, ranks: int = 3, attempt: int = 1, text: str = "", round: int = 0
     ) -> tracker_pb2.CommitVersionRequest:
         """What a rank sends of the checkpoint at step 1, its bytes being in the store."""
         parts = {path: f"{path} {text}".encode() for path in files}
@@ -36,13 +36,13 @@ class Training:
         return commit(
             f"checkpoint-{self.uid}", *(entry(path, data) for path, data in parts.items()), kind=KIND, step=1,
             run=run_name(self.uid), metadata={"metrics": {"rank": rank}},
-            shard=tracker_pb2.Shard(rank=rank, ranks=ranks, attempt=attempt),
+            shard=tracker_pb2.Shard(rank=rank, ranks=ranks, attempt=attempt, round=round),
         )  # fmt: skip
 
     async def send(
-        self, rank: int, *files: str, ranks: int = 3, attempt: int = 1, text: str = ""
+        self, rank: int, *files: str, ranks: int = 3, attempt: int = 1, text: str = "", round: int = 0
     ) -> artifact_pb2.ArtifactVersion:
-        request = await self.save(rank, *files, ranks=ranks, attempt=attempt, text=text)
+        request = await self.save(rank, *files, ranks=ranks, attempt=attempt, text=text, round=round)
         return await self.artifacts.CommitVersion(request)
 
     async def latest(self) -> artifact_pb2.ArtifactVersion | None:
@@ -113,3 +113,22 @@ async def test_ranks_that_contradict_each_other_and_shards_of_nothing_are_refuse
     model = await training.save(2, "a")
     model.kind = artifact_pb2.ARTIFACT_KIND_MODEL
     assert await refused(training.artifacts.CommitVersion(model)) == "INVALID_ARGUMENT"
+
+
+async def test_a_step_that_is_saved_again_is_a_version_of_its_own_and_never_a_mix(training: Training) -> None:
+    for rank in (0, 1):
+        await training.send(rank, f"state-{rank}", ranks=2, text="first")
+    first = await training.latest()
+    assert first is not None
+    await training.send(0, "state-0", ranks=2, text="second", round=1)
+    found = await training.latest()
+    assert found is not None
+    assert found.name == first.name, "one rank alone replaces nothing"
+    second = await training.send(1, "state-1", ranks=2, text="second", round=1)
+    assert (second.version, second.step) == (first.version + 1, first.step)
+    assert second.digest != first.digest
+    found = await training.latest()
+    assert found is not None
+    assert found.name == second.name
+    again = await training.send(0, "state-0", ranks=2, text="first")
+    assert again.name == first.name, "a call that is repeated is still the first"

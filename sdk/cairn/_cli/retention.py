@@ -81,7 +81,7 @@ def retention_set(
     if dry_run:
         _show(session, session.client.preview_retention(rules))
         return
-    made = session.client.set_keeping({**keeping, "retention": rules})
+    made = session.client.set_keeping(retention=rules, etag=str(keeping.get("etag", "")))
     if session.as_json:
         session.emit(made)
         return
@@ -104,7 +104,7 @@ def retention_rm(session: Session, kind: str, experiment: str) -> None:
         raise CliError(
             f"there is no rule for {kind}s of {experiment or 'all others'}: see cairn retention ls"
         )
-    made = session.client.set_keeping({**keeping, "retention": left})
+    made = session.client.set_keeping(retention=left, etag=str(keeping.get("etag", "")))
     if session.as_json:
         session.emit(made)
         return
@@ -130,7 +130,9 @@ def protect(session: Session, aliases: tuple[str, ...], remove: bool) -> None:
     protected = list(keeping.get("protected_aliases", []))
     if aliases:
         wanted = [each for each in protected if each not in aliases] if remove else [*protected, *aliases]
-        keeping = session.client.set_keeping({**keeping, "protected_aliases": sorted(set(wanted))})
+        keeping = session.client.set_keeping(
+            protected_aliases=sorted(set(wanted)), etag=str(keeping.get("etag", ""))
+        )
         protected = list(keeping.get("protected_aliases", []))
     if session.as_json:
         session.emit(protected)

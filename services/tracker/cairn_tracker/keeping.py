@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from dataclasses import replace
 from typing import Any, Final
 
 from cairn.tracker.v1 import artifact_pb2, events_pb2
@@ -49,9 +51,11 @@ class Keeping:
                 raise FailedPrecondition(f"alias {alias} does not name {found.artifact}:v{found.number}")
         return left
 
-    async def set_rules(self, team: str, wanted: Rules, *, revision: int | None) -> None:
-        """Replaces how a team keeps its artifacts. Raises InvalidArgument for aliases that cannot be, and
-        Aborted where it is not at this revision (None: at any) any more."""
+    async def set_rules(
+        self, team: str, wanted: Rules, *, fields: Collection[str], revision: int | None
+    ) -> None:
+        """Replaces these fields of how a team keeps its artifacts. Raises InvalidArgument for aliases that
+        cannot be, and Aborted where it is not at this revision (None: at any) any more."""
         if len(wanted.protected_aliases) > _MOST_PROTECTED:
             raise InvalidArgument(f"protected_aliases: at most {_MOST_PROTECTED} can be given")
         for alias in wanted.protected_aliases:
@@ -59,9 +63,11 @@ class Keeping:
         async with self._db.transaction() as conn:
             # What a promoted model was made from depends on it.
             await store.enter_alone(conn, team)
-            if revision is not None and (await store.rules(conn, team)).revision != revision:
+            now = await store.rules(conn, team)
+            if revision is not None and now.revision != revision:
                 raise Aborted("etag: somebody changed the team's keeping in between; read it again")
-            await store.set_rules(conn, team, wanted)
+            changed = {field: getattr(wanted, field) for field in fields}
+            await store.set_rules(conn, team, replace(now, **changed))
 
 
 async def delete(conn: Any, version: Version, *, actor: str, clock: Clock) -> None:

@@ -32,14 +32,19 @@ class Shards:
         self._artifacts = artifacts
         self._clock = clock
 
-    async def commit(self, draft: Draft, *, rank: int, ranks: int, attempt: int) -> Version | None:
-        """Notes what one rank has of a checkpoint; the version, once all have. A rank may say it again.
+    async def commit(
+        self, draft: Draft, *, rank: int, ranks: int, attempt: int, round: int
+    ) -> Version | None:
+        """Notes what one rank has of a checkpoint; the version, once all have. A rank may say it again; what
+        it saves of a step that it had saved before is of another round, and makes another version.
 
         Raises InvalidArgument, also where two ranks have different files of one path, and as
         `Artifacts.commit`.
         """
-        whole = _whole(draft, rank=rank, ranks=ranks, attempt=attempt)
+        whole = _whole(draft, rank=rank, ranks=ranks, attempt=attempt, round=round)
         request_id = f"shards/{whole.run_uid}/{whole.artifact}/{attempt}/{whole.step}/{ranks}"
+        if round:
+            request_id += f"/{round}"
         known = await rows.by_request(self._db, draft.team, request_id)
         if known is not None:
             return known
@@ -64,15 +69,15 @@ class Shards:
         return made
 
 
-def _whole(draft: Draft, *, rank: int, ranks: int, attempt: int) -> Whole:
-    if not 1 <= ranks <= MOST_RANKS or not 0 <= rank < ranks or attempt < 0:
+def _whole(draft: Draft, *, rank: int, ranks: int, attempt: int, round: int) -> Whole:
+    if not 1 <= ranks <= MOST_RANKS or not 0 <= rank < ranks or attempt < 0 or round < 0:
         raise InvalidArgument(
             f"shard: rank {rank} of {ranks} in attempt {attempt} is none; 1 to {MOST_RANKS:,} ranks, from 0",
             field="shard",
         )
     if draft.kind != CHECKPOINT or not draft.run_uid or draft.step is None:
         raise InvalidArgument("shard: only a run's checkpoint at a step has shards", field="shard")
-    return Whole(draft.team, draft.run_uid, draft.artifact, attempt, draft.step, ranks)
+    return Whole(draft.team, draft.run_uid, draft.artifact, attempt, draft.step, ranks, round)
 
 
 def _merged(shards: Sequence[Shard]) -> list[Entry]:

@@ -54,10 +54,11 @@ ROUTES = (
         bind={"parent": TEAM},
     ),
     Route(
-        method="POST",
+        method="PATCH",
         path="/teams/{team}/keeping",
         rpc="KeepingService/SetKeeping",
-        summary="Replace how the team keeps its artifacts.",
+        summary="Replace what the body has of how the team keeps its artifacts.",
+        resource="keeping",
         bind={"parent": TEAM},
         etag="keeping.etag",
     ),

@@ -235,7 +235,9 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         return await version_of(self._artifacts, who, name, role, as_read_by=as_read_by)
 
     async def _commit_shard(self, draft: Draft, shard: tracker_pb2.Shard) -> artifact_pb2.ArtifactVersion:
-        made = await self._shards.commit(draft, rank=shard.rank, ranks=shard.ranks, attempt=shard.attempt)
+        made = await self._shards.commit(
+            draft, rank=shard.rank, ranks=shard.ranks, attempt=shard.attempt, round=shard.round
+        )
         if made is not None:
             return wire_artifacts.version(made)
         return artifact_pb2.ArtifactVersion(

@@ -41,6 +41,7 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/VerifyVersion": access(Role.MEMBER),
 }
 
+_FIELDS: Final = {"protected_aliases", "retention"}
 # Who holds each is looked up.
 _MOST_PREVIEWED: Final = 100
 
@@ -134,8 +135,14 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
     async def SetKeeping(
         self, request: keeping_pb2.SetKeepingRequest, context: Context
     ) -> keeping_pb2.Keeping:
-        """Replaces the team's rules."""
+        """Replaces some of the team's rules."""
         team = team_of(caller(), request.parent, Role.ADMIN)
+        fields = set(request.update_mask.paths)
+        if not fields or fields - _FIELDS:
+            raise InvalidArgument(
+                f"update_mask: {' and '.join(sorted(_FIELDS))} can be changed, and one must be named",
+                reason=Reason.MASK_INVALID,
+            )
         wanted = wire_artifacts.rules(request.keeping)
         retention.check(wanted.retention)
         etag = request.keeping.etag
@@ -143,7 +150,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         revision = (
             (int(etag) if etag.isascii() and etag.isdigit() and len(etag) < 19 else -1) if etag else None
         )
-        await self._keeping.set_rules(team, wanted, revision=revision)
+        await self._keeping.set_rules(team, wanted, fields=fields, revision=revision)
         return await self._rules(team)
 
     async def PreviewRetention(

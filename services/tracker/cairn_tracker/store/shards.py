@@ -25,6 +25,7 @@ class Whole:
     attempt: int
     step: int
     ranks: int
+    round: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +57,9 @@ async def put(conn: Any, whole: Whole, shard: Shard, now: datetime) -> None:
     ]
     await conn.execute(
         "INSERT INTO shards"
-        " (team, run_uid, artifact, attempt, step, ranks, rank, entries, metadata, create_time)"
-        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8::jsonb, $9::jsonb, $10)"
-        " ON CONFLICT (team, run_uid, artifact, attempt, step, ranks, rank)"
+        " (team, run_uid, artifact, attempt, step, ranks, round, rank, entries, metadata, create_time)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9::jsonb, $10::jsonb, $11)"
+        " ON CONFLICT (team, run_uid, artifact, attempt, step, ranks, round, rank)"
         " DO UPDATE SET entries = EXCLUDED.entries, metadata = EXCLUDED.metadata",
         *(*_key(whole), shard.rank, json.dumps(entries), json.dumps(shard.metadata), now),
     )
@@ -68,7 +69,7 @@ async def all_of(conn: Any, whole: Whole) -> list[Shard]:
     """The shards that there are, by rank."""
     rows = await conn.fetch(
         "SELECT rank, entries, metadata FROM shards WHERE team = $1 AND run_uid = $2 AND artifact = $3"
-        " AND attempt = $4 AND step = $5 AND ranks = $6 ORDER BY rank",
+        " AND attempt = $4 AND step = $5 AND ranks = $6 AND round = $7 ORDER BY rank",
         *_key(whole),
     )
     return [Shard(row["rank"], _entries(row["entries"]), json.loads(row["metadata"])) for row in rows]
@@ -78,8 +79,8 @@ async def forget(db: Any, whole: Whole) -> None:
     """Removes the shards of a checkpoint that is whole, and of those before it that never will be."""
     await db.execute(
         "DELETE FROM shards WHERE team = $1 AND run_uid = $2 AND artifact = $3"
-        " AND (attempt < $4 OR (attempt = $4 AND step <= $5))",
-        *(whole.team, whole.run_uid, whole.artifact, whole.attempt, whole.step),
+        " AND (attempt < $4 OR (attempt = $4 AND (step, round) <= ($5, $6)))",
+        *(whole.team, whole.run_uid, whole.artifact, whole.attempt, whole.step, whole.round),
     )
 
 
@@ -93,8 +94,16 @@ async def forget_attempts_before(conn: Any, whole: Whole) -> None:
     )
 
 
-def _key(whole: Whole) -> tuple[str, str, str, int, int, int]:
-    return whole.team, whole.run_uid, whole.artifact, whole.attempt, whole.step, whole.ranks
+def _key(whole: Whole) -> tuple[str, str, str, int, int, int, int]:
+    return (
+        whole.team,
+        whole.run_uid,
+        whole.artifact,
+        whole.attempt,
+        whole.step,
+        whole.ranks,
+        whole.round,
+    )
 
 
 def _entries(text: str) -> list[Entry]:
