@@ -1,93 +1,94 @@
-"""Console lines, searched and followed: ``python -m tests.bench.bench_logs [MB]`` prints one JSON line.
+"""Console lines, searched and followed: ``python -m tests.bench.bench_logs`` prints one JSON line.
 
-How fast lines (without the bus and PostgreSQL) are written, bytes on disk a byte of text, and milliseconds
-(p50, p95) of a page of what a word, a pattern and words that are nowhere match among the lines of one run,
-and of its last 100 lines. On the embedded engine; 250 MB of lines of about 110 bytes unless told: a gigabyte
-takes minutes to write.
+Milliseconds (p50, p95) of `ListLogLines` by gRPC among the lines of one run: a page of what a word, a pattern
+and words that are nowhere match (bar 300 ms), and of its last 100 lines (bar 50 ms). A gigabyte of lines of
+about 120 bytes unless told, put straight into the embedded engine's columns; ``--data FOLDER`` keeps them for
+the next time. Every millionth line has the needle.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import json
 import os
-import random
 import sys
 import tempfile
-import time
-from collections.abc import Awaitable, Callable
-from importlib.resources import files
+from pathlib import Path
 
-from cairn_tracker import logs
-from cairn_tracker.batch import Line, RunKey
-from cairn_tracker.clickhouse import ClickHouse, clickhouse
+import asyncpg
+from clickhouse_connect.driver.client import Client as Store
+
+from cairn.tracker.v1 import metric_pb2, tracker_pb2
+from tests.bench.reading import answering, put_points
 from tests.bench.timing import timed
+from tests.harness.tracker import TEAM, Client, run_name
 
-RUN = RunKey("main", "01" + "l" * 24)
-BATCH = 50_000
-TIMES = 9
+RUN = "01" + "l" * 24
+TIMES = 25
+GREP, TAIL = 300, 50
 NEEDLE = "CUDA out of memory"
-_SIZE = """
-SELECT sum(bytes_on_disk) FROM system.parts
-WHERE active AND database = currentDatabase() AND table = 'lines'
+SEARCHES = {"word": NEEDLE, "pattern": "(?i)out of +memory", "absent": "no such words"}
+# Bytes of a line, about.
+LINE = 118
+LINES_AT_ONCE = 1_000_000
+_FIELDS = ("loss", "grad_norm", "lr", "throughput", "tokens")
+_TEXT = ", ".join(
+    f"' {name}=', toString(0.000001 * (cityHash64(number, {place}) % 1000000))"
+    for place, name in enumerate(_FIELDS)
+)
+_LINES = f"""
+INSERT INTO lines SELECT '{TEAM}', '{RUN}', number + 1, 1, number % 8, 'stdout', number + 1, 1.7e9 + number,
+    if(number % 1000000 = 7, 'RuntimeError: {NEEDLE}',
+       concat('[rank', toString(number % 8), '] 2026-01-01 12:00:00 INFO epoch=',
+              toString(intDiv(number, 10000)), ' step=', toString(number), {_TEXT}))
+FROM numbers({{start:UInt64}}, {{count:UInt64}})
+SETTINGS min_insert_block_size_rows = 1000000, max_threads = 2
 """
-_WORDS = ("epoch", "step", "loss", "grad_norm", "lr", "throughput", "tokens", "eval", "acc", "saved", "gpu")
+_RUN = """
+INSERT INTO runs (team, uid, create_time, update_time, state, experiment, has_job, line_count)
+VALUES ($1, $2, now(), now(), 4, 'default', false, $3)
+"""
 
 
-def texts(count: int) -> list[str]:
-    chance = random.Random(1)
-    return [
-        f"[rank{number % 8}] 2026-01-01 12:{number % 60:02}:{chance.randrange(60):02} INFO "
-        + " ".join(f"{chance.choice(_WORDS)}={chance.random():.6f}" for _ in range(5))
-        for number in range(count)
-    ]
+def fill(store: Store, lines: int) -> None:
+    for start in range(0, lines, LINES_AT_ONCE):
+        store.command(_LINES, parameters={"start": start, "count": min(LINES_AT_ONCE, lines - start)})
 
 
-async def write(store: ClickHouse, megabytes: int) -> tuple[int, int, float]:
-    """Lines, their bytes, and seconds of writing them; one line in a million has the needle."""
-    some, lines, size, taken = texts(BATCH), 0, 0, 0.0
-    counts = {RUN: 0}
-    while size < megabytes * 10**6:
-        made = [
-            Line(RUN, "w", 1, place % 8, "stdout", lines + place + 1, 1.7e9 + lines + place, text)
-            for place, text in enumerate(some)
-        ]
-        if lines % 1_000_000 == 0:
-            made[7] = Line(RUN, "w", 1, 7, "stderr", lines + 8, 1.7e9, f"RuntimeError: {NEEDLE}")
-        begin = time.perf_counter()
-        counts = await logs.add(store, made, counts)
-        taken += time.perf_counter() - begin
-        lines += BATCH
-        size += sum(map(len, some))
-    return lines, size, taken
+async def add_run(connection: asyncpg.Connection, lines: int) -> None:
+    await connection.execute(_RUN, TEAM, RUN, lines)
 
 
-async def main(megabytes: int) -> None:
+async def ask(client: Client, **fields: str | int) -> list[metric_pb2.LogLine]:
+    request = tracker_pb2.ListLogLinesRequest(parent=run_name(RUN), **fields)  # type: ignore[arg-type]
+    return list((await client.runs.ListLogLines(request)).lines)
+
+
+async def main(megabytes: int, data: Path | None) -> None:
+    lines = megabytes * 10**6 // LINE
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        async with clickhouse(f"chdb://{folder}/store", readers=1) as store:
-            await store.migrate(files("cairn_tracker") / "migrations" / "clickhouse")
-            lines, size, seconds = await write(store, megabytes)
-            ((on_disk,),) = await store.query(_SIZE, {})
-
-            def page(grep: str) -> Callable[[], Awaitable[object]]:
-                query = logs.Query(*RUN, last=lines, grep=grep)
-                return lambda: logs.read(store, query, after=0, most=1000)
-
-            everything = logs.Query(*RUN, last=lines)
-            result = {
-                "mb": size // 10**6,
-                "lines": lines,
-                "mb_per_s": round(size / 1e6 / seconds),
-                "bytes_per_byte": round(on_disk / size, 3),
-                "word": await timed(page(NEEDLE), TIMES),
-                "pattern": await timed(page("(?i)out of +memory"), TIMES),
-                "absent": await timed(page("no such words"), TIMES),
-                "tail": await timed(lambda: logs.tail(store, everything, 100), TIMES),
-                "load": round(os.getloadavg()[0], 1),
-            }
-    json.dump(result, sys.stdout)
+        points = data or Path(folder) / "tracker"
+        points.mkdir(parents=True, exist_ok=True)
+        await put_points(points, lambda store: fill(store, lines))
+        async with answering(Path(folder), points=points, fill=lambda db: add_run(db, lines)) as client:
+            result: dict[str, object] = {"mb": megabytes, "lines": lines}
+            for name, grep in SEARCHES.items():
+                found = await ask(client, grep=grep)
+                assert len(found) == (0 if name == "absent" else -(-(lines - 7) // 1_000_000)), (
+                    name,
+                    len(found),
+                )
+                result[name] = await timed(lambda grep=grep: ask(client, grep=grep), TIMES, bar=GREP)
+            assert [line.number for line in await ask(client, tail=100)] == list(range(lines - 99, lines + 1))
+            result["tail"] = await timed(lambda: ask(client, tail=100), TIMES, bar=TAIL)
+    json.dump({**result, "load": round(os.getloadavg()[0], 1)}, sys.stdout)
     print()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(*map(int, sys.argv[1:] or ["250"])))
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--mb", type=int, default=1_000, help="of text")
+    parser.add_argument("--data", type=Path, help="a folder for the lines, filled unless it was")
+    given = parser.parse_args()
+    asyncio.run(main(given.mb, given.data))

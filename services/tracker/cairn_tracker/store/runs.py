@@ -66,6 +66,11 @@ start_time, end_time, cause, message, complete, last_seen, run_group AS "group",
 rejected_points, dropped_points
 """
 
+#: Of a run in a list: without what can be long, and no list shows.
+LISTED = COLUMNS.replace(" environment,", " '{}'::jsonb AS environment,").replace(
+    " git_diff,", " '' AS git_diff,"
+)
+
 _GET = f"SELECT {COLUMNS} FROM runs WHERE team = $1 AND uid = ANY($2::text[])"  # noqa: S608
 
 _ATTEMPTS = """

@@ -12,7 +12,7 @@ from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker.expression import Operand, Tree
 from cairn_tracker.model import Run
 from cairn_tracker.search import Key, Parameters, Part, Place, after, condition, kinds, order, parts
-from cairn_tracker.store.runs import COLUMNS, MOST_SUMMARIES_IN_LISTS, Filter, whole
+from cairn_tracker.store.runs import LISTED, MOST_SUMMARIES_IN_LISTS, Filter, whole
 
 _MILLISECONDS: Final = 5_000
 # Newest first; also between runs that are equal in what they are sorted by.
@@ -123,7 +123,7 @@ def _statement(wanted: Search, number: int, place: Place, limit: int) -> tuple[s
         f"{'NULL::float8' if key is None else key.sql} AS place_{at}" for at, key in enumerate(columns)
     )
     return (
-        f"SELECT {COLUMNS}, {places} FROM runs {part.join} WHERE {' AND '.join(tests)}"  # noqa: S608
+        f"SELECT {LISTED}, {places} FROM runs {part.join} WHERE {' AND '.join(tests)}"  # noqa: S608
         f" ORDER BY {order(sorted_by)} LIMIT {given.add(limit, 'integer')}",
         given.values,
     )
