@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping
-from typing import Any, cast
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
+from typing import Any, TypeAlias, cast
 
 from google.protobuf import duration_pb2, field_mask_pb2, struct_pb2, timestamp_pb2
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from cairn_gateway.wire.common import FLOATS, INTEGER_RANGES, Json, entry_of, fields_of, is_map
+from cairn_gateway.wire.common import FLOATS, INTEGER_RANGES, Json, entry_of, is_map
+
+Out: TypeAlias = Callable[[Any], Json]
 
 
 def to_json(message: Message) -> Json:
@@ -20,37 +23,51 @@ def to_json(message: Message) -> Json:
     if known is not None:
         return known(message)
     out: dict[str, Json] = {}
-    for field in fields_of(message):
-        if field.has_presence and not message.HasField(field.name):
+    for name, has_presence, field_out in _fields_out(message.DESCRIPTOR):
+        if has_presence and not message.HasField(name):
             continue
-        out[field.name] = _field_out(field, getattr(message, field.name))
+        out[name] = field_out(getattr(message, name))
     return out
 
 
-def _field_out(field: FieldDescriptor, value: Any) -> Json:
+@cache
+def _fields_out(kind: Descriptor) -> Sequence[tuple[str, bool, Out]]:
+    """Of each field of a kind its name, whether it can be absent, and how its value is written: looked at
+    once, for an answer has thousands of messages of a kind."""
+    return [(field.name, field.has_presence, _field_out(field)) for field in kind.fields]
+
+
+def _field_out(field: FieldDescriptor) -> Out:
     if is_map(field):
         _, of_value = entry_of(field)
-        return {str(key): _single_out(of_value, value[key]) for key in sorted(value)}
+        single = _single_out(of_value)
+        return lambda value: {str(key): single(value[key]) for key in sorted(value)}
     if not field.is_repeated:
-        return _single_out(field, value)
+        return _single_out(field)
     if field.cpp_type in FLOATS:
-        return [item if math.isfinite(item) else float_out(item) for item in value]
+        return _floats_out
     if field.cpp_type in INTEGER_RANGES:
-        return list(value)
-    return [_single_out(field, item) for item in value]
+        return list
+    single = _single_out(field)
+    return lambda value: [single(item) for item in value]
 
 
-def _single_out(field: FieldDescriptor, value: Any) -> Json:
+def _single_out(field: FieldDescriptor) -> Out:
     if field.message_type is not None:
-        return to_json(value)
+        return _KNOWN_OUT.get(field.message_type.full_name, to_json)
     if field.enum_type is not None:
-        known = field.enum_type.values_by_number.get(value)
-        return known.name if known else value
+        names = {number: known.name for number, known in field.enum_type.values_by_number.items()}
+        return lambda value: names.get(value, value)
     if field.cpp_type in FLOATS:
-        return float_out(value)
-    if isinstance(value, bytes):
-        return b64encode(value).decode()
-    return value
+        return float_out
+    if field.type == FieldDescriptor.TYPE_BYTES:
+        return lambda value: b64encode(value).decode()
+    return lambda value: value
+
+
+def _floats_out(values: Sequence[float]) -> Json:
+    found = list(values)
+    return found if all(map(math.isfinite, found)) else [float_out(item) for item in found]
 
 
 def float_out(value: float) -> float | str:

@@ -61,7 +61,8 @@ def prepare(
         "listen_addresses": "127.0.0.1",
         # TCP with a password is the only door; a socket would be one more, and its path has a length limit.
         "unix_socket_directories": "",
-        "shared_buffers": "64MB",
+        # Taken as it is filled: what a search over a hundred thousand runs reads has room in it.
+        "shared_buffers": "256MB",
         "max_connections": "50",
         "logging_collector": "off",
         **(options or {}),
