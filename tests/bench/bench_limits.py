@@ -54,7 +54,7 @@ VALUES ($1, $2, now(), now(), 2, 'default', false)
 """
 _SUMMARIES = """
 INSERT INTO summaries (team, run_uid, key, last, last_step, count, min, max)
-SELECT $1, $2, key, 50, $4, $4 + 1, 0, 100 FROM unnest($3::text[]) AS key
+SELECT $1, $2, key, 50, $4::bigint, $4::bigint + 1, 0, 100 FROM unnest($3::text[]) AS key
 """
 
 

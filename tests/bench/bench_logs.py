@@ -13,14 +13,13 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import asyncpg
 from clickhouse_connect.driver.client import Client as Store
 
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
-from tests.bench.reading import answering, put_points
+from tests.bench.reading import answering, kept, put_points
 from tests.bench.timing import timed
 from tests.harness.tracker import TEAM, Client, run_name
 
@@ -67,11 +66,10 @@ async def ask(client: Client, **fields: str | int) -> list[metric_pb2.LogLine]:
 
 async def main(megabytes: int, data: Path | None) -> None:
     lines = megabytes * 10**6 // LINE
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        points = data or Path(folder) / "tracker"
-        points.mkdir(parents=True, exist_ok=True)
+    with kept(data) as folder:
+        points = folder / "tracker"
         await put_points(points, lambda store: fill(store, lines))
-        async with answering(Path(folder), points=points, fill=lambda db: add_run(db, lines)) as client:
+        async with answering(folder, points=points, fill=lambda db: add_run(db, lines)) as client:
             result: dict[str, object] = {"mb": megabytes, "lines": lines}
             for name, grep in SEARCHES.items():
                 found = await ask(client, grep=grep)

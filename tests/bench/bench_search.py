@@ -11,13 +11,12 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import asyncpg
 
 from cairn.tracker.v1 import tracker_pb2
-from tests.bench.reading import answering
+from tests.bench.reading import answering, kept
 from tests.bench.timing import timed
 from tests.harness.tracker import TEAM, Client
 
@@ -63,11 +62,9 @@ async def page(client: Client, text: str, by: str, token: str = "") -> tracker_p
     )
 
 
-async def main(runs: int, keys: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        filled = answering(
-            Path(folder), points=Path(folder) / "tracker", fill=lambda db: fill(db, runs, keys)
-        )
+async def main(runs: int, keys: int, data: Path | None) -> None:
+    with kept(data) as folder:
+        filled = answering(folder, points=folder / "tracker", fill=lambda db: fill(db, runs, keys))
         async with filled as client:
             result: dict[str, object] = {}
             for name, (text, by) in SEARCHES.items():
@@ -88,5 +85,6 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--runs", type=int, default=100_000)
     parser.add_argument("--keys", type=int, default=10, help="metrics of each run")
+    parser.add_argument("--data", type=Path, help="a folder for the runs, filled unless it was")
     given = parser.parse_args()
-    asyncio.run(main(given.runs, given.keys))
+    asyncio.run(main(given.runs, given.keys, given.data))

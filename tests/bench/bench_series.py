@@ -13,13 +13,12 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 from clickhouse_connect.driver.client import Client as Store
 
 from cairn.tracker.v1 import metric_pb2, tracker_pb2
-from tests.bench.reading import answering, put_points
+from tests.bench.reading import answering, kept, put_points
 from tests.bench.timing import timed
 from tests.harness.tracker import TEAM, Client, run_name
 
@@ -82,11 +81,10 @@ async def check(client: Client, steps: int) -> None:
 
 
 async def main(steps: int, series: int, data: Path | None) -> None:
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        points = data or Path(folder) / "tracker"
-        points.mkdir(parents=True, exist_ok=True)
+    with kept(data) as folder:
+        points = folder / "tracker"
         await put_points(points, lambda store: fill(store, steps, series))
-        async with answering(Path(folder), points=points) as client:
+        async with answering(folder, points=points) as client:
             middle = steps // 2
             result: dict[str, object] = {"steps": steps, "series": series}
             for count in sorted({1, min(10, series), series}):

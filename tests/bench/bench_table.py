@@ -13,13 +13,12 @@ import asyncio
 import json
 import os
 import sys
-import tempfile
 from pathlib import Path
 
 import asyncpg
 
 from tests.bench.bench_search import RUNS, page
-from tests.bench.reading import answering
+from tests.bench.reading import answering, kept
 from tests.bench.timing import timed
 from tests.harness.tracker import TEAM
 
@@ -40,11 +39,9 @@ async def fill(connection: asyncpg.Connection, runs: int, keys: int, wide: int) 
     await connection.execute(_SUMMARIES, wide + 1, runs, min(FEW, keys), TEAM)
 
 
-async def main(runs: int, keys: int, wide: int) -> None:
-    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as folder:
-        filled = answering(
-            Path(folder), points=Path(folder) / "tracker", fill=lambda db: fill(db, runs, keys, wide)
-        )
+async def main(runs: int, keys: int, wide: int, data: Path | None) -> None:
+    with kept(data) as folder:
+        filled = answering(folder, points=folder / "tracker", fill=lambda db: fill(db, runs, keys, wide))
         async with filled as client:
             metric = "metrics.`layer1/metric1`"
             result = {
@@ -63,5 +60,6 @@ if __name__ == "__main__":
     parser.add_argument("--runs", type=int, default=75_000)
     parser.add_argument("--keys", type=int, default=1_500, help="metrics of each wide run")
     parser.add_argument("--wide", type=int, default=2_000, help="runs that have all of them")
+    parser.add_argument("--data", type=Path, help="a folder for the runs, filled unless it was")
     given = parser.parse_args()
-    asyncio.run(main(given.runs, given.keys, given.wide))
+    asyncio.run(main(given.runs, given.keys, given.wide, given.data))

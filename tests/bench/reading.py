@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.resources import files
 from pathlib import Path
 
@@ -28,6 +29,7 @@ async def put_points(folder: Path, fill: Callable[[Client], None]) -> None:
     `fill` has a client without the limits that the tracker's have.
     """
     done, path = folder / "filled", folder / "points"
+    folder.mkdir(exist_ok=True)
     if done.exists():
         return
     async with clickhouse(f"chdb://{path}", readers=1) as store:
@@ -40,20 +42,35 @@ async def put_points(folder: Path, fill: Callable[[Client], None]) -> None:
     done.touch()
 
 
+@contextmanager
+def kept(folder: Path | None) -> Iterator[Path]:
+    """A folder that is there already or is made, or without one another that goes afterwards."""
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="cairn-bench-") as made:
+        yield Path(made)
+
+
 @asynccontextmanager
 async def answering(
     folder: Path, *, points: Path, fill: Callable[[asyncpg.Connection], Awaitable[None]] | None = None
 ) -> AsyncIterator[Asking]:
-    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it; who asks it by gRPC."""
+    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it in this folder, or left it there
+    before; who asks it by gRPC."""
     os.chmod(folder, 0o755)
+    done = folder / "postgres" / "filled"
     postgres = await asyncio.to_thread(servers.start_postgres, folder / "postgres")
     running: list[servers.Server] = [postgres]
     try:
-        await asyncio.to_thread(postgres.create_database, "bench")
+        if not done.exists():
+            await asyncio.to_thread(postgres.create_database, "bench")
         url = await asyncio.to_thread(postgres.create_schema, "bench", "tracker")
-        if fill is not None:
-            await migrate(url, "tracker", _MIGRATIONS / "postgres")
+        await migrate(url, "tracker", _MIGRATIONS / "postgres")
+        if fill is not None and not done.exists():
             await _filled(url, fill)
+        done.touch()
         bus = await asyncio.to_thread(servers.start_nats, folder / "nats")
         running.append(bus)
         s3 = await asyncio.to_thread(servers.start_s3, folder / "s3")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -37,17 +37,25 @@ WHERE team = {team:String} AND run = {run:String}
 ORDER BY sequence
 """
 
-# Lines that may be meant, found without FINAL, which reads all texts: the index spares most of them.
+# Lines that may be meant, found without FINAL, which reads all texts: the index spares most of them, and what
+# has not the words goes no further. Of a line that was written twice it may be the one that counts no longer.
 _CANDIDATES = """
-SELECT sequence FROM lines
-WHERE team = {{team:String}} AND run = {{run:String}}
-  AND sequence > {{after:Int64}} AND sequence <= {{last:Int64}}
-  {chosen}
+SELECT {columns} FROM lines
+PREWHERE team = {{team:String}} AND run = {{run:String}}
+  AND sequence > {{after:Int64}} AND sequence <= {{last:Int64}}{words}
+WHERE true {chosen}
 ORDER BY sequence {order} LIMIT 1 BY sequence LIMIT {{most:UInt32}}
+"""
+_WHOLE = "sequence, attempt, rank, stream, number, time, text"
+
+_REPEATED = """
+SELECT sequence FROM lines
+WHERE team = {team:String} AND run = {run:String} AND sequence IN {sequences:Array(Int64)}
+GROUP BY sequence HAVING count() > 1 LIMIT 1
 """
 
 _THESE = f"""
-SELECT sequence, attempt, rank, stream, number, time, text FROM lines FINAL
+SELECT {_WHOLE} FROM lines FINAL
 WHERE team = {{team:String}} AND run = {{run:String}} AND sequence IN {{sequences:Array(Int64)}}
   {_CHOSEN}
 ORDER BY sequence
@@ -110,12 +118,7 @@ async def read(store: ClickHouse, query: Query, *, after: int, most: int) -> tup
         end = min(query.last, after + most)
         columns = await store.query(_PAGE, {**_parameters(query), "after": after, "end": end})
     else:
-        sequences = await _candidates(store, query, after=after, most=most)
-        # Fewer than were asked for: these are all.
-        end = sequences[-1] if len(sequences) == most else query.last
-        columns = (
-            await store.query(_THESE, {**_parameters(query), "sequences": sequences}) if sequences else []
-        )
+        columns, end = await _chosen(store, query, after=after, most=most)
     found = [StoredLine(*row) for row in zip(*columns, strict=True)]
     size = 0
     for place, line in enumerate(found):
@@ -129,22 +132,37 @@ async def tail(store: ClickHouse, query: Query, count: int) -> int:
     """The cursor before the last `count` lines."""
     if query.every:
         return max(0, query.last - count)
-    sequences = await _candidates(store, query, after=0, most=count, order="DESC")
-    return max(0, sequences[-1] - 1) if sequences else 0
+    columns = await _candidates(store, query, "sequence", after=0, most=count, order="DESC")
+    return max(0, columns[0][-1] - 1) if columns else 0
+
+
+async def _chosen(
+    store: ClickHouse, query: Query, *, after: int, most: int
+) -> tuple[Sequence[Sequence[Any]], int]:
+    """The next lines that are chosen, by columns, and the cursor to go on from."""
+    columns = await _candidates(store, query, _WHOLE, after=after, most=most)
+    if not columns:
+        return [], query.last
+    sequences = list(columns[0])
+    # Fewer than were asked for: these are all.
+    end = sequences[-1] if len(sequences) == most else query.last
+    these = {**_parameters(query), "sequences": sequences}
+    if await store.query(_REPEATED, these):
+        columns = await store.query(_THESE, these)
+    return columns, end
 
 
 async def _candidates(
-    store: ClickHouse, query: Query, *, after: int, most: int, order: str = "ASC"
-) -> list[int]:
-    """Numbers of lines that are chosen, or were before they were written again."""
+    store: ClickHouse, query: Query, columns: str, *, after: int, most: int, order: str = "ASC"
+) -> Sequence[Sequence[Any]]:
+    """Lines that are chosen, or were before they were written again."""
     words = pattern.words(query.grep)
     needed = "".join(f" AND lower(text) LIKE {{word{place}:String}}" for place in range(len(words)))
     given = {f"word{place}": pattern.like(word) for place, word in enumerate(words)}
-    columns = await store.query(
-        _CANDIDATES.format(chosen=needed + _CHOSEN, order=order),
+    return await store.query(
+        _CANDIDATES.format(columns=columns, words=needed, chosen=_CHOSEN, order=order),
         {**_parameters(query), **given, "after": after, "most": most},
     )
-    return list(columns[0]) if columns else []
 
 
 def _parameters(query: Query) -> dict[str, object]:

@@ -491,10 +491,9 @@ def _run(row: Row | Mapping[str, Any], attempts: Sequence[Attempt], summary: dic
         git_diff=values.pop("git_diff"),
     )
     values["state"] = RunState(values["state"])
-    values["params"] = json.loads(values["params"])
-    values["environment"] = json.loads(values["environment"])
-    values["axes"] = json.loads(values["axes"])
-    values["labels"] = json.loads(values["labels"])
-    origin = json.loads(values["origin"])
+    for name in ("params", "environment", "axes", "labels", "origin"):
+        # Of most runs there is nothing in most of them.
+        values[name] = {} if values[name] == "{}" else json.loads(values[name])
+    origin = values["origin"]
     values["origin"] = Origin(**{**origin, "kind": OriginKind(origin["kind"])}) if origin else None
     return Run(**values, code=code, attempts=attempts, summary=summary)

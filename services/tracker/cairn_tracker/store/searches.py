@@ -21,7 +21,7 @@ _NEWEST: Final = (
     Key("uid", "text", True, required=True),
 )
 # The planner cannot know how many runs an expression leaves, and knows less without its values; compiling
-# costs more than it wins. What a search reads is in memory: a row anywhere costs about as much as the next one.
+# costs more than it wins. What a search reads is in memory: a row anywhere costs about what the next one does.
 _SETTINGS: Final = f"""
 SET LOCAL statement_timeout = {_MILLISECONDS};
 SET LOCAL jit = off;
@@ -70,15 +70,15 @@ async def search(db: Database, wanted: Search, *, limit: int) -> list[Found]:
                 reason=Reason.FIELD_INVALID,
                 field="filter",
             ) from None
-        count = len(key_kinds(wanted.by))
-        places = [tuple(row[f"place_{number}"] for number in range(count)) for row in rows]
+        # The place is what a row ends with.
+        kept = -len(key_kinds(wanted.by))
         runs = await whole(
             conn,
             wanted.where.team,
-            [{name: value for name, value in row.items() if not name.startswith("place_")} for row in rows],
+            [dict(list(row.items())[:kept]) for row in rows],
             most_metrics=MOST_SUMMARIES_IN_LISTS,
         )
-    return [Found(run, place) for run, place in zip(runs, places, strict=True)]
+    return [Found(run, tuple(row.values())[kept:]) for run, row in zip(runs, rows, strict=True)]
 
 
 async def _rows(conn: Connection, wanted: Search, limit: int) -> list[Row]:
