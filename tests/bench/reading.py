@@ -57,8 +57,8 @@ def kept(folder: Path | None) -> Iterator[Path]:
 async def answering(
     folder: Path, *, points: Path, fill: Callable[[asyncpg.Connection], Awaitable[None]] | None = None
 ) -> AsyncIterator[Asking]:
-    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it in this folder, or left it there
-    before; who asks it by gRPC."""
+    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it in this folder or left it once;
+    who asks it by gRPC."""
     os.chmod(folder, 0o755)
     done = folder / "postgres" / "filled"
     postgres = await asyncio.to_thread(servers.start_postgres, folder / "postgres")

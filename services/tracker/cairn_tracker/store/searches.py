@@ -21,7 +21,7 @@ _NEWEST: Final = (
     Key("uid", "text", True, required=True),
 )
 # The planner cannot know how many runs an expression leaves, and knows less without its values; compiling
-# costs more than it wins. What a search reads is in memory: a row anywhere costs about what the next one does.
+# costs more than it wins. What a search reads is in memory: any row costs about what the next one does.
 _SETTINGS: Final = f"""
 SET LOCAL statement_timeout = {_MILLISECONDS};
 SET LOCAL jit = off;
