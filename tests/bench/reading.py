@@ -37,6 +37,9 @@ async def put_points(folder: Path, fill: Callable[[Client], None]) -> None:
     client = clickhouse_connect.get_client(interface="chdb", path=str(path))
     try:
         await asyncio.to_thread(fill, client)
+        # What is merged meanwhile would be measured, too.
+        while client.query("SELECT count() FROM system.merges").result_rows[0][0]:
+            await asyncio.sleep(0.5)
     finally:
         client.close()
     done.touch()
@@ -57,8 +60,10 @@ def kept(folder: Path | None) -> Iterator[Path]:
 async def answering(
     folder: Path, *, points: Path, fill: Callable[[asyncpg.Connection], Awaitable[None]] | None = None
 ) -> AsyncIterator[Asking]:
-    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it in this folder or left it once;
-    who asks it by gRPC."""
+    """A tracker over the tables in `points`, and PostgreSQL as `fill` leaves it in this folder, or left it.
+
+    Gives who asks it by gRPC.
+    """
     os.chmod(folder, 0o755)
     done = folder / "postgres" / "filled"
     postgres = await asyncio.to_thread(servers.start_postgres, folder / "postgres")
