@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
+import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import httpx
 import pytest
@@ -16,6 +18,7 @@ from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import subjects
 from cairn_common.bus import Bus, connect
 from cairn_common.ids import new_uid
+from cairn_gateway.feed import MOST_RECENT, MOST_WAITING
 from tests.harness.gateway import Frame, Neighbours, bearer, events_of, frames, gateway, neighbours, take
 
 TOKEN = "cairn_0123456789abcdef-ada"
@@ -49,8 +52,9 @@ async def tell_job(bus: Bus, team: str, uid: str, event: str) -> None:
     )
 
 
-async def tell_run(bus: Bus, team: str, uid: str, revision: int) -> None:
+async def tell_run(bus: Bus, team: str, uid: str, revision: int, *, notes: str = "") -> None:
     fact = tracker_events.TrackerEvent(id=new_uid())
+    fact.run_updated.run.notes = notes
     fact.run_updated.run.uid = uid
     fact.run_updated.run.revision = revision
     subject = subjects.subject("tracker", "run", "updated", team, uid)
@@ -154,6 +158,86 @@ async def test_ids_from_nowhere(behind: Neighbours, team: str, nats_url: str) ->
         # Ahead of what the bus has: it lost its store, and the client must read the state anew.
         async with watching(client, team, last="999999999-0") as stream:
             assert events_of(await take(stream, 1)) == ["reset"]
+
+
+async def test_what_was_thrown_away_is_said_to_be(
+    behind: Neighbours, bus: Bus, team: str, nats_url: str
+) -> None:
+    """The bus keeps a week: who was away for longer reads the state anew."""
+    async with gateway(nats_url, behind.address) as client:
+        async with watching(client, team) as stream:
+            (ready,) = await take(stream, 1)
+        uid = new_uid()
+        for event in ("submitted", "running", "finished"):
+            await tell_job(bus, team, uid, event)
+        async with watching(client, team, last=ready.id) as stream:
+            told = await take(stream, 4)
+        assert events_of(told)[1:] == ["job.submitted", "job.running", "job.finished"]
+        last = int(told[-1].id.partition("-")[0])
+        await bus._link.stream.purge_stream("SCHEDULER", seq=last)
+        async with watching(client, team, last=told[1].id) as stream:
+            assert events_of(await take(stream, 1)) == ["reset"]
+        # What was seen already is no loss.
+        tracker = told[-1].id.partition("-")[2]
+        async with watching(client, team, last=f"{last - 1}-{tracker}") as stream:
+            assert events_of(await take(stream, 1)) == ["ready"]
+
+
+async def test_a_client_comes_back_to_more_than_is_kept_at_hand(
+    behind: Neighbours, bus: Bus, team: str, nats_url: str
+) -> None:
+    """Partly from the bus and partly from what this process has; each fact once, in order."""
+    uid, other = new_uid(), f"t{new_uid()}"
+    async with gateway(nats_url, behind.address) as client:
+        async with watching(client, team) as stream:
+            (ready,) = await take(stream, 1)
+        for revision in range(1, 4):
+            await tell_run(bus, team, uid, revision)
+        # Of others, until the first ones are not at hand any more.
+        for _ in range(10):
+            await asyncio.gather(*(tell_run(bus, other, new_uid(), 1) for _ in range(MOST_RECENT // 10)))
+        for revision in range(4, 7):
+            await tell_run(bus, team, uid, revision)
+        for attempt in range(2):
+            async with watching(client, team, last=ready.id) as stream:
+                told = await take(stream, 7)
+                await tell_run(bus, team, uid, 7 + attempt)
+                told += await take(stream, 1 + attempt)
+            revisions = [json.loads(frame.data)["revision"] for frame in told[1:]]
+            assert revisions == list(range(1, 8 + attempt))
+
+
+async def test_who_does_not_read_is_cut_and_goes_on_by_id(
+    behind: Neighbours, bus: Bus, team: str, nats_url: str
+) -> None:
+    """And costs the others nothing: what waits for one client is bounded."""
+    uid, told = new_uid(), []
+    async with gateway(nats_url, behind.address) as client:
+        reader, writer = await asyncio.open_connection(
+            client.base_url.host, client.base_url.port, limit=2**10
+        )
+        lines = [f"GET /api/v1/teams/{team}/events HTTP/1.1", "Host: localhost"]
+        lines += [f"Authorization: Bearer {TOKEN}", "", ""]
+        writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        writer.write("\r\n".join(lines).encode())
+        async with watching(client, team) as stream, asyncio.timeout(60):
+            await take(stream, 1)
+            large = "x" * 20_000
+            for _ in range(MOST_WAITING // 50 + 8):
+                await asyncio.gather(*(tell_run(bus, team, uid, 1, notes=large) for _ in range(50)))
+                told += await take(stream, 50)
+        read = b""
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while piece := await asyncio.wait_for(reader.read(2**16), 20):
+                read += piece
+        writer.close()
+        ids = re.findall(rb"\r?\nid: (\d+-\d+)\n.*\ndata: [^\n]*\n\n", read)
+        assert 1 <= len(ids) < len(told)
+        async with watching(client, team, last=ids[-1].decode()) as stream:
+            rest = (await take(stream, 1 + len(told) - len(ids) + 1))[1:]
+        assert [frame.id.partition("-")[2] for frame in rest] == [
+            frame.id.partition("-")[2] for frame in told[len(ids) - 1 :]
+        ]
 
 
 async def test_what_cannot_be_read_is_passed_over(

@@ -14,7 +14,7 @@ from cairn.scheduler.v1 import events_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import errors
 from cairn_common.errors import DomainError, InvalidArgument
-from cairn_gateway import live, problems
+from cairn_gateway import feed, problems
 from cairn_gateway.http import CODE, ENTRIES, PLATFORM, ROUTES, limits
 from cairn_gateway.http.route import SERVICES
 from cairn_gateway.live import Position
@@ -180,17 +180,17 @@ def test_schemas_refer_to_what_is_there() -> None:
 def test_an_event_carries_its_resource() -> None:
     job = events_pb2.SchedulerEvent()
     job.job_finished.job.uid = "01j"
-    about, data = live.encode(events_pb2.SchedulerEvent, job.SerializeToString())
+    about, data = feed.encode(events_pb2.SchedulerEvent, job.SerializeToString())
     assert (about, json.loads(data)["uid"]) == ("", "01j")
     made = tracker_events.TrackerEvent()
     made.artifact_committed.version.run = "teams/main/runs/01k"
-    about, data = live.encode(tracker_events.TrackerEvent, made.SerializeToString())
+    about, data = feed.encode(tracker_events.TrackerEvent, made.SerializeToString())
     assert (about, json.loads(data)["run"]) == ("01k", "teams/main/runs/01k")
     progress = tracker_events.TrackerEvent()
     progress.run_progressed.lines = True
-    assert json.loads(live.encode(tracker_events.TrackerEvent, progress.SerializeToString())[1])["lines"]
-    assert live.encode(tracker_events.TrackerEvent, b"") == ("", b"")
+    assert json.loads(feed.encode(tracker_events.TrackerEvent, progress.SerializeToString())[1])["lines"]
+    assert feed.encode(tracker_events.TrackerEvent, b"") == ("", b"")
 
 
 def test_types_are_those_of_the_protos() -> None:
-    assert {"job.finished", "run.progressed", "artifact.committed"} <= live.TYPES
+    assert {"job.finished", "run.progressed", "artifact.committed"} <= feed.TYPES

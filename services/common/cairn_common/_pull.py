@@ -182,15 +182,24 @@ class Pull:
 class Tail:
     """A stream's messages from a position on, without acknowledgement, across restarts of the bus."""
 
-    def __init__(self, link: Link, *, stream: str, subjects: list[str], start_sequence: int | None) -> None:
+    def __init__(
+        self,
+        link: Link,
+        *,
+        stream: str,
+        subjects: list[str],
+        start_sequence: int | None,
+        end_sequence: int | None = None,
+    ) -> None:
         self._link = link
         self._stream = stream
         self._subjects = subjects
         self._next = start_sequence
+        self._end = end_sequence
         self._created: object = None
 
     async def messages(self) -> AsyncGenerator[Message, None]:
-        """For ever."""
+        """For ever, or up to the end."""
         while True:
             heed_cancellation()
             await self._link.connected.wait()
@@ -198,7 +207,11 @@ class Tail:
                 async with aclosing(self._session()) as session:
                     async for message in session:
                         self._next = message.sequence + 1
+                        if self._is_beyond(message.sequence):
+                            return
                         yield message
+                if self._end is not None:
+                    return
             except (Unavailable, *AWAY) as error:
                 log.info("bus.tail_waiting", stream=self._stream, error=type(error).__name__)
                 await asyncio.sleep(0.2)
@@ -216,16 +229,23 @@ class Tail:
             mem_storage=True,
             num_replicas=1,
         )
-        await self._link.stream.add_consumer(self._stream, config)
+        made = await self._link.stream.add_consumer(self._stream, config)
         pull = Pull(self._link, stream=self._stream, consumer=name, batch=_TAIL_BATCH, expires=_TAIL_EXPIRES)
         try:
+            if self._end is not None and not made.num_pending:
+                return
             async with pull.open():
                 while True:
                     heed_cancellation()
                     for message in await pull.next():
                         yield message
+                        if self._end is not None and not message.pending:
+                            return
         finally:
             await self._drop(name)
+
+    def _is_beyond(self, sequence: int) -> bool:
+        return self._end is not None and sequence > self._end
 
     async def _position(self) -> int:
         info = await self._link.stream.stream_info(self._stream)

@@ -225,6 +225,12 @@ class Bus:
         """The stream's last sequence now: take it before a snapshot, and `tail` from the next one after."""
         return (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state.last_seq
 
+    async def extent(self, stream: str) -> tuple[int, int]:
+        """The sequences of the first message that the stream still has, and of the last one; where it has
+        none, the first is the one that comes next."""
+        state = (await self._link.patiently(lambda: self._link.stream.stream_info(stream))).state
+        return (state.first_seq, state.last_seq) if state.messages else (state.last_seq + 1, state.last_seq)
+
     async def lag(self, *, stream: str, durable: str) -> Lag:
         """How far a consumer of all of a stream is behind; one that was never there, by all of it.
 
@@ -303,14 +309,25 @@ class Bus:
         await consumption.run(subjects=subjects, batch=batch, max_wait=max_wait, most_bytes=most_bytes)
 
     async def tail(
-        self, *, stream: str, subjects: list[str], start_sequence: int | None = None
+        self,
+        *,
+        stream: str,
+        subjects: list[str],
+        start_sequence: int | None = None,
+        end_sequence: int | None = None,
     ) -> AsyncGenerator[Message, None]:
         """The stream's messages from a sequence on, then new ones as they come; without acknowledgement.
 
-        None: new messages only, from the moment that this is iterated. Survives restarts of the bus without
-        a gap. Close it (``aclosing``) to stop.
+        None: new messages only, from the moment that this is iterated; no end. Survives restarts of the bus
+        without a gap. Close it (``aclosing``) to stop.
         """
-        tail = Tail(self._link, stream=stream, subjects=subjects, start_sequence=start_sequence)
+        tail = Tail(
+            self._link,
+            stream=stream,
+            subjects=subjects,
+            start_sequence=start_sequence,
+            end_sequence=end_sequence,
+        )
         async with aclosing(tail.messages()) as messages:
             async for message in messages:
                 yield message

@@ -85,6 +85,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             ),
         ):
             hearing = tasks.create_task(live.hear_revocations())
+            reading = tasks.create_task(live.run())
             serving = tasks.create_task(http.serve([listener]))
             log.info("gateway.serving", bind=settings.http_bind, port=port)
             try:
@@ -93,4 +94,4 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
                 live.stop()
                 http.stop()
                 await asyncio.wait([serving])
-                await end([hearing])
+                await end([hearing, reading])

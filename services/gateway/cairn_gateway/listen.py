@@ -16,7 +16,7 @@ from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 HEAD_SECONDS = 10.0
 GRACE_SECONDS = 7
-MOST_CONNECTIONS = 1000
+MOST_CONNECTIONS = 2000
 MOST_HEAD_BYTES = 64 * 1024
 MOST_STREAM_MESSAGE_BYTES = 256 * 1024
 # A client that does not take what is sent is dropped by the kernel after this, in milliseconds.

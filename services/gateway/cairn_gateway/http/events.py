@@ -9,10 +9,11 @@ from starlette.types import Receive, Scope, Send
 from cairn_common.auth import Role, require
 from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_id
+from cairn_gateway.feed import TYPES, Watch
 from cairn_gateway.http.door import caller_of
 from cairn_gateway.http.limits import MOST_STREAMS, MOST_STREAMS_EACH, Lifetime, Load
 from cairn_gateway.http.request import query
-from cairn_gateway.live import TYPES, Live, Position, Watch, frame
+from cairn_gateway.live import Live, Position, frame
 from cairn_gateway.upstream import Caller
 
 _PARAMETERS = frozenset({"run", "job", "types"})

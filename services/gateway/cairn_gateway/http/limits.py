@@ -17,7 +17,7 @@ from cairn_gateway.problems import HttpError
 REQUEST_SECONDS = 30.0
 MOST_REQUESTS = 256
 MOST_REQUESTS_EACH = 64
-MOST_STREAMS = 256
+MOST_STREAMS = 1000
 MOST_STREAMS_EACH = 32
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from cairn_common.ids import CHOSEN, NAME, UID
 from cairn_gateway import wire
+from cairn_gateway.feed import TYPES
 from cairn_gateway.http import tags
 from cairn_gateway.http.request import IDEMPOTENCY_KEY, KEY_FORM
 from cairn_gateway.http.route import Route
-from cairn_gateway.live import TYPES
 from cairn_gateway.schema import Schemas
 
 _PROBLEM = {
