@@ -204,7 +204,17 @@ async def test_an_endless_answer_is_not_read_to_its_end(place: Place) -> None:
 
 
 @pytest.mark.parametrize(
-    "url", ["http://169.254.169.254/latest/meta-data", "http://[::ffff:10.0.0.1]/", "https://10.0.0.1:8443/x"]
+    "url",
+    [
+        "http://169.254.169.254/latest/meta-data",
+        "http://[::ffff:10.0.0.1]/",
+        "https://10.0.0.1:8443/x",
+        # 10.0.0.1 as one number, in hexadecimal, in octal, and with parts left out.
+        "http://167772161/",
+        "http://0x0a000001/",
+        "http://012.0.0.1/",
+        "http://10.1/",
+    ],
 )
 async def test_what_lies_inside_is_not_spoken_to(place: Place, url: str) -> None:
     team = await place.quota.team()

@@ -1,4 +1,4 @@
-"""Each attack that the platform has to withstand, and the tests that try it: none is without one.
+"""Each attack that the platform has to withstand, each promise at its door, and their tests: none is without.
 
 What somebody may do with no token, another team's, a run's or a viewer's; with a page in a victim's browser;
 with odd bytes; from the same machine.
@@ -47,6 +47,8 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     ),
     "9 expired, revoked, rotated tokens; tokens in logs": (
         "service/test_quota_access.py::test_a_revocation_is_told_and_secrets_are_nowhere",
+        "e2e/test_attacks.py::test_a_share_link_shows_its_runs_alone_and_nothing_once_it_is_revoked",
+        "service/test_quota_callout.py::test_revoking_a_token_ends_its_connection_and_it_does_not_come_back",
         "service/test_quota_access.py::test_a_repeated_request_gives_the_same_token_a_new_secret",
         "unit/test_common_values.py::test_secrets_never_reach_the_log",
     ),
@@ -102,11 +104,13 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     ),
     "23 JSON that is deep, large, doubled or packed": (
         "e2e/test_attacks.py::test_what_is_deep_long_or_no_json_is_refused",
+        "service/test_gateway_headers.py::test_bodies_come_packed",
     ),
     "24 messages that are none": ("service/test_contracts.py::test_no_message_leads_to_an_internal_error",),
     "25 slow and endless requests": (
         "e2e/test_attacks.py::test_a_head_that_never_ends_is_cut",
         "service/test_gateway_http.py::test_one_token_cannot_take_all_the_room",
+        "service/test_gateway_live.py::test_who_does_not_read_is_cut_and_goes_on_by_id",
     ),
     "26 another page in the victim's browser": (
         "e2e/test_attacks.py::test_no_other_page_can_make_a_browser_ask",
@@ -159,9 +163,42 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "39 a webhook to an address inside": (
         "unit/test_quota_webhook.py::test_what_is_not_public_is_refused",
         "service/test_quota_webhooks.py::test_what_lies_inside_is_not_spoken_to",
+        "service/test_quota_webhooks.py::test_what_is_not_taken_is_sent_again_and_no_redirect_is_followed",
+        "service/test_quota_webhooks.py::test_an_endless_answer_is_not_read_to_its_end",
     ),
     "40 another program in the place of ours": (
         "unit/test_server_wheels.py::test_a_program_is_the_one_in_its_wheel_whatever_the_path_says",
+    ),
+}
+
+GUARANTEES: dict[str, tuple[str, ...]] = {
+    "a team sees and changes nothing of another one": (
+        "service/test_access_matrix.py::test_no_route_shows_another_team_to_exist",
+        "service/test_access_matrix.py::test_no_rpc_shows_another_team_to_exist",
+        "service/test_access_matrix.py::test_who_may_only_look_changes_nothing",
+        "service/test_gateway_live.py::test_only_the_caller_s_team_is_told_of",
+        "e2e/test_attacks.py::test_ids_of_another_team_lead_nowhere",
+    ),
+    "a leaked token of a run reaches that run alone, and ends with it": (
+        "e2e/test_attacks.py::test_a_leaked_run_token_touches_no_other_run_and_no_committed_byte",
+        "service/test_access_matrix.py::test_a_runs_token_opens_the_routes_of_runs_alone",
+        "service/test_quota_access.py::test_a_runs_token_lives_by_renewal_and_dies_by_revocation",
+        "service/test_quota_callout.py::test_a_runs_token_publishes_for_its_run_and_does_nothing_else",
+        "service/test_quota_callout.py::test_a_connection_ends_with_its_token",
+    ),
+    "what is malformed stops nobody else": (
+        "service/test_common_bus.py::test_one_poison_message_is_buried_and_the_others_pass_in_order",
+        "service/test_quota_metering.py::test_events_on_the_bus_settle_and_poison_among_them_stops_nothing",
+        "service/test_tracker_ingest.py::test_what_is_no_event_is_put_aside_and_the_rest_goes_on",
+        "service/test_gateway_live.py::test_what_cannot_be_read_is_passed_over",
+    ),
+    "too much is refused with when to come back": (
+        "service/test_gateway_http.py::test_one_token_cannot_take_all_the_room",
+        "service/test_gateway_people.py::test_a_guesser_is_told_how_long_to_wait",
+    ),
+    "what was done is noted with who, when and by which request, and stays": (
+        "service/test_quota_users.py::test_what_was_done_is_noted_with_who_and_from_where_and_stays",
+        "service/test_quota_audit.py::test_what_people_did_at_the_neighbours_is_noted_once",
     ),
 }
 
@@ -170,9 +207,9 @@ def test_they_are_forty() -> None:
     assert [int(name.split()[0]) for name in ATTACKS] == list(range(1, 41))
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
-def test_every_attack_is_tried(attack: str) -> None:
-    for place in ATTACKS[attack]:
+@pytest.mark.parametrize("promise", [*ATTACKS, *GUARANTEES])
+def test_every_attack_is_tried_and_every_promise_tested(promise: str) -> None:
+    for place in (ATTACKS | GUARANTEES)[promise]:
         file, _, name = place.partition("::")
         source = (TESTS / file).read_text()
         assert re.search(rf"^(async )?def {name}\(", source, re.MULTILINE), place
