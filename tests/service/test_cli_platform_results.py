@@ -255,14 +255,23 @@ def test_a_browser_shows_results_and_lineage_and_what_they_say_is_text(
     hostile = "<img src=x onerror=document.title='owned'>"
     (tmp_path / "w").write_text("w")
     client.publish(tmp_path / "w", "hostile", kind="model", metadata={"framework": hostile})
+    assert cli_platform.cairn("models", "promote", "digits-net:v1", "--to", "seen").returncode == 0
     url = cli_platform.cairn("open", "--print").stdout.strip().partition("&view=")[0]
     page = browse(f"{url}&view=/models", tmp_path)
     assert "digits-net:v2" in page
+    for words in ("Version to promote", "Promote</button>", "approved"):
+        assert words in page
     assert html.escape(hostile, quote=False) in page
     assert "owned" not in page.partition("</title>")[0]
     page = browse(f"{url}&view=/datasets", tmp_path)
     assert "digits-set:v2" in page
-    assert "digits-net-on-digits-set:v3" in browse(f"{url}&view=/evaluations", tmp_path)
+    assert 'href="#/board/digits-set"' in browse(f"{url}&view=/evaluations", tmp_path)
+    page = browse(f"{url}&view=/board/digits-set", tmp_path)
+    for words in ("Leaderboard of digits-set", "digits-net:v2", "against"):
+        assert words in page
+    page = browse(f"{url}&view=/runs/{trained}", tmp_path)
+    for words in ("Rerun from the beginning", "Resume from here"):
+        assert words in page
     page = browse(f"{url}&view=/lineage/digits-net/2", tmp_path)
     for words in ("Comes from", "digits-set:v1", "maker", "Led to", "digits-net-on-digits-set:v2"):
         assert words in page

@@ -1,6 +1,7 @@
 // The page: signs in, follows the team's events, and shows the view that the URL names.
 
 import { follow, get, session } from "./api.js";
+import { BoardView } from "./board.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
 import { DeviceView, confirmCard, inviteCard, leave, signInCard, why } from "./entry.js";
@@ -135,13 +136,14 @@ function viewOf(parts, query) {
   if (parts[0] === "device" && parts[1]) return new DeviceView(parts[1]);
   if (parts[0] === "quota") return new QuotaView(team);
   if (isResults(parts[0])) return new ResultsView(team, parts[0]);
+  if (parts[0] === "board" && parts[1]) return new BoardView(team, parts[1], parts[2]);
   if (parts[0] === "lineage" && parts[1]) return new LineageView(team, parts[1], parts[2]);
   return new RunsView(runs, ticked);
 }
 
 function trail(parts, name) {
   const sep = () => h("span", { class: "sep" }, "/");
-  const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare", lineage: name || "lineage" }[parts[0]] || "";
+  const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare", lineage: name || "lineage", board: name || "leaderboard" }[parts[0]] || "";
   const results = isResults(parts[0]);
   const quotas = parts[0] === "quota";
   at("trail").replaceChildren(

@@ -1,7 +1,9 @@
 // Models, datasets and evaluations in versions, and what each comes from and what came of it.
 
 import { get } from "./api.js";
-import { ago, bytes, h, idOf, number, paced, stateMark } from "./dom.js";
+import { ago, bytes, h, number, paced, stateMark } from "./dom.js";
+import { Promotions } from "./promotions.js";
+import { link, refOf } from "./ref.js";
 
 const MOST = 500;
 const TITLES = { models: "Models", datasets: "Datasets", evaluations: "Evaluations" };
@@ -13,29 +15,20 @@ const SAYS = {
 
 export const isResults = (part) => part in TITLES;
 
-/** What people call a version, and where its page is. */
-function refOf(name) {
-  const found = (name || "").match(/\/artifacts\/([^/]+)\/versions\/(\d+)$/);
-  return found ? { text: `${found[1]}:v${found[2]}`, href: `#/lineage/${found[1]}/${found[2]}` } : { text: idOf(name), href: `#/runs/${idOf(name)}` };
-}
-
-function link(name) {
-  const { text, href } = refOf(name);
-  return name ? h("a", { href }, text) : "–";
-}
-
 export class ResultsView {
   constructor(team, kind) {
     this.team = team;
     this.kind = kind;
     this.node = h("div", {});
     this.redraw = paced(() => this.open(), 2000);
+    this.promotions = kind === "models" ? new Promotions(team, this.redraw) : null;
   }
 
   async open() {
     const kind = `ARTIFACT_KIND_${this.kind.toUpperCase().replace(/S$/, "")}`;
     const answer = await get(`/teams/${this.team}/artifacts/-/versions`, { kind, page_size: MOST });
     const versions = answer.versions || [];
+    await this.promotions?.draw(versions);
     const [heads, cells] = this.columns();
     const body = versions.map((one) => h("tr", {}, cells.map((cell) => h("td", {}, cell(one)))));
     const empty = h("tr", {}, h("td", { class: "dim", colspan: heads.length }, SAYS[this.kind]));
@@ -45,7 +38,8 @@ export class ResultsView {
       h("div", { class: "card scroll" }, h("table", {},
         h("thead", {}, h("tr", {}, heads.map((head) => h("th", { scope: "col" }, head)))),
         h("tbody", {}, body.length ? body : [empty]))),
-      answer.next_page_token ? h("p", { class: "dim" }, `The newest ${MOST} are shown; the command line has all of them.`) : "");
+      answer.next_page_token ? h("p", { class: "dim" }, `The newest ${MOST} are shown; the command line has all of them.`) : "",
+      this.promotions?.node || "");
   }
 
   columns() {
@@ -55,8 +49,8 @@ export class ResultsView {
     const metrics = (one) => Object.entries(about(one).metrics || {}).slice(0, 4).map(([key, value]) => `${key} ${number(value)}`).join("   ");
     const last = [(one) => link(one.run), (one) => ago(one.create_time)];
     if (this.kind === "models") return [["Version", "Aliases", "Framework", "Metrics", "Size", "From", ""], [name, aliases, (one) => about(one).framework || "–", metrics, (one) => bytes(one.size), ...last]];
-    if (this.kind === "datasets") return [["Version", "Aliases", "Format", "Rows", "Columns", "Size", "From", ""], [name, aliases, (one) => about(one).format || "files", (one) => number(about(one).rows), (one) => (about(one).columns || []).slice(0, 6).map((column) => column.name).join(", ") || "–", (one) => (about(one).format === "reference" ? "elsewhere" : bytes(one.size)), ...last]];
-    return [["Version", "Model", "Dataset", "Metrics", "From", ""], [name, (one) => about(one).model || "–", (one) => about(one).dataset || "–", metrics, ...last]];
+    if (this.kind === "datasets") return [["Version", "Aliases", "Format", "Rows", "Columns", "Size", "Leaderboard", "From", ""], [name, aliases, (one) => about(one).format || "files", (one) => number(about(one).rows), (one) => (about(one).columns || []).slice(0, 6).map((column) => column.name).join(", ") || "–", (one) => (about(one).format === "reference" ? "elsewhere" : bytes(one.size)), (one) => board(refOf(one.name).text), ...last]];
+    return [["Version", "Model", "Dataset", "Metrics", "From", ""], [name, (one) => about(one).model || "–", (one) => board(about(one).dataset), metrics, ...last]];
   }
 
   close() {
@@ -64,7 +58,7 @@ export class ResultsView {
   }
 
   event(type) {
-    if (type.startsWith("artifact.") || type === "reset") this.redraw();
+    if (/^(artifact|promotion)\./.test(type) || type === "reset") this.redraw();
   }
 
   trail() {
@@ -112,6 +106,12 @@ export class LineageView {
   trail() {
     return `lineage of ${this.title}`;
   }
+}
+
+/** A dataset as people write it (`digits:v3`), leading to its board. */
+function board(ref) {
+  const name = (ref || "").split(":")[0];
+  return name ? h("a", { href: `#/board/${encodeURIComponent(name)}` }, ref) : "–";
 }
 
 function kindOf(node) {

@@ -1,5 +1,6 @@
 // One run: curves, attempts, params, console lines and checkpoints, live.
 
+import { Again } from "./again.js";
 import { get } from "./api.js";
 import { Charts, isSystem } from "./chart.js";
 import { Media } from "./media.js";
@@ -31,6 +32,7 @@ export class RunView {
     this.timelineCard = h("section", { class: "card pad", hidden: true }, h("h2", {}, "Timeline"), this.timeline);
     this.params = h("dl");
     this.files = h("div", { class: "files" });
+    this.again = new Again(`/teams/${team}/jobs/${encodeURIComponent(uid)}`, (made) => { location.hash = `#/runs/${made}`; });
     this.origin = h("dl");
     this.noPoints = h("div", { class: "card pad dim" }, "No metrics yet. ", h("code", {}, "cairn.log({\"loss\": loss}, step=step)"), " draws a curve here.");
     const card = (title, ...inner) => h("section", { class: "card pad" }, h("h2", {}, title), ...inner);
@@ -38,7 +40,7 @@ export class RunView {
       h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem,
       h("div", { class: "cols" },
         h("div", {}, this.noPoints, this.charts.node, this.media.node, this.systemCard, this.logs.node),
-        h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files),
+        h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files), this.again.node,
           h("section", { class: "card pad" }, h("details", {}, h("summary", {}, "Code and environment"), this.origin)))));
     this.redraw = paced(() => this.drawPoints(), 1000);
     this.retell = paced(() => this.drawTimeline(), 700);
@@ -123,6 +125,7 @@ export class RunView {
     const { run } = this;
     this.title.textContent = run.display_name || run.uid;
     this.state.replaceChildren(stateMark(run.state));
+    this.again.node.hidden = !run.job;
     const fact = (name, value) => h("span", {}, `${name} `, h("b", {}, value));
     this.facts.replaceChildren(
       fact("experiment", idOf(run.experiment) || "default"),
@@ -200,6 +203,7 @@ export class RunView {
   async drawFiles() {
     try {
       const { versions } = await get(`/teams/${this.team}/artifacts/-/versions`, { run: this.uid, page_size: 50 });
+      this.again.offer(versions);
       this.files.replaceChildren(...(versions.length ? versions.map(file) : [h("span", { class: "dim" }, "None yet.")]));
     } catch (error) {
       this.files.replaceChildren(h("span", { class: "dim" }, error.message));
@@ -229,8 +233,8 @@ function file(version) {
   const kind = words(version.kind.replace("ARTIFACT_KIND_", ""));
   const name = version.name.split("/artifacts/")[1]?.split("/")[0] || version.name;
   const what = version.step === undefined ? name : `step ${version.step.toLocaleString("en")}`;
-  return h("div", { title: `${name}:${version.version}\nsha256 ${version.digest}` },
-    h("span", { class: "tag" }, kind), h("span", { class: "grow" }, what, h("span", { class: "faint" }, ` v${version.version}`)),
+  return h("div", { title: `${name}:v${version.version}\nsha256 ${version.digest}` },
+    h("span", { class: "tag" }, kind), h("span", { class: "grow" }, h("a", { href: `#/lineage/${name}/${version.version}` }, what), h("span", { class: "faint" }, ` v${version.version}`)),
     ...version.aliases.filter((alias) => alias !== "latest").map((alias) => h("span", { class: "tag best" }, alias)),
     h("span", { class: "dim num" }, bytes(version.size)), h("span", { class: "faint num" }, ago(version.create_time)));
 }

@@ -1,0 +1,61 @@
+// Runs a job again: from the beginning, or on from one of its checkpoints, in a new run.
+
+import { call } from "./api.js";
+import { h, idOf, number } from "./dom.js";
+
+export class Again {
+  /** `base` is the job's address; `begun` is called with the new job. */
+  constructor(base, begun) {
+    this.base = base;
+    this.begun = begun;
+    this.changes = h("input", { type: "text", placeholder: "lr=1e-4 epochs=20", "aria-label": "Variables with other values" });
+    this.from = h("select", { "aria-label": "Checkpoint to go on from" });
+    this.resume = h("button", { onclick: () => this.send("resume") }, "Resume from here");
+    this.rerun = h("button", { onclick: () => this.send("rerun") }, "Rerun from the beginning");
+    this.said = h("p", { class: "dim", role: "status", hidden: true });
+    this.line = h("p", { class: "line", hidden: true }, this.from, this.resume);
+    this.node = h("section", { class: "card pad again", hidden: true }, h("h2", {}, "Again"),
+      h("p", { class: "dim" }, "With its code, variables, environment and inputs, in a new run."), this.changes, this.line, h("p", { class: "line" }, this.rerun), this.said);
+  }
+
+  /** The run's versions, newest first: of these the checkpoints can be gone on from. */
+  offer(versions) {
+    const found = versions.filter((one) => one.kind === "ARTIFACT_KIND_CHECKPOINT");
+    const chosen = this.from.value;
+    this.from.replaceChildren(...found.map((one, place) =>
+      h("option", { value: one.name }, `step ${number(one.step)}${place ? "" : ", the last"}`)));
+    if (found.some((one) => one.name === chosen)) this.from.value = chosen;
+    this.line.hidden = !found.length;
+  }
+
+  async send(what) {
+    this.say("", false);
+    const envs = {};
+    for (const change of this.changes.value.split(/\s+/).filter(Boolean)) {
+      const at = change.indexOf("=");
+      if (at < 1) return this.say(`${change}: write it as NAME=value`, true);
+      envs[change.slice(0, at)] = change.slice(at + 1);
+    }
+    const body = { request_id: random(), envs, ...(what === "resume" ? { checkpoint: this.from.value } : {}) };
+    this.resume.disabled = this.rerun.disabled = true;
+    try {
+      this.begun(idOf((await call("POST", `${this.base}:${what}`, { body })).name));
+    } catch (error) {
+      this.say(error.message, true);
+    } finally {
+      this.resume.disabled = this.rerun.disabled = false;
+    }
+    return undefined;
+  }
+
+  say(text, wrong) {
+    this.said.textContent = text;
+    this.said.hidden = !text;
+    this.said.classList.toggle("wrong", wrong);
+  }
+}
+
+/** One for all tries of one click; also where the page is not from a safe origin. */
+function random() {
+  return [...crypto.getRandomValues(new Uint8Array(16))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
