@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
+import os
 import re
+import socket
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -63,8 +66,9 @@ def _hash(uri: str) -> tuple[str, int]:
 def _open(uri: str) -> IO[bytes]:
     scheme = urlsplit(uri).scheme
     if scheme in ("http", "https"):
+        _refuse_inside(uri)
         try:
-            opened: IO[bytes] = urllib.request.urlopen(uri, timeout=_SECONDS)  # noqa: S310
+            opened: IO[bytes] = urllib.request.build_opener(_Redirects()).open(uri, timeout=_SECONDS)
         except urllib.error.URLError as error:
             raise OSError(f"{uri} cannot be read: {error.reason}") from None
         return opened
@@ -80,3 +84,31 @@ def _open(uri: str) -> IO[bytes]:
     except (ImportError, ValueError) as error:
         raise ValueError(f"{uri}: {error}; or give digest='sha256:...'") from None
     return file
+
+
+class _Redirects(urllib.request.HTTPRedirectHandler):
+    """Follows to where one may read."""
+
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str
+    ) -> urllib.request.Request | None:
+        _refuse_inside(newurl)
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
+
+
+def _refuse_inside(uri: str) -> None:
+    """An address from somebody else's list could lead to what only this machine or its network may ask: a
+    cloud's metadata, a server without a password. Raises ValueError where it does, unless that is allowed."""
+    if os.environ.get("CAIRN_PRIVATE_REFERENCES") == "1":
+        return
+    host = urlsplit(uri).hostname or ""
+    try:
+        found = {str(each[4][0]) for each in socket.getaddrinfo(host, None)}
+    except (OSError, UnicodeError):
+        return  # a proxy may know it; if nobody does, opening says so
+    inside = [text for text in found if not ipaddress.ip_address(text.partition("%")[0]).is_global]
+    if inside:
+        raise ValueError(
+            f"{uri}: {host} is a private address ({min(inside)}); give digest='sha256:...', or set "
+            "CAIRN_PRIVATE_REFERENCES=1 if it is meant to be read"
+        )

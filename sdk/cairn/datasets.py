@@ -31,7 +31,8 @@ def save_dataset(
     ``data`` is a file, a folder or a list of files; a table (pandas, pyarrow, polars, or a list of dicts, one
     a row), of which columns and rows are kept beside it; or the address of what stays where it is (``s3://``,
     ``https://`` ... or a list of these): that is not copied, only its digest is kept. ``digest``
-    (``sha256:...``) is believed; without one it is read once and hashed.
+    (``sha256:...``) is believed; without one it is read once and hashed (of a private address only with
+    ``CAIRN_PRIVATE_REFERENCES=1`` in the environment).
 
     Returns once it is committed. Trouble is a warning and gives None, and an exception only in a strict run.
     """

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -19,6 +21,7 @@ import cairn
 from cairn import _run
 from cairn._blobs import TransferError
 from cairn._keep import Artifact, store
+from cairn._references import _Redirects
 
 
 def kept(run: _run.Run, made: Artifact | None) -> tuple[dict[str, Any], Path]:
@@ -90,7 +93,12 @@ def site(tmp_path: Path) -> Iterator[str]:
         thread.join()
 
 
-def test_what_stays_where_it_is_is_known_by_its_digest(job: _run.Run, site: str) -> None:
+def test_what_stays_where_it_is_is_known_by_its_digest(
+    job: _run.Run, site: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ValueError, match="is a private address"):
+        cairn.save_dataset("far", f"{site}/digits.csv")
+    monkeypatch.setenv("CAIRN_PRIVATE_REFERENCES", "1")
     about, content = kept(job, cairn.save_dataset("far", f"{site}/digits.csv"))
     digest = "sha256:" + hashlib.sha256(b"x,y\n1,2\n").hexdigest()
     known = {"uri": f"{site}/digits.csv", "digest": digest, "size": 8}
@@ -100,6 +108,19 @@ def test_what_stays_where_it_is_is_known_by_its_digest(job: _run.Run, site: str)
     told = {"uri": "s3://bucket/big/", "digest": "sha256:" + "a" * 64}
     about, _ = kept(job, cairn.save_dataset("huge", told["uri"], digest=told["digest"]))
     assert about["metadata"]["references"] == [told], "believed, not fetched"
+
+
+@pytest.mark.parametrize(
+    "inside",
+    ["http://169.254.169.254/latest", "http://10.1.2.3/x", "http://[::1]:80/x", "http://[::ffff:127.0.0.1]/x",
+     "http://localhost/x", "https://192.168.0.1/x"],
+)  # fmt: skip
+def test_an_address_does_not_lead_inside_and_neither_does_a_redirect(job: _run.Run, inside: str) -> None:
+    with pytest.raises(ValueError, match="CAIRN_PRIVATE_REFERENCES"):
+        cairn.save_dataset("inside", inside)
+    asked = urllib.request.Request("https://example.org/x")
+    with pytest.raises(ValueError, match="private address"):
+        _Redirects().redirect_request(asked, io.BytesIO(), 302, "Found", {}, inside)
 
 
 @pytest.mark.parametrize(

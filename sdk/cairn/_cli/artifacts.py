@@ -40,7 +40,8 @@ def artifacts_ls(session: Session, name: str | None, kind: str | None) -> None:
         found, hidden = rest, len(found) - len(rest)
     _artifacts(session, found)
     if hidden:
-        session.say(Text(f"and the checkpoints of {hidden} runs: -k checkpoint, cairn show RUN", style="dim"))
+        of = f"{hidden:,} run{'s' if hidden > 1 else ''}"
+        session.say(Text(f"and the checkpoints of {of}: -k checkpoint, cairn show RUN", style="dim"))
 
 
 @artifacts.command("get")
