@@ -197,6 +197,39 @@ async def test_a_fact_is_told_with_its_change_or_not_at_all(nats_url: str, db: D
             await asyncio.gather(relaying, return_exceptions=True)
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_many_facts_are_told_once_each_also_where_the_bus_knows_one_of_them(
+    nats_url: str, db: Database, known: bool
+) -> None:
+    uids = [new_uid() for _ in range(40)]
+    for uid in uids:
+        await _tell(db, uid)
+        await _tell(db, uid)
+    async with buses.connect(nats_url, name="test") as bus:
+        await bus.ensure_stream("TRACKER", subjects.STREAMS["TRACKER"])
+        facts = [(*_change(uid, revision), f"{uid}-{revision}") for uid in uids for revision in (1, 2)]
+        before = await bus.last_sequence("TRACKER")
+        if known:
+            subject, payload, msg_id = facts[50]
+            await bus.publish(subject, payload, msg_id)
+        together = await bus.publish_together(facts[:2]) if not known else False
+        assert together == (not known)
+        relaying = asyncio.create_task(outbox.relay(db, bus))
+        try:
+            tail = bus.tail(stream="TRACKER", subjects=["cairn.v1.tracker.>"], start_sequence=before + 1)
+            found: dict[str, list[int]] = {uid: [] for uid in uids}
+            async with aclosing(tail), asyncio.timeout(10):
+                while sum(map(len, found.values())) < len(facts):
+                    uid, revision = (await anext(tail)).data.decode().split()
+                    found.get(uid, []).append(int(revision))
+            assert all(sorted(revisions) == [1, 2] for revisions in found.values())
+            while await db.fetchval("SELECT count(*) FROM outbox"):
+                await asyncio.sleep(0.02)
+        finally:
+            relaying.cancel()
+            await asyncio.gather(relaying, return_exceptions=True)
+
+
 async def test_what_cannot_be_told_is_refused_when_it_is_written(db: Database) -> None:
     async with db.transaction() as connection:
         for subject, size in (("cairn.v1.tracker.run.updated.main.*", 1), ("other.subject", 1)):
