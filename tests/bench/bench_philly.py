@@ -6,6 +6,9 @@ more than 100 jobs (11, with 82,229 jobs); they share the GPUs as one cohort and
 long a job will run is not known before it ends. Every job saves a checkpoint each half hour of its run and
 goes on from there when it was evicted: what it did since is lost. A job's delay is its end minus its
 submission minus its length, so lost work counts as delay.
+
+The policy is what an admin of such a cluster sets in the tree file: `preemption: {borrowing: never}`,
+`patience: 1h` (two checkpoints), `order: smallest`; `--usual` is the policy of a tree that says nothing.
 """
 
 from __future__ import annotations
@@ -22,15 +25,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from cairn_scheduler.engine.decide import Engine, Gone
 from cairn_scheduler.engine.world import (
     UNIT,
     Admitted,
+    Borrowing,
     Flavor,
     JobRequest,
     Node,
     Option,
+    Order,
     Plan,
     Quota,
     Snapshot,
@@ -42,6 +48,11 @@ FEWEST_JOBS = 100
 CHECKPOINT = 1_800_000
 HOUR = 3_600_000
 KEY = ("gpu", "gpu")
+FITTING: dict[str, Any] = {
+    "borrowing": Borrowing.NEVER,
+    "patience": 2 * CHECKPOINT,
+    "order": Order.SMALLEST,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +134,7 @@ class Replay:
             self.engine.apply([Gone(uid)])
 
     def save_those_due(self, now: int) -> None:
-        """Checkpoints since the last moment. They are no reason for a decision."""
+        """Checkpoints until now."""
         while self.saves and self.saves[0][0] <= now:
             at, uid, begun = heapq.heappop(self.saves)
             if self.started.get(uid) != begun:
@@ -169,13 +180,16 @@ def moments(replay: Replay, jobs: list[Job]) -> Iterator[int]:
         times = [replay.ends[0][0]] if replay.ends else []
         times += [jobs[coming].submitted] if coming < len(jobs) else []
         times += [replay.wake_at] if replay.wake_at is not None else []
+        # Who waits for a victim's checkpoint looks again when there is one.
+        times += [replay.saves[0][0]] if replay.saves and replay.engine.pending else []
         now = min(times)
         replay.save_those_due(now)
         replay.end_those_due(now)
         while coming < len(jobs) and jobs[coming].submitted <= now:
             replay.submit(jobs[coming])
             coming += 1
-        yield now
+        if now == replay.wake_at or replay.engine.stirred:
+            yield now
 
 
 def percentile(values: list[int], part: float) -> int:
@@ -187,10 +201,13 @@ def main() -> None:
     asked.add_argument("trace", type=Path)
     asked.add_argument("--jobs", type=int, help="only so many, the first ones")
     asked.add_argument("--nominal", choices=("equal", "demand"), default="equal")
+    asked.add_argument("--usual", action="store_true", help="the policy of a tree that says nothing of it")
     args = asked.parse_args()
+    policy = {} if args.usual else FITTING
     jobs = trace(args.trace)[: args.jobs]
     nominal = shares(jobs, args.nominal)
-    nodes = [Node("org"), *(Node(t, "org", quotas={KEY: Quota(n * UNIT)}) for t, n in nominal.items())]
+    nodes = [Node("org")]
+    nodes += [Node(t, "org", quotas={KEY: Quota(n * UNIT)}, **policy) for t, n in nominal.items()]
     engine = Engine(Snapshot(jobs[0].submitted, tuple(nodes), (Flavor("gpu"),)))
     replay = Replay(engine, {job.uid: job for job in jobs})
     begin = seen = time.perf_counter()
@@ -201,7 +218,8 @@ def main() -> None:
             day = datetime.fromtimestamp(now / 1000, UTC).date()
             waiting, done = len(replay.engine.pending), len(replay.delays)
             print(f"{day}: {done} of {len(jobs)} done, {waiting} wait", file=sys.stderr)
-    print(json.dumps(figures(replay, args.nominal, time.perf_counter() - begin)))
+    told = {"policy": policy, **figures(replay, args.nominal, time.perf_counter() - begin)}
+    print(json.dumps(told))
 
 
 def figures(replay: Replay, nominal: str, seconds: float) -> dict[str, object]:

@@ -9,12 +9,14 @@ from random import Random
 from cairn_scheduler.engine.decide import decide
 from cairn_scheduler.engine.world import (
     UNIT,
+    Borrowing,
     Flavor,
     JobRequest,
     Key,
     Machine,
     Node,
     Option,
+    Order,
     Plan,
     Policy,
     Pool,
@@ -109,6 +111,9 @@ def _node(random: Random, kind: Kind, name: str, parent: str) -> Node:
         reclaim=Reclaim.ANY if kind.tame else random.choice(list(Reclaim)),
         borrow_reclaim=random.choice((None, 0, 1)),
         min_runtime=0 if kind.tame else random.choice((0, 0, 90 * SECOND)),
+        borrowing=Borrowing.FAIR if kind.tame else random.choice((Borrowing.FAIR, *Borrowing)),
+        order=random.choice(list(Order)),
+        patience=0 if kind.tame else random.choice((0, 0, 150 * SECOND)),
     )
 
 

@@ -27,8 +27,10 @@ tree:
   organisation: acme
   quotas:
     '*': {gpu: {max: 64}, jobs: {max: 500}}
-  preemption: {within: lower, reclaim: any}
+  preemption: {within: lower, reclaim: any, borrowing: never}
+  order: smallest
   min_runtime: 10m
+  patience: 1h
   children:
     - group: research
       children:

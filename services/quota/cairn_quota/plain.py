@@ -15,6 +15,7 @@ from cairn_quota.fields import written
 from cairn_quota.tree import (
     HOUR,
     UNIT,
+    Borrowing,
     Budget,
     BudgetUnit,
     CapacityWindow,
@@ -22,6 +23,7 @@ from cairn_quota.tree import (
     Kind,
     Market,
     Node,
+    Order,
     PriorityClass,
     Quota,
     Reclaim,
@@ -130,6 +132,7 @@ def _node(tree: Tree, node: Node, *, deep: bool = True) -> Plain:
     preemption = {
         "within": None if node.within is Within.INHERITED else written(node.within),
         "reclaim": None if node.reclaim is Reclaim.INHERITED else written(node.reclaim),
+        "borrowing": None if node.borrowing is Borrowing.INHERITED else written(node.borrowing),
     }
     limits = {
         "pending_jobs": node.limits.pending_jobs,
@@ -145,7 +148,9 @@ def _node(tree: Tree, node: Node, *, deep: bool = True) -> Plain:
             "quotas": _quotas(node),
             "weight": None if node.weight == UNIT else _number(node.weight, UNIT),
             "preemption": _without_empty(preemption),
+            "order": None if node.order is Order.INHERITED else written(node.order),
             "min_runtime": _span(node.min_runtime),
+            "patience": _span(node.patience),
             "stop": None if node.stop is Stop.NONE else written(node.stop),
             "limits": _without_empty(limits),
             "children": [_node(tree, child) for child in children],

@@ -59,6 +59,22 @@ class Reclaim(IntEnum):
     ANY = 3
 
 
+class Borrowing(IntEnum):
+    """Numbers as in cairn.quota.v1.QuotaNode.Borrowing; INHERITED: as the node above."""
+
+    INHERITED = 0
+    NEVER = 1
+    FAIR = 2
+
+
+class Order(IntEnum):
+    """Numbers as in cairn.quota.v1.QuotaNode.Order; INHERITED: as the node above."""
+
+    INHERITED = 0
+    OLDEST = 1
+    SMALLEST = 2
+
+
 class Market(IntEnum):
     """Numbers as in cairn.quota.v1.Flavor.Market."""
 
@@ -129,8 +145,11 @@ class Node:
     weight: int = UNIT
     within: Within = Within.INHERITED
     reclaim: Reclaim = Reclaim.INHERITED
+    borrowing: Borrowing = Borrowing.INHERITED
+    order: Order = Order.INHERITED
     # None: as the node above.
     min_runtime: int | None = None
+    patience: int | None = None
     stop: Stop = Stop.NONE
     limits: NodeLimits = NodeLimits()
     # The team is not in the tree file.

@@ -25,6 +25,7 @@ from cairn_quota.plain import Change
 from cairn_quota.shares import Standing
 from cairn_quota.tree import (
     UNIT,
+    Borrowing,
     Budget,
     BudgetUnit,
     Calendar,
@@ -34,6 +35,7 @@ from cairn_quota.tree import (
     Market,
     Node,
     NodeLimits,
+    Order,
     Overrun,
     PriorityClass,
     Quota,
@@ -99,7 +101,10 @@ def node_message(tree: Tree, node: Node) -> node_pb2.QuotaNode:
         weight_milli=node.weight,
         within=node_pb2.QuotaNode.Within.ValueType(node.within),
         reclaim=node_pb2.QuotaNode.Reclaim.ValueType(node.reclaim),
+        borrowing=node_pb2.QuotaNode.Borrowing.ValueType(node.borrowing),
+        order=node_pb2.QuotaNode.Order.ValueType(node.order),
         min_runtime=_duration(node.min_runtime),
+        patience=_duration(node.patience),
         stop=node_pb2.QuotaNode.Stop.ValueType(node.stop),
         implied=node.implied,
     )
@@ -130,7 +135,10 @@ def _node_value(message: node_pb2.QuotaNode) -> Node:
         weight=message.weight_milli or UNIT,
         within=_enum(Within, message.within, f"tree.{message.id}.within"),
         reclaim=_enum(Reclaim, message.reclaim, f"tree.{message.id}.reclaim"),
+        borrowing=_enum(Borrowing, message.borrowing, f"tree.{message.id}.borrowing"),
+        order=_enum(Order, message.order, f"tree.{message.id}.order"),
         min_runtime=_millis(message.min_runtime) if message.HasField("min_runtime") else None,
+        patience=_millis(message.patience) if message.HasField("patience") else None,
         stop=_enum(Stop, message.stop, f"tree.{message.id}.stop"),
         limits=NodeLimits(
             pending_jobs=limits.pending_jobs or None,

@@ -9,6 +9,7 @@ from cairn_quota.fields import Fields
 from cairn_quota.tree import HOUR as GPU_HOUR
 from cairn_quota.tree import (
     UNIT,
+    Borrowing,
     Budget,
     BudgetUnit,
     Calendar,
@@ -19,6 +20,7 @@ from cairn_quota.tree import (
     Market,
     Node,
     NodeLimits,
+    Order,
     Overrun,
     PriorityClass,
     Quota,
@@ -37,8 +39,8 @@ TOP = (
 )  # fmt: skip
 KINDS = ("organisation", "group", "team", "project", "user")
 NODE = (
-    *KINDS, "id", "parent", "display_name", "quotas", "weight", "preemption", "min_runtime", "stop", "limits",
-    "children",
+    *KINDS, "id", "parent", "display_name", "quotas", "weight", "preemption", "order", "min_runtime",
+    "patience", "stop", "limits", "children",
 )  # fmt: skip
 BUDGET = ("node", "user", "unit", "amount", "window", "overrun", "safe")
 
@@ -124,7 +126,7 @@ def _node(read: Fields, *, parent: str) -> Node:
     parent = parent or read.text("parent")
     if kind in (Kind.ORGANISATION, Kind.GROUP) and read.has("id"):
         raise TreeInvalid(read.at("id"), f"the id of a {kinds[0]} is its name; leave `id` out")
-    preemption = Fields(read.get("preemption"), read.at("preemption"), ("within", "reclaim"))
+    preemption = Fields(read.get("preemption"), read.at("preemption"), ("within", "reclaim", "borrowing"))
     nested = kind in (Kind.PROJECT, Kind.USER)
     return Node(
         id=read.text("id", f"{parent}/{subject}" if nested else subject),
@@ -136,7 +138,10 @@ def _node(read: Fields, *, parent: str) -> Node:
         weight=read.scaled("weight", UNIT, UNIT) or 0,
         within=preemption.choice("within", Within, Within.INHERITED),
         reclaim=preemption.choice("reclaim", Reclaim, Reclaim.INHERITED),
+        borrowing=preemption.choice("borrowing", Borrowing, Borrowing.INHERITED),
+        order=read.choice("order", Order, Order.INHERITED),
         min_runtime=read.span("min_runtime"),
+        patience=read.span("patience"),
         stop=read.choice("stop", Stop, Stop.NONE),
         limits=_limits(Fields(read.get("limits"), read.at("limits"), LIMITS)),
     )

@@ -136,6 +136,7 @@ def _node_numbers(node: Node) -> Iterator[TreeInvalid]:
         yield TreeInvalid(f"{path}.weight", "must be above 0 and at most 1,000,000")
     numbers = {
         "min_runtime": node.min_runtime,
+        "patience": node.patience,
         "limits.pending_jobs": node.limits.pending_jobs,
         "limits.submits_per_hour": node.limits.submits_per_hour,
         "limits.gpus_per_job": node.limits.gpu_milli_per_job,

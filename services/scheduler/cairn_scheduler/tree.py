@@ -12,9 +12,11 @@ from cairn.quota.v1 import budget_pb2, flavor_pb2, node_pb2, priority_class_pb2,
 from cairn_scheduler.engine.quota import BadTree
 from cairn_scheduler.engine.world import (
     ANY,
+    Borrowing,
     Budget,
     Key,
     Node,
+    Order,
     Overrun,
     PriorityClass,
     Quota,
@@ -133,6 +135,7 @@ def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterabl
         within = _within(one, above) if evicting else Within.NEVER
         reclaim = _reclaim(one, above) if evicting else Reclaim.NEVER
         rest = _milliseconds(one.min_runtime) if one.HasField("min_runtime") else above and above.min_runtime
+        patience = _milliseconds(one.patience) if one.HasField("patience") else above and above.patience
         made[one.id] = Node(
             id=one.id,
             parent=one.parent,
@@ -141,7 +144,10 @@ def _nodes(messages: Iterable[node_pb2.QuotaNode], *, evicting: bool) -> Iterabl
             weight=one.weight_milli or 1000,
             within=within,
             reclaim=reclaim,
+            borrowing=_BORROWINGS.get(one.borrowing, above.borrowing if above else Borrowing.FAIR),
+            order=_ORDERS.get(one.order, above.order if above else Order.OLDEST),
             min_runtime=rest or 0,
+            patience=patience or 0,
             stop=_STOPS.get(one.stop, Stop.NONE),
             max_pending=one.limits.pending_jobs or None,
             max_gpus_per_job=one.limits.gpu_milli_per_job or None,
@@ -251,6 +257,14 @@ _RECLAIMS = {
     node_pb2.QuotaNode.RECLAIM_NEVER: Reclaim.NEVER,
     node_pb2.QuotaNode.RECLAIM_LOWER: Reclaim.LOWER,
     node_pb2.QuotaNode.RECLAIM_ANY: Reclaim.ANY,
+}
+_BORROWINGS = {
+    node_pb2.QuotaNode.BORROWING_NEVER: Borrowing.NEVER,
+    node_pb2.QuotaNode.BORROWING_FAIR: Borrowing.FAIR,
+}
+_ORDERS = {
+    node_pb2.QuotaNode.ORDER_OLDEST: Order.OLDEST,
+    node_pb2.QuotaNode.ORDER_SMALLEST: Order.SMALLEST,
 }
 _STOPS = {node_pb2.QuotaNode.HOLD: Stop.HOLD, node_pb2.QuotaNode.DRAIN: Stop.DRAIN}
 _OVERRUNS = {

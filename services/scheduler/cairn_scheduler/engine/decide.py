@@ -52,6 +52,8 @@ class Engine:
         # Victims in their grace. While there are any, `actual` holds them, too, and `state` does not.
         self.stopping: dict[str, Admitted] = {}
         self._full: State | None = None
+        # Whether a job came, went, or came to where others may take its place, since the last decision.
+        self.stirred = True
         self.told: dict[str, Reason] = {}
         # Nodes with jobs that were not told anything yet, or that were promised a place.
         self._untold: set[str] = set()
@@ -66,13 +68,15 @@ class Engine:
             if isinstance(change, Gone):
                 self._forget(change.uid)
             elif isinstance(change, Admitted):
-                if not self._keeps(change):
-                    self._forget(change.request.uid)
-                    self._hold(change)
+                if self._keeps(change):
+                    continue
+                self._forget(change.request.uid)
+                self._hold(change)
             else:
                 self._forget(change.uid)
                 self.pending[change.uid] = change
                 self.aside[change.uid] = change
+            self.stirred = True
 
     def edit(self, **fields: Any) -> None:
         """Other nodes, pools, budgets, circuits ...: fields of the snapshot other than its jobs."""
@@ -97,6 +101,7 @@ class Engine:
 
         The plan's `reasons` are the engine's own, and go on with it.
         """
+        self.stirred = False
         self._disappointed()
         self._wake(now)
         barred: dict[str, str] = {}
@@ -167,6 +172,8 @@ class Engine:
         if replace(old, request=further, checkpoint_time=job.checkpoint_time) != job:
             return False
         self.admitted[uid] = job
+        if job.checkpoint_time != old.checkpoint_time and self.state.tree.waits(request.node):
+            self.stirred |= self.queue.saved(self.state.tree.seats[request.node])
         for state in (self.state, self._full):
             if state is not None and request.node in state.running:
                 state.swap(job)

@@ -2,6 +2,9 @@
 
 As in EASY backfill (Lifka, 1995): jobs that end before, and jobs that fit beside it even then. The time comes
 from the running jobs' `max_runtime`; a job without one is taken to run for `Policy.assumed_runtime`.
+
+Where its node may reclaim, only jobs of the nominal quota that it waits for are held back, and who needs its
+machines: what others borrow of that quota it takes back when its time has come.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from dataclasses import dataclass
 from cairn_scheduler.engine.fit import Room
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Admitted, Hold, JobRequest, Key, Option, Policy
+from cairn_scheduler.engine.world import Admitted, Hold, JobRequest, Key, Option, Policy, Reclaim
 
 
 @dataclass(slots=True)
@@ -23,12 +26,14 @@ class Shadow:
     slack: dict[Key, int]
     room: Room | None
     assumed: int
+    # Below it jobs are kept from taking what the job will need; None: in the whole tree.
+    top: Seat | None = None
 
     def passes(self, seat: Seat, request: JobRequest, option: Option, now: int) -> tuple[bool, Room | None]:
         """Whether a job may go first; and machines that it then has to fit on, too."""
         if self.ends_before(request, now) or request.uid == self.hold.uid:
             return True, None
-        if seat.root is self.root:
+        if seat.root is self.root if self.top is None else self.top in seat.path():
             for key, amount in option.usage:
                 if amount > self.slack.get(key, amount):
                     return False, None
@@ -97,7 +102,8 @@ def _beside(
         room = room.copy()
         assert placement is not None
         room.take(placement, request.per_rank)
-    return Shadow(hold, seat.root, slack, room, policy.assumed_runtime)
+    top = None if seat.node.reclaim is Reclaim.NEVER else seat.holder(option.usage)
+    return Shadow(hold, seat.root, slack, room, policy.assumed_runtime, top)
 
 
 def _ends(state: State, option: Option, keys: set[Key], policy: Policy) -> list[tuple[int, Admitted]]:

@@ -1,6 +1,7 @@
 """Who is next: jobs that are alike wait in a line, lines compete inside their node, nodes by their share.
 
-Inside a node: priority, then requeued ones, then the user with less (decayed) use, then age. Between nodes,
+Inside a node: priority, then requeued ones, then the user with less (decayed) use, then (where the node says
+so) who asks for the fewest GPUs, then age. Between nodes,
 from the root down: who stays within its quota, then the smaller share after the admission.
 """
 
@@ -12,14 +13,15 @@ from collections.abc import Iterable, Mapping
 from cairn_scheduler.engine.quota import NOTHING, Seat, Share
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.watch import Watch, Watches
-from cairn_scheduler.engine.world import Amounts, Code, JobRequest, Option, Reason, Within
+from cairn_scheduler.engine.world import ANY, Amounts, Code, JobRequest, Option, Reason, Within
+from cairn_scheduler.engine.world import Order as WhoFirst
 
 Shape = tuple[object, ...]
 # A failure with this stamp is one that has to be looked at in every pass.
 ALWAYS = -1
 UNSEEN = Reason(Code.NOT_EVALUATED)
 Standing = tuple[tuple[bool, Share], ...]
-LineOrder = tuple[int, bool, int, int, str]
+LineOrder = tuple[int, bool, int, int, int, str]
 
 
 class Line:
@@ -45,6 +47,7 @@ class Line:
         "requests",
         "requeued",
         "seat",
+        "size",
         "told",
         "twin",
         "until",
@@ -63,6 +66,8 @@ class Line:
         # What its last failure hangs on: all that could matter, or less.
         self.minds = watch
         self.priority, self.requeued, self.user = request.priority, request.requeued, request.user
+        # What decides before age: GPUs in thousandths, where the smallest goes first.
+        self.size = _gpus(request) if seat.node.order is WhoFirst.SMALLEST else 0
         self.jobs: list[tuple[int, str]] = []
         self.requests: dict[str, JobRequest] = {}
         self.reason: Reason | None = None
@@ -207,6 +212,19 @@ class Queue:
             for line in lines.values():
                 line.freed = ALWAYS
 
+    def saved(self, seat: Seat) -> bool:
+        """A job of this node saved a checkpoint: who waits until it may be evicted looks again. True: any."""
+        borrows = any(one.over for one in seat.path())
+        waiting = [
+            line
+            for lines in (self.lines.values() if borrows else [self.lines[seat.id]])
+            for line in lines.values()
+            if line.until
+        ]
+        for line in waiting:
+            line.freed = ALWAYS
+        return bool(waiting)
+
     def _number(self, options: tuple[Option, ...]) -> int:
         """The same number for equal options; by identity first, for most jobs share theirs."""
         known = self._numbers.get(id(options))
@@ -218,7 +236,17 @@ class Queue:
         return number
 
 
+def _gpus(request: JobRequest) -> int:
+    """What the smallest of its options asks for."""
+    asked = [
+        sum(amount for (flavor, resource), amount in option.usage if resource == "gpu" and flavor != ANY)
+        for option in request.options
+    ]
+    return min(asked, default=0)
+
+
 def order_in_node(line: Line, use: Mapping[tuple[str, str], int]) -> LineOrder:
     """The place of a line's next job among those of its node: the smaller goes first."""
     time, uid = line.jobs[line.first]
-    return (-line.priority, not line.requeued, use.get((line.seat.id, line.user), 0), time, uid)
+    used = use.get((line.seat.id, line.user), 0)
+    return (-line.priority, not line.requeued, used, line.size, time, uid)

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from cairn_scheduler.engine import gates
 from cairn_scheduler.engine.awake import Awake, goes_on
 from cairn_scheduler.engine.choose import Choice, Ground
+from cairn_scheduler.engine.comeback import comes_back
 from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
 from cairn_scheduler.engine.ousting import could_oust
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.victims import LATE, Search, Victims, comes_back
+from cairn_scheduler.engine.victims import LATE, Search, Victims
 from cairn_scheduler.engine.watch import Watch
 from cairn_scheduler.engine.world import (
     CAN_STARVE,

@@ -235,6 +235,15 @@ class Seat:
                 return False
         return True
 
+    def holder(self, usage: Iterable[tuple[Key, int]]) -> Seat:
+        """The lowest node from here up, below the root, whose nominal quota is enough for this."""
+        asked = [(key, amount) for key, amount in usage if self.cell(key) is not None]
+        for seat in self.path():
+            cells = [(seat.cell(key), amount) for key, amount in asked]
+            if all(cell is None or cell.quota >= amount for cell, amount in cells):
+                return seat
+        return self.root
+
     def exceeds(self, keys: Iterable[Key]) -> bool:
         """Whether the node is over its quota in one of these keys."""
         for key in keys:
@@ -337,8 +346,8 @@ class Tree:
         self.quiet = False
         # How many changes were counted, anywhere.
         self.changes = 0
-        # Whether anybody is protected for a while after it started.
-        self.rests = any(node.min_runtime for node in known.values())
+        # Whether anybody is protected for a while after it started, or since it saved.
+        self.rests = any(node.min_runtime or node.patience for node in known.values())
         for name in sorted(known):
             self._seat(known, name)
         for rank, name in enumerate(sorted(self.seats, reverse=True)):
@@ -370,6 +379,11 @@ class Tree:
             if parent is not None:
                 parent.children.append(seat)
         return self.seats[chain[0].id] if chain else self.seats[name]
+
+    def waits(self, name: str) -> bool:
+        """Whether who would evict a job of this node may have to wait for its next checkpoint."""
+        seat = self.seats.get(name)
+        return seat is not None and seat.node.patience > 0
 
     def take(self, seat: Seat, usage: Amounts) -> None:
         """Adds use at a node."""

@@ -20,6 +20,7 @@ from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.world import (
     Admitted,
     Amounts,
+    Borrowing,
     JobRequest,
     Key,
     Option,
@@ -34,6 +35,8 @@ from cairn_scheduler.engine.world import (
 Victims = list[tuple[Admitted, Why]]
 # A time at which everybody has run long enough.
 LATE = 1 << 62
+# So long after a checkpoint little is lost.
+_FRESH = 60_000
 
 
 @dataclass(slots=True)
@@ -113,16 +116,26 @@ class Search:
         klass = self.classes.get(job.request.priority_class)
         if klass is not None and not klass.preemptible:
             return False
-        since = job.admit_time + max(above.node.min_runtime for above in seat.path())
+        since = self._spared_until(job, seat)
         if since > self.now:
             self.until = since if not self.until else min(self.until, since)
             return False
         return True
 
+    def _spared_until(self, job: Admitted, seat: Seat) -> int:
+        """When it may be evicted at the latest; with a checkpoint it may be sooner."""
+        ran = job.admit_time + max(above.node.min_runtime for above in seat.path())
+        patience = seat.node.patience
+        if not patience:
+            return ran
+        saved = job.checkpoint_time
+        if saved is not None and job.admit_time < saved <= self.now <= saved + _FRESH:
+            return ran
+        return max(ran, _saved(job) + patience)
+
     def _rank(self, job: Admitted) -> tuple[int, int, int, str]:
-        saved = job.admit_time if job.checkpoint_time is None else max(job.admit_time, job.checkpoint_time)
         gpus = sum(a for (f, r), a in job.request.options[job.option].usage if r == "gpu" and f != "*")
-        return (job.request.priority, gpus * max(0, self.now - saved), -job.admit_time, job.request.uid)
+        return (job.request.priority, gpus * max(0, self.now - _saved(job)), -job.admit_time, job.request.uid)
 
     def _evict(self, job: Admitted, why: Why) -> None:
         self.state.remove(job)
@@ -168,6 +181,8 @@ class Search:
             if not mine.exceeds(self.keys):
                 if any(child is not mine for key in self.keys for child in above.hot.get(key, {}).values()):
                     return True
+            elif self.seat.node.borrowing is Borrowing.NEVER:
+                pass
             elif any(mine.share() <= above.largest(mine, key) for key in self.keys):
                 return True
             mine = above
@@ -186,6 +201,8 @@ class Search:
             mine, theirs = _sides(self.seat, seat)
             if seat is self.seat or not (mine or self.seat).exceeds(self.keys):
                 return True
+            if self.seat.node.borrowing is Borrowing.NEVER:
+                return False
             if mine is not None and mine.share() <= theirs.share():
                 return True
             # Rule a holds for nobody here; rule b may, once others have been taken from.
@@ -322,49 +339,9 @@ class Search:
                 yield from self._borrowing(child, skip)
 
 
-def comes_back(search: Search, victims: Victims, index: int, policy: Policy) -> bool:
-    """Whether one of its victims, queued again, would evict the job that a search was made for."""
-    state, request = search.state, search.request
-    with state.tentative():
-        for job, _ in victims:
-            state.remove(job)
-        placement = state.place(request, request.options[index])
-        assert placement is not None
-        # Long since admitted: its min_runtime does not protect it for ever.
-        winner = Admitted(request, index, placement, 0)
-        state.add(winner)
-        nodes = {request.node, *(job.request.node for job, _ in victims)}
-        for node in nodes:
-            state.note(node)
-        alike = {(job.request.node, job.request.options, job.request.priority): job for job, _ in victims}
-        back = any(_would_evict(search, job, policy) for job in alike.values())
-        state.remove(winner)
-        for job, _ in victims:
-            state.add(job)
-        for node in nodes:
-            state.note(node)
-    return back
-
-
-def _would_evict(search: Search, victim: Admitted, policy: Policy) -> bool:
-    state, request = search.state, victim.request
-    seat = state.tree.seats[request.node]
-    if any(state.fits(seat, request, option) for option in request.options):
-        return False
-    for option in request.options:
-        other = Search(state, seat, request, option, search.now, search.classes, search.protected)
-        if _takes(other, search.request.uid, policy):
-            return True
-        # Whom a min_runtime protects now it does not protect for ever: then another set may be the one.
-        if other.until:
-            other = Search(state, seat, request, option, LATE, search.classes, search.protected)
-            if _takes(other, search.request.uid, policy):
-                return True
-    return False
-
-
-def _takes(search: Search, uid: str, policy: Policy) -> bool:
-    return any(job.request.uid == uid for job, _ in search.run(policy))
+def _saved(job: Admitted) -> int:
+    """Since when it would lose its work."""
+    return job.admit_time if job.checkpoint_time is None else max(job.admit_time, job.checkpoint_time)
 
 
 class _Waiting:

@@ -35,6 +35,20 @@ class Reclaim(StrEnum):
     ANY = "any"
 
 
+class Borrowing(StrEnum):
+    """Whether a job that borrows itself may evict jobs of others that borrow more, where sharing is FAIR."""
+
+    NEVER = "never"
+    FAIR = "fair"
+
+
+class Order(StrEnum):
+    """Who of equal priority in a node goes first: the oldest, or who asks for the fewest GPUs."""
+
+    OLDEST = "oldest"
+    SMALLEST = "smallest"
+
+
 class Stop(StrEnum):
     """HOLD: nothing new starts below the node; DRAIN: what runs there is stopped, too."""
 
@@ -92,8 +106,13 @@ class Node:
     # Evict jobs of others while borrowing oneself: only those of lower priority, and at most this one.
     # None: never. Only where sharing is PRIORITY; with FAIR the shares say it.
     borrow_reclaim: int | None = None
+    borrowing: Borrowing = Borrowing.FAIR
+    order: Order = Order.OLDEST
     # What has run for less is not evicted for somebody else's sake.
     min_runtime: int = 0
+    # For somebody else's sake a job is evicted right after it saved a checkpoint, or when it did not save
+    # one (nor begin) for so long. 0: at any time.
+    patience: int = 0
     stop: Stop = Stop.NONE
     max_pending: int | None = None
     max_gpus_per_job: int | None = None
