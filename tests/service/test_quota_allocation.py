@@ -397,6 +397,10 @@ async def test_a_budget_is_adjusted_once_with_a_reason(quota: Quota) -> None:
     assert [(one.actor, one.reason, one.amount) for one in entries if one.kind == 6] == [
         ("users/admin", "deadline", 1000)
     ]
+    other = allocation_pb2.AdjustBudgetRequest(
+        budget=f"b-{team}", amount=999, reason="deadline", request_id=request.request_id
+    )
+    assert (await problem(admin.AdjustBudget(other))).reason is Reason.REQUEST_ID_REUSED
     for changes in ({"reason": " "}, {"request_id": ""}, {"amount": 0}):
         wrong = allocation_pb2.AdjustBudgetRequest()
         wrong.CopyFrom(request)

@@ -11,6 +11,7 @@ from cairn.job.v1 import events_pb2
 from cairn.scheduler.v1 import job_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events_pb2
 from cairn.tracker.v1 import metric_pb2, run_pb2, tracker_pb2, tracker_pb2_grpc
+from cairn_common.errors import Reason, from_rpc_error
 from cairn_common.ids import new_uid
 from cairn_tracker.api import ACCESS, NAMES
 from tests.harness.tracker import (
@@ -161,6 +162,10 @@ async def test_runs_are_created_listed_changed_and_compared(tracker: Tracker) ->
             )
             made.append(await client.runs.CreateRun(request))
             assert (await client.runs.CreateRun(request)).uid == made[-1].uid
+            request.run.params.update({"lr": 9})
+            with pytest.raises(aio.AioRpcError) as caught:
+                await client.runs.CreateRun(request)
+            assert from_rpc_error(caught.value).reason is Reason.REQUEST_ID_REUSED
         spools = [Spool(run.uid, attempt=0) for run in made]
         events = [
             spool.points([0, 1, 2], **{"val/loss": [3.0, 1.0 + place, 2.0], "accuracy": [0.1, 0.9, 0.5]})

@@ -8,7 +8,7 @@ from datetime import datetime
 
 from cairn.quota.v1 import tree_pb2
 from cairn_common.db import Connection, Database
-from cairn_common.errors import Aborted, FailedPrecondition, NotFound, Reason
+from cairn_common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason
 from cairn_quota import audit, authority, facts, metering, reservation_rows, tree_wire
 from cairn_quota.account import Account, Entry, adjust
 from cairn_quota.account import Kind as EntryKind
@@ -134,7 +134,8 @@ class TreeStore:
         """Adds to a budget's period of now, or takes from what is available in it.
 
         Raises NotFound/BUDGET_NOT_FOUND, FailedPrecondition/STATE_INVALID where more is taken than there is
-        or the budget is not there now.
+        or the budget is not there now, InvalidArgument/REQUEST_ID_REUSED where the request_id was another
+        request's.
         """
         async with self._authority.changing() as (conn, state):
             budget = next((one for one in state.tree.budgets if one.id == budget_id), None)
@@ -155,6 +156,7 @@ class TreeStore:
                 now,
             )
             if not made:
+                await _check_same_adjustment(conn, actor, request_id, (budget_id, amount))
                 return state
             balance = state.books.grant(budget, now_period, now=now, actor=actor) if now_period else None
             if (
@@ -189,6 +191,21 @@ def check_etag(etag: str, version: int) -> None:
             " Read it again (cairn quota export) and repeat the change.",
             reason=Reason.ETAG_MISMATCH,
             etag=version,
+        )
+
+
+async def _check_same_adjustment(
+    conn: Connection, actor: str, request_id: str, wanted: tuple[str, int]
+) -> None:
+    row = await conn.fetchrow(
+        "SELECT budget, amount FROM adjustments WHERE actor = $1 AND request_id = $2", actor, request_id
+    )
+    if row is not None and (row["budget"], row["amount"]) != wanted:
+        raise InvalidArgument(
+            f"The request id {request_id!r} has adjusted {row['budget']} by {row['amount']:,} before."
+            " Use a new request id.",
+            reason=Reason.REQUEST_ID_REUSED,
+            request_id=request_id,
         )
 
 

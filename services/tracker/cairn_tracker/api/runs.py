@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -61,15 +62,19 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         self._clock = clock
 
     async def CreateRun(self, request: tracker_pb2.CreateRunRequest, context: Context) -> run_pb2.Run:
-        """Makes a run without a job; the same run_id or request_id again gives the same run."""
+        """Makes a run without a job; the same run_id or request_id again gives the same run.
+
+        Raises InvalidArgument (REQUEST_ID_REUSED) where the request_id was another request's.
+        """
         who = caller()
         team = team_of(who, request.parent, Role.MEMBER)
         wanted = _new_run(request, team, who, self._clock.now())
+        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         try:
-            made = await self._create(wanted, request.request_id)
+            made = await self._create(wanted, request.request_id, digest)
         except asyncpg.UniqueViolationError:
             # The same request_id, at the same time.
-            made = await self._create(wanted, request.request_id)
+            made = await self._create(wanted, request.request_id, digest)
         return wire.run(made)
 
     async def GetRun(self, request: tracker_pb2.GetRunRequest, context: Context) -> run_pb2.Run:
@@ -235,13 +240,20 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             raise unknown_run(key)
         return run
 
-    async def _create(self, wanted: Run, request_id: str) -> Run:
+    async def _create(self, wanted: Run, request_id: str, digest: bytes) -> Run:
         if request_id:
             known = await runs.by_request(self._db, wanted.team, wanted.creator, request_id)
             if known is not None:
-                return await self._run(RunKey(wanted.team, known))
+                uid, before = known
+                if before not in (None, digest):
+                    raise InvalidArgument(
+                        f"request_id {request_id[:80]!r} was used before for another run; choose a new one",
+                        reason=Reason.REQUEST_ID_REUSED,
+                        run=uid,
+                    )
+                return await self._run(RunKey(wanted.team, uid))
         async with self._db.transaction() as conn:
-            if await runs.create(conn, wanted, request_id=request_id):
+            if await runs.create(conn, wanted, request_id=request_id, request_digest=digest):
                 await announce(conn, RunKey(wanted.team, wanted.uid), created=True, now=wanted.create_time)
         run = await self._run(RunKey(wanted.team, wanted.uid))
         if run.creator != wanted.creator or run.has_job:

@@ -372,45 +372,37 @@ async def incomplete(db: Reads, before: datetime, *, limit: int) -> list[RunKey]
     return [RunKey(row["team"], row["uid"]) for row in rows]
 
 
-async def create(conn: Any, run: Run, *, request_id: str) -> bool:
+async def create(conn: Any, run: Run, *, request_id: str, request_digest: bytes) -> bool:
     """Makes a run without a job, or takes over one that only its own events told of; whether it did."""
     await ensure_experiment(conn, run.team, run.experiment, run.create_time)
     row = await conn.fetchrow(
         "INSERT INTO runs (team, uid, display_name, create_time, update_time, state, creator, experiment,"
-        " has_job, params, tags, command, environment, start_time, request_id, run_group, notes)"
-        " VALUES ($1, $2, $3, $4, $4, $5, $6, $7, false, $8::jsonb, $9, $10, $11::jsonb, $4, $12, $13, $14)"
+        " has_job, params, tags, command, environment, start_time, request_id, run_group, notes,"
+        " request_digest)"
+        " VALUES ($1, $2, $3, $4, $4, $5, $6, $7, false, $8::jsonb, $9, $10, $11::jsonb, $4, $12, $13, $14,"
+        " $15)"
         " ON CONFLICT (team, uid) DO UPDATE SET creator = EXCLUDED.creator,"
         " revision = runs.revision + 1, experiment = EXCLUDED.experiment,"
         " display_name = CASE WHEN runs.display_name = '' THEN EXCLUDED.display_name"
         "   ELSE runs.display_name END,"
-        " params = EXCLUDED.params || runs.params, request_id = EXCLUDED.request_id"
+        " params = EXCLUDED.params || runs.params, request_id = EXCLUDED.request_id,"
+        " request_digest = EXCLUDED.request_digest"
         " WHERE runs.creator = '' AND NOT runs.has_job"
         " RETURNING uid",
-        run.team,
-        run.uid,
-        run.display_name,
-        run.create_time,
-        int(run.state),
-        run.creator,
-        run.experiment,
-        json.dumps(dict(run.params)),
-        list(run.tags),
-        run.command,
-        json.dumps(dict(run.environment)),
-        request_id,
-        run.group,
-        run.notes,
+        *(run.team, run.uid, run.display_name, run.create_time, int(run.state), run.creator, run.experiment),
+        *(json.dumps(dict(run.params)), list(run.tags), run.command, json.dumps(dict(run.environment))),
+        *(request_id, run.group, run.notes, request_digest),
     )
     return row is not None
 
 
-async def by_request(db: Reads, team: str, creator: str, request_id: str) -> str | None:
-    """The uid of the run that a caller made with this request_id."""
+async def by_request(db: Reads, team: str, creator: str, request_id: str) -> tuple[str, bytes | None] | None:
+    """The uid of the run that a caller made with this request_id, and the digest of that request."""
     rows = await db.fetch(
-        "SELECT uid FROM runs WHERE team = $1 AND creator = $2 AND request_id = $3",
+        "SELECT uid, request_digest FROM runs WHERE team = $1 AND creator = $2 AND request_id = $3",
         *(team, creator, request_id),
     )
-    return rows[0]["uid"] if rows else None
+    return (rows[0]["uid"], rows[0]["request_digest"]) if rows else None
 
 
 async def update(
