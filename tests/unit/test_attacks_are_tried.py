@@ -110,7 +110,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "25 slow and endless requests": (
         "e2e/test_attacks.py::test_a_head_that_never_ends_is_cut",
         "service/test_gateway_http.py::test_one_token_cannot_take_all_the_room",
-        "service/test_gateway_live.py::test_who_does_not_read_is_cut_and_goes_on_by_id",
+        "unit/test_gateway_edge.py::test_who_does_not_read_is_cut_where_something_would_be_missing",
     ),
     "26 another page in the victim's browser": (
         "e2e/test_attacks.py::test_no_other_page_can_make_a_browser_ask",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from cairn.scheduler.v1 import events_pb2
 from cairn.tracker.v1 import events_pb2 as tracker_events
 from cairn_common import errors
+from cairn_common.bus import Message
 from cairn_common.errors import DomainError, InvalidArgument
 from cairn_gateway import feed, problems
 from cairn_gateway.http import CODE, ENTRIES, PLATFORM, ROUTES, limits
@@ -190,6 +192,36 @@ def test_an_event_carries_its_resource() -> None:
     progress.run_progressed.lines = True
     assert json.loads(feed.encode(tracker_events.TrackerEvent, progress.SerializeToString())[1])["lines"]
     assert feed.encode(tracker_events.TrackerEvent, b"") == ("", b"")
+
+
+def fact_of(team: str, sequence: int) -> feed.Fact:
+    told = events_pb2.SchedulerEvent()
+    told.job_finished.job.uid = "01j"
+    return feed.Fact(
+        "scheduler",
+        Message(
+            subject=f"cairn.v1.scheduler.job.finished.{team}.01j",
+            data=told.SerializeToString(),
+            sequence=sequence,
+            num_delivered=1,
+            time=datetime(2026, 1, 1, tzinfo=UTC),
+        ),
+    )
+
+
+def test_who_does_not_read_is_cut_where_something_would_be_missing() -> None:
+    """What waits for one client is bounded, holds no gap, and is nothing of another team."""
+    listener = feed.Listener(feed.Watch(team="main"))
+    for sequence in range(1, 2 * feed.MOST_WAITING + 1):
+        assert not listener.lost.is_set()
+        listener.put(fact_of("main" if sequence % 2 else "other", sequence))
+    assert listener.waiting.qsize() == feed.MOST_WAITING
+    listener.put(fact_of("main", 9999))
+    assert listener.lost.is_set()
+    waited = [listener.waiting.get_nowait().sequence for _ in range(feed.MOST_WAITING)]
+    assert waited == list(range(1, 2 * feed.MOST_WAITING, 2))
+    listener.put(fact_of("main", 10_000))
+    assert listener.waiting.empty(), "nothing comes behind the gap"
 
 
 def test_types_are_those_of_the_protos() -> None:
