@@ -67,7 +67,8 @@ OF_SERVICES = {
     "ReserveQuota",
     "ReleaseReservation",
 }
-CHANGES = {"PATCH": {"display_name": "changed"}}
+# What a PATCH changes: something that its resource has.
+CHANGES: dict[str, dict[str, object]] = {"SetKeeping": {"retention": []}}
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,8 @@ class Operation:
     def ask(self, place: Place, token: str | None, *, team: str = MAIN) -> tuple[int, str]:
         """Status and reason. A stream is not waited for."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
-        body = None if self.method == "GET" else CHANGES.get(self.method, {})
+        patch = CHANGES.get(self.id, {"display_name": "changed"}) if self.method == "PATCH" else {}
+        body = None if self.method == "GET" else patch
         with place.http.stream(self.method, self.url(team), headers=headers, json=body) as answer:
             if answer.status_code < 400:
                 return answer.status_code, ""
