@@ -232,7 +232,8 @@ async def test_another_teams_traces_do_not_exist_and_a_viewer_writes_none(door: 
         ("/api/2.0/mlflow/webhooks", "NOT_IMPLEMENTED"),
         ("/api/3.0/mlflow/traces/tr-1/assessments", "NOT_IMPLEMENTED"),
         ("/api/3.0/mlflow/datasets/search", "NOT_IMPLEMENTED"),
-        ("/ajax-api/2.0/mlflow/runs/get", "NOT_IMPLEMENTED"),
+        ("/ajax-api/2.0/mlflow/webhooks", "NOT_IMPLEMENTED"),
+        ("/ajax-api/2.0/mlflow/nothing", "ENDPOINT_NOT_FOUND"),
         ("/api/2.0/mlflow/nothing", "ENDPOINT_NOT_FOUND"),
     ],
 )

@@ -60,11 +60,14 @@ def create_app(
     *, upstream: Upstream, transfer: Transfer, authenticate: Authenticate, hosts: frozenset[str]
 ) -> ASGIApp:
     """The application for everything below `PREFIX`, every layer around it."""
-    places = [Place(path, _open(answer), methods=["GET"]) for path, answer in about.OPEN.items()]
-    places += [
-        Place(route.path, _answer(route, upstream, transfer, authenticate), methods=[route.method])
-        for route in ROUTES
+    places = [
+        Place(path, _open(answer), methods=["GET"])
+        for known, answer in about.OPEN.items()
+        for path in _names(known)
     ]
+    for route in ROUTES:
+        respond = _answer(route, upstream, transfer, authenticate)
+        places += [Place(path, respond, methods=[route.method]) for path in _names(route.path)]
     inner = _Below(Router(places, redirect_slashes=False))
     return Edge(
         Limits(inner, hosts=hosts, seconds=_SECONDS, refuse_path=refuse_path), render=errors.of_exception
@@ -85,6 +88,11 @@ def refuse_path(path: str, raw: bytes) -> None:
         or not path.isprintable()
     ):
         raise errors.invalid("Invalid path")
+
+
+def _names(path: str) -> Sequence[str]:
+    """Its own, and what MLflow's page, and some of its clients, call it."""
+    return (path, f"/ajax-{path[1:]}") if path.startswith("/api/") else (path,)
 
 
 class _Below:
@@ -152,5 +160,5 @@ async def _fields(request: Request) -> Fields:
         if len(text) > LARGEST_BODY:
             raise errors.invalid(f"the body is larger than {LARGEST_BODY // 2**20} MiB")
     if text and kind != "application/json":
-        raise MlflowError("BAD_REQUEST", "Bad Request. Content-Type must be one of ['application/json'].")
+        raise errors.invalid("Bad Request. Content-Type must be one of ['application/json'].")
     return of_body(bytes(text))

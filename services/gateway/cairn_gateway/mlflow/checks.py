@@ -36,15 +36,23 @@ def check_metric(path: str, key: str, value: float, timestamp: int) -> None:
     check_length("Metric name", LONGEST_KEY, key)
 
 
-def check_param(path: str, key: str, value: str) -> None:
-    """Raises MlflowError for a param that cannot be."""
+def param(path: str, key: str, value: str) -> tuple[str, str]:
+    """A param as it is kept: one that is too long is cut, as MLflow's server does. Raises MlflowError for one
+    that cannot be."""
     check_name(f"{path}key", key)
     check_length("Param key", LONGEST_KEY, key)
-    check_length("Param value", LONGEST_PARAM, value)
+    return key, value[:LONGEST_PARAM]
 
 
-def check_tag(path: str, key: str, value: str, *, longest: int = LONGEST_TAG) -> None:
-    """Raises MlflowError for a tag that cannot be."""
+def tag(path: str, key: str, value: str) -> tuple[str, str]:
+    """A run's tag as it is kept: as `param`."""
+    check_name(f"{path}key", key)
+    check_length(f"{path}key", LONGEST_KEY, key)
+    return key, value[:LONGEST_TAG]
+
+
+def check_tag(path: str, key: str, value: str, *, longest: int) -> None:
+    """Raises MlflowError for an experiment's tag that cannot be."""
     check_name(f"{path}key", key)
     check_length(f"{path}key", LONGEST_KEY, key)
     check_length(f"{path}value", longest, value)

@@ -39,7 +39,9 @@ def view_of(fields: Fields, name: str) -> pb.MlflowView.ValueType:
 async def create(asked: Asked) -> Json:
     """experiments/create"""
     name = asked.fields.text("name", required=True)
-    asked.fields.text("artifact_location")
+    # Files are kept where all of Cairn's are, wherever somebody would have them.
+    if any(mark in asked.fields.text("artifact_location") for mark in "#;"):
+        raise invalid("'artifact_location' URL can't include fragments or params.")
     tags = dict(asked.fields.pairs("tags"))
     for key, value in tags.items():
         check_tag("", key, value, longest=_LONGEST_TAG)

@@ -19,7 +19,7 @@ from cairn_gateway.mlflow.errors import MlflowError, invalid
 T = TypeVar("T")
 
 LARGEST_BODY: Final = 8 * 1024 * 1024
-_SEE: Final = " See the API docs for more information about request parameters."
+SEE: Final = " See the API docs for more information about request parameters."
 _INT64: Final = 2**63
 _INFINITIES: Final = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
@@ -195,12 +195,12 @@ def number(name: str, value: Any) -> float:
 
 def missing_value(name: str) -> MlflowError:
     """The error for a field that has to be there."""
-    return invalid(f"Missing value for required parameter '{name}'.{_SEE}")
+    return invalid(f"Missing value for required parameter '{name}'.{SEE}")
 
 
 def wrong_type(name: str, value: Any) -> MlflowError:
     """The error for a field of another type."""
-    return invalid(f"{invalid_value(name, value)}  Hint: Value was of type '{type(value).__name__}'.{_SEE}")
+    return invalid(f"{invalid_value(name, value)}  Hint: Value was of type '{type(value).__name__}'.{SEE}")
 
 
 def invalid_value(name: str, value: Any) -> str:

@@ -9,9 +9,9 @@ from cairn.tracker.v1 import mlflow_pb2 as pb
 from cairn_common.auth import Role
 from cairn_common.errors import NotFound
 from cairn_gateway.mlflow import pages
-from cairn_gateway.mlflow.checks import as_json, check_batch, check_metric, check_param, check_size, check_tag
+from cairn_gateway.mlflow.checks import as_json, check_batch, check_metric, check_size, param, tag
 from cairn_gateway.mlflow.errors import invalid
-from cairn_gateway.mlflow.fields import as_object, missing_value, number, whole
+from cairn_gateway.mlflow.fields import SEE, as_object, missing_value, number, whole
 from cairn_gateway.mlflow.logged_models import measure
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
 from cairn_gateway.wire import Json
@@ -47,19 +47,15 @@ async def log_metric(asked: Asked) -> Json:
 async def log_param(asked: Asked) -> Json:
     """runs/log-parameter"""
     run_id, key = asked.fields.run_id(), asked.fields.text("key", required=True)
-    value = asked.fields.text("value")
-    check_param("", key, value)
-    return await _log(
-        asked, pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, params={key: value})
-    )
+    params = dict([param("", key, asked.fields.text("value"))])
+    return await _log(asked, pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, params=params))
 
 
 async def set_tag(asked: Asked) -> Json:
     """runs/set-tag"""
     run_id, key = asked.fields.run_id(), asked.fields.text("key", required=True)
-    value = asked.fields.text("value")
-    check_tag("", key, value)
-    return await _log(asked, pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, tags={key: value}))
+    tags = dict([tag("", key, asked.fields.text("value"))])
+    return await _log(asked, pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, tags=tags))
 
 
 async def log_batch(asked: Asked) -> Json:
@@ -70,11 +66,8 @@ async def log_batch(asked: Asked) -> Json:
     request = pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id)
     metrics = fields.items("metrics")
     _fill_metrics(request, metrics)
-    params, tags = fields.pairs("params"), fields.pairs("tags")
-    for place, (key, value) in enumerate(params):
-        check_param(f"params[{place}].", key, value)
-    for place, (key, value) in enumerate(tags):
-        check_tag(f"tags[{place}].", key, value)
+    params = [param(f"params[{place}].", *pair) for place, pair in enumerate(fields.pairs("params"))]
+    tags = [tag(f"tags[{place}].", *pair) for place, pair in enumerate(fields.pairs("tags"))]
     check_batch(metrics, params, tags)
     request.params.update(params)
     request.tags.update(tags)
@@ -131,16 +124,22 @@ async def history_interval(asked: Asked) -> Json:
         raise invalid(
             f"end_step must be greater than start_step. Found start_step={first} and end_step={last}."
         )
-    limit = pages.max_results(fields, _MOST_INTERVAL, most=_MOST_INTERVAL)
+    asked_for = fields.whole("max_results")
+    limit = _MOST_INTERVAL if asked_for is None else asked_for
+    if not 0 < limit <= _MOST_INTERVAL:
+        raise invalid(f"max_results must be between 1 and {_MOST_INTERVAL}.{SEE}")
     metrics: list[Json] = []
     for place, run_id in enumerate(runs):
         request = pb.ListMlflowPointsRequest(
             parent=asked.parent, run_ids=[run_id], metric_key=key, start_step=first, end_step=last
         )
-        found, _ = await _points(asked, request, offset=0, limit=_MOST_POINTS)
+        try:
+            found, _ = await _points(asked, request, offset=0, limit=_MOST_POINTS)
+        except NotFound:
+            continue
         found.sort(key=lambda point: (point[3], point[2]))
         metrics += [_of_run(runs, key, place, *point[1:]) for point in _spread(found, limit)]
-    return {"metrics": metrics}
+    return {"metrics": metrics} if metrics else {}
 
 
 def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> None:
@@ -196,6 +195,8 @@ async def _points(
 
 def _run_ids(asked: Asked, name: str) -> list[str]:
     runs = list(dict.fromkeys(asked.fields.text_items(name)))
+    if not runs and name == "run_ids":
+        raise missing_value(name)
     if not runs:
         raise invalid(f"GetMetricHistoryBulk request must specify at least one {name}.")
     if len(runs) > _MOST_RUNS:

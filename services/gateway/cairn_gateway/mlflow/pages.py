@@ -23,9 +23,12 @@ def offset_of(fields: Fields) -> int:
     except (binascii.Error, ValueError):
         raise invalid("Invalid page token, could not base64-decode") from None
     try:
-        offset = json.loads(text)["offset"]
-    except (ValueError, TypeError, KeyError, RecursionError):
+        parsed = json.loads(text)
+    except (ValueError, RecursionError):
         raise invalid(f"Invalid page token, decoded value={text[:100]!r}") from None
+    offset = parsed.get("offset") if isinstance(parsed, dict) else None
+    if offset is None:
+        raise invalid(f"Invalid page token, parsed value={str(parsed)[:100]}")
     if not isinstance(offset, int) or not 0 <= offset < 2**53:
         raise invalid(f"Invalid page token, not stringable {str(offset)[:40]}")
     return offset

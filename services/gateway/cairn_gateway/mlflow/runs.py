@@ -8,7 +8,7 @@ from typing import Any, Final
 from cairn.tracker.v1 import mlflow_pb2 as pb
 from cairn_common.auth import Role
 from cairn_gateway.mlflow import pages
-from cairn_gateway.mlflow.checks import as_json, check_length, check_tag
+from cairn_gateway.mlflow.checks import LONGEST_KEY, LONGEST_TAG, as_json, check_length
 from cairn_gateway.mlflow.errors import invalid
 from cairn_gateway.mlflow.experiments import pairs, stage, view_of
 from cairn_gateway.mlflow.fields import Fields, as_object, invalid_value, missing_value, wrong_type
@@ -26,9 +26,10 @@ _LOGGED_MODELS: Final = "mlflow.log-model.history"
 async def create(asked: Asked) -> Json:
     """runs/create"""
     fields = asked.fields
-    tags = fields.pairs("tags")
-    for place, (key, value) in enumerate(tags):
-        check_tag(f"tags[{place}].", key, value)
+    # Their names may be what they like here, as with MLflow's own server.
+    tags = [(key, text[:LONGEST_TAG]) for key, text in fields.pairs("tags")]
+    for place, (key, _) in enumerate(tags):
+        check_length(f"tags[{place}].key", LONGEST_KEY, key)
     request = pb.CreateMlflowRunRequest(
         parent=asked.parent,
         experiment_id=fields.text("experiment_id") or "0",
@@ -242,7 +243,7 @@ def _dataset_input(path: str, item: Fields) -> pb.MlflowDatasetInput:
         text = data.text(name)
         if required and not text:
             raise missing_value(f"{path}.dataset.{name}")
-        check_length(f"{path}.dataset.{name}", longest, text)
+        check_length(name, longest, text)
         setattr(made, name, text)
     tags = item.pairs("tags")
     for key, value in tags:

@@ -14,8 +14,8 @@ _FAMILIES: Final = (
     "traces/link-to-run", "traces/link-prompts", "traces/metrics", "traces/calculate-filter-correlation",
 )  # fmt: skip
 _PATH: Final = re.compile(
-    rf"/api/\d\.\d/mlflow/(?:{'|'.join(_FAMILIES)})(?:/.*)?"
-    r"|/api/\d\.\d/mlflow/traces(?:/[^/]+(?:/(?:info|assessments(?:/.*)?))?)?|/ajax-api/.*|/graphql"
+    rf"/(?:ajax-)?api/\d\.\d/mlflow/(?:{'|'.join(_FAMILIES)})(?:/.*)?"
+    r"|/(?:ajax-)?api/\d\.\d/mlflow/traces(?:/[^/]+(?:/(?:info|assessments(?:/.*)?))?)?|/graphql"
 )
 
 

@@ -30,7 +30,7 @@ _TOKEN = re.compile(
     |(?P<number>[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?)(?![\w.`])
     |(?P<sign><=|>=|!=|<>|==|=|<|>)
     |(?P<open>\()|(?P<close>\))|(?P<comma>,)
-    |(?P<name>(?:`[^`]*`|"[^"]*"|[^\s<>=!,()'"`;]+)+)
+    |(?P<name>\w+\.'[^']*'|(?:`[^`]*`|"[^"]*"|[^\s<>=!,()'"`;]+)+)
     )""",
     re.VERBOSE,
 )
@@ -157,6 +157,11 @@ def _cut(text: str, what: str) -> Iterator[_Token]:
         match = _TOKEN.match(text, place)
         if match is None or match.end() == place:
             rest = text[place : place + 80].strip()
+            if what == "filter" and rest[:1] == ";" and rest.strip(";"):
+                _refuse(
+                    f"Search filter contained multiple expression '{text[:200]}'. Provide AND-ed expression "
+                    "list."
+                )
             if what == "filter":
                 _refuse(f"Invalid clause(s) in filter string: '{rest}'")
             _refuse(f"Invalid order_by clause '{text[:200]}'. Could not be parsed.")
@@ -189,8 +194,7 @@ def _clause(tokens: Sequence[_Token], place: int, vocabulary: Vocabulary) -> tup
 def _comparator(tokens: Sequence[_Token], place: int, name: str) -> tuple[str, int]:
     words = [token.word for token in tokens[place : place + 3]] + ["", "", ""]
     if place < len(tokens) and tokens[place].kind == "sign":
-        sign = {"<>": "!=", "==": "="}.get(tokens[place].text, tokens[place].text)
-        return sign, place + 1
+        return tokens[place].text, place + 1
     for known in ("IS NOT NULL", "NOT IN", "IS NULL", "IN", "LIKE", "ILIKE"):
         parts = known.split()
         if words[: len(parts)] == parts:
@@ -203,6 +207,13 @@ def _value(
 ) -> tuple[Value, int]:
     token = tokens[place]
     if token.kind == "open":
+        if kind in vocabulary.numbers:
+            _refuse(f"Expected numeric value type for metric. Found {_listing(tokens, place)}")
+        if kind in ("parameter", "tag"):
+            _refuse(
+                f"Expected a quoted string value for {kind} (e.g. 'my-value'). "
+                f"Got value {_listing(tokens, place)}"
+            )
         if key not in vocabulary.lists and kind not in vocabulary.lists:
             named = sorted(name for name in vocabulary.lists if name in vocabulary.attributes)
             _refuse(f"Only {named} attributes support comparison with a list of quoted string values.")
@@ -223,6 +234,12 @@ def _value(
         )
     what = "attributes" if kind == "attribute" else f"{kind} (e.g. 'my-value')"
     return _refuse(f"Expected a quoted string value for {what}. Got value {token.text}")
+
+
+def _listing(tokens: Sequence[_Token], place: int) -> str:
+    """A list as it was written, to tell of it."""
+    texts = [token.text for token in tokens[place:]]
+    return "".join(texts[: texts.index(")") + 1] if ")" in texts else texts)[:200]
 
 
 def _list(tokens: Sequence[_Token], place: int) -> tuple[tuple[str, ...], int]:
