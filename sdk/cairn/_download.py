@@ -23,6 +23,8 @@ from cairn._paths import check_paths, place
 from cairn._transfer import WORKERS, Entry, Part, Progress
 
 URLS_AT_ONCE = 200
+_LARGEST_IN_MEMORY: Final = 64 << 20
+_PIECE: Final = 16 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 T = TypeVar("T")
@@ -136,11 +138,11 @@ def _files(
         else:
             missing.append(entry)
     fetcher.ask([part for entry in missing for part in entry.parts])
-    small = [entry for entry in missing if len(entry.parts) <= 1]
+    small = [entry for entry in missing if _is_small(entry)]
     futures = [pool.submit(_small_file, fetcher, entry, targets[entry.path], cache) for entry in small]
     yield from _results(futures)
     for entry in missing:
-        if len(entry.parts) > 1:
+        if not _is_small(entry):
             yield from _large_file(pool, fetcher, entry, targets[entry.path])
             if cache is not None:
                 cache.keep(entry.digest, entry.size, targets[entry.path])
@@ -148,6 +150,11 @@ def _files(
 
 def _there(entry: Entry, target: Path, cache: Cache | None) -> bool:
     return _same(target, entry) or (cache is not None and cache.take(entry.digest, entry.size, target))
+
+
+def _is_small(entry: Entry) -> bool:
+    """Whether it fits into memory: an MLflow client's file may be one part of gigabytes."""
+    return len(entry.parts) <= 1 and entry.size <= _LARGEST_IN_MEMORY
 
 
 def _small_file(fetcher: _Fetcher, entry: Entry, target: Path, cache: Cache | None) -> int:
@@ -165,7 +172,10 @@ def _large_file(pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, targe
     with _resumable(target, entry) as (file, begun):
         offset, futures = 0, list[Future[int]]()
         for part in entry.parts:
-            futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset, begun=begun))
+            if part.size > _LARGEST_IN_MEMORY:
+                futures += _pieces(pool, fetcher, part, file.fileno(), offset)
+            else:
+                futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset, begun=begun))
             offset += part.size
         whole, offset = hashlib.sha256(), 0
         # In their order, while the later ones are on their way.
@@ -198,15 +208,32 @@ def _add(whole: hashlib._Hash, descriptor: int, offset: int, size: int) -> None:
         offset += len(data)
 
 
+def _pieces(
+    pool: ThreadPoolExecutor, fetcher: _Fetcher, part: Part, descriptor: int, offset: int
+) -> list[Future[int]]:
+    """Fetches a part by ranges; what came is held against the digest of the whole file."""
+
+    def fetch(start: int, count: int) -> int:
+        _write(descriptor, fetcher.get_range(part, start, count), offset + start)
+        return count
+
+    starts = range(0, part.size, _PIECE)
+    return [pool.submit(fetch, start, min(_PIECE, part.size - start)) for start in starts]
+
+
 def _part(fetcher: _Fetcher, part: Part, descriptor: int, offset: int, *, begun: bool) -> int:
     """Fetches a part, unless it is there from before."""
     if not begun or hashlib.sha256(os.pread(descriptor, part.size, offset)).hexdigest() != part.digest:
-        data = memoryview(fetcher.get(part))
-        # A disk that is nearly full takes what it can, and says so with the rest.
-        while data:
-            written = os.pwrite(descriptor, data, offset)
-            data, offset = data[written:], offset + written
+        _write(descriptor, fetcher.get(part), offset)
     return part.size
+
+
+def _write(descriptor: int, given: bytes | bytearray, offset: int) -> None:
+    data = memoryview(given)
+    # A disk that is nearly full takes what it can, and says so with the rest.
+    while data:
+        written = os.pwrite(descriptor, data, offset)
+        data, offset = data[written:], offset + written
 
 
 class _Fetcher:
@@ -226,6 +253,12 @@ class _Fetcher:
             return self._store.get(self._urls[part.digest], digest=part.digest, size=part.size)
         except UrlExpired:
             return self._store.get(self._ask([part.digest])[part.digest], digest=part.digest, size=part.size)
+
+    def get_range(self, part: Part, start: int, count: int) -> bytes:
+        try:
+            return self._store.get_range(self._urls[part.digest], start, count)
+        except UrlExpired:
+            return self._store.get_range(self._ask([part.digest])[part.digest], start, count)
 
     def _ask(self, digests: list[str]) -> dict[str, str]:
         try:

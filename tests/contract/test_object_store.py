@@ -18,7 +18,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 from cairn_common.ids import new_uid
-from cairn_common.objects import ObjectStore
+from cairn_common.objects import ObjectStore, UploadRefused
 
 OTHERS = [text.strip() for text in os.environ.get("CAIRN_TEST_S3", "").split(",") if text.strip()]
 
@@ -116,3 +116,49 @@ async def test_a_signed_url_is_good_for_its_method_and_its_key_alone(store: Obje
         assert refused.value.code in (400, 403)
     assert await store.get(name) == b"by url"
     assert "X-Amz-Expires=900" in store.presign_get(name, 10**6)
+
+
+async def test_parts_become_an_object_that_is_copied_by_the_store(store: ObjectStore) -> None:
+    name, to = key(), key()
+    parts = [os.urandom(5 * 2**20), os.urandom(5 * 2**20), b"the rest"]
+    upload = await store.begin(name)
+
+    def put(number: int) -> str:
+        url = store.presign_part(name, upload, number)
+        request = urllib.request.Request(url, data=parts[number - 1], method="PUT")
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            return str(answer.headers["ETag"])
+
+    tags = await asyncio.gather(*(asyncio.to_thread(put, number) for number in (1, 2, 3)))
+    assert await store.size(name) is None
+    await store.finish(name, upload, tags)
+    with pytest.raises(UploadRefused):
+        await store.finish(name, upload, tags)
+    assert await store.size(name) == sum(map(len, parts))
+    await store.copy(name, to)
+    await store.delete(name)
+    assert await store.digest(to) == sha256(b"".join(parts))
+    await store.delete(to)
+
+
+async def test_parts_that_the_store_has_not_make_no_object(store: ObjectStore) -> None:
+    name = key()
+    upload = await store.begin(name)
+    await asyncio.to_thread(send, store.presign_part(name, upload, 1), "PUT", b"some bytes")
+    with pytest.raises(UploadRefused):
+        await store.finish(name, upload, ['"0123456789abcdef0123456789abcdef"'])
+    # Some stores end the upload with that, others go on with it.
+    await store.abort(name, upload)
+    assert await store.size(name) is None
+
+
+async def test_parts_that_are_given_up_are_gone(store: ObjectStore) -> None:
+    name = key()
+    upload = await store.begin(name)
+    url = store.presign_part(name, upload, 1)
+    await asyncio.to_thread(send, url, "PUT", b"some bytes")
+    for _ in range(2):
+        await store.abort(name, upload)
+    with pytest.raises(urllib.error.HTTPError):
+        await asyncio.to_thread(send, url, "PUT", b"some bytes")
+    assert await store.size(name) is None

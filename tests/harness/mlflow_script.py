@@ -46,7 +46,8 @@ def log_by_hand() -> str:
         mlflow.log_text("a note", "notes/ünï cödé.txt")
         with tempfile.TemporaryDirectory() as folder:
             (Path(folder) / "inner").mkdir()
-            (Path(folder) / "inner" / "weights.bin").write_bytes(os.urandom(3_000_000))
+            # In three parts, where the client sends in parts.
+            (Path(folder) / "inner" / "weights.bin").write_bytes(os.urandom(11_000_000))
             (Path(folder) / "empty").write_bytes(b"")
             mlflow.log_artifacts(folder, "files")
             sent = (Path(folder) / "inner" / "weights.bin").read_bytes()

@@ -39,6 +39,9 @@ OF_RUNS = {
 OF_MLFLOWS_RUNS = {
     *("GetMlflowExperiment", "GetMlflowRun", "UpdateMlflowRun", "LogMlflowBatch", "LogMlflowInputs"),
     *("ListMlflowPoints", "PutMlflowFile", "GetMlflowFile", "ListMlflowFiles", "DeleteMlflowFiles"),
+    *("CreateLoggedModel", "GetLoggedModel", "UpdateLoggedModel", "SearchLoggedModels", "LogModelMetrics"),
+    *("CreateRegisteredModel", "GetRegisteredModel", "CreateModelVersion", "GetModelVersion"),
+    *("CreateMlflowUpload", "CompleteMlflowUpload", "AbortMlflowUpload"),
 }
 # What only looks, though it is a POST.
 LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}

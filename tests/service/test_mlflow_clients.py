@@ -17,10 +17,11 @@ from cairn_common.ids import new_uid
 from tests.harness.mlflow import Rest
 from tests.harness.tracker import Client, run_name
 
-SCRIPT = Path(__file__).parents[1] / "harness" / "mlflow_script.py"
+HARNESS = Path(__file__).parents[1] / "harness"
+OLDEST, NEWEST = "mlflow-skinny==3.11.*", "mlflow-skinny"
 
 
-@pytest.fixture(scope="module", params=["mlflow-skinny==3.11.*", "mlflow-skinny"])
+@pytest.fixture(scope="module", params=[OLDEST, NEWEST])
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Python with that client; what else it needs it finds here, where that fits."""
     pytest.importorskip("sklearn")
@@ -33,11 +34,11 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return folder / "bin" / "python"
 
 
-async def test_a_script_that_knows_nothing_of_cairn_works_as_it_is(python: Path, rest: Rest) -> None:
-    mark = new_uid()
+async def run(python: Path, rest: Rest, script: str, *arguments: str, **more: str) -> dict[str, str]:
+    """What a script prints in its last line."""
     process = await asyncio.create_subprocess_exec(
         # Without the script's folder on the path: modules of the tests lie there.
-        *(python, "-P", "-W", "ignore", SCRIPT, mark),
+        *(python, "-P", "-W", "ignore", HARNESS / script, *arguments),
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         env={
@@ -47,19 +48,47 @@ async def test_a_script_that_knows_nothing_of_cairn_works_as_it_is(python: Path,
             "MLFLOW_TRACKING_TOKEN": rest.token,
             "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
             "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            # Else only files of 500 MB go in parts.
+            "MLFLOW_MULTIPART_UPLOAD_MINIMUM_FILE_SIZE": "1000000",
+            "MLFLOW_MULTIPART_UPLOAD_CHUNK_SIZE": str(5 * 2**20),
+            "MLFLOW_MULTIPART_DOWNLOAD_CHUNK_SIZE": str(5 * 2**20),
             "GIT_PYTHON_REFRESH": "quiet",
+            **more,
         },
         cwd=python.parent,
     )
     said, errors = await asyncio.wait_for(process.communicate(), 200)
     assert process.returncode == 0, errors.decode()[-4000:]
-    ids = json.loads(said.decode().splitlines()[-1])
+    told: dict[str, str] = json.loads(said.decode().splitlines()[-1])
+    return told
+
+
+async def test_a_script_that_knows_nothing_of_cairn_works_as_it_is(
+    python: Path, rest: Rest, request: pytest.FixtureRequest
+) -> None:
+    ids = await run(python, rest, "mlflow_script.py", new_uid())
     async with Client(rest.tracker) as client:
-        request = tracker_pb2.GetRunRequest(name=run_name(ids["by_hand"]))
-        run = await client.runs.GetRun(request)
-        assert (run.display_name, run.state) == ("by hand", run_pb2.Run.SUCCEEDED)
-        assert dict(run.params) == {"lr": "0.1", "opt": "adam"}
+        wanted = tracker_pb2.GetRunRequest(name=run_name(ids["by_hand"]))
+        found = await client.runs.GetRun(wanted)
+        assert (found.display_name, found.state) == ("by hand", run_pb2.Run.SUCCEEDED)
+        assert dict(found.params) == {"lr": "0.1", "opt": "adam"}
         (series,) = (await client.series(ids["by_hand"], "loss")).series
         assert list(series.steps) == list(range(10))
-        request = tracker_pb2.GetRunRequest(name=run_name(ids["trained"]))
-        assert (await client.runs.GetRun(request)).summary["training_accuracy_score"].count == 1
+        wanted = tracker_pb2.GetRunRequest(name=run_name(ids["trained"]))
+        assert (await client.runs.GetRun(wanted)).summary["training_accuracy_score"].count == 1
+        # The newest client's large files passed all services by.
+        sent = await client.postgres.fetch(
+            "SELECT path, done FROM mlflow_uploads WHERE path LIKE '%/' || $1 || '/artifacts/%'",
+            ids["by_hand"],
+        )
+    names = [(row["path"].rpartition("/")[2], row["done"]) for row in sent]
+    newest = request.node.callspec.params["python"] == NEWEST
+    assert names == ([("weights.bin", True)] if newest else [])
+
+
+async def test_a_jobs_script_logs_and_registers_its_model_by_its_runs_token(python: Path, rest: Rest) -> None:
+    uid, name = await rest.run(), f"job-{new_uid()}"
+    ids = await run(python, rest.as_run(uid), "mlflow_job.py", name, MLFLOW_RUN_ID=uid)
+    assert ids["run"] == uid
+    version = (await rest.get("model-versions/get", name=name, version="1"))["model_version"]
+    assert (version["run_id"], version["source"]) == (uid, f"models:/{ids['model']}")

@@ -112,14 +112,6 @@ async def test_no_path_leads_out_of_the_tree(rest: Rest, path: str) -> None:
         assert (answer.status_code, answer.json()["message"]) == (400, "Invalid path"), method
 
 
-async def test_clients_that_would_send_elsewhere_are_told_to_send_here(rest: Rest) -> None:
-    for method, path in (("POST", "mpu/create/a/b"), ("GET", "presigned/a/b")):
-        url = f"/mlflow/api/2.0/mlflow-artifacts/{path}"
-        answer = await rest.http.request(method, url, headers=bearer(rest.token))
-        assert (answer.status_code, answer.json()["error_code"]) == (501, "NOT_IMPLEMENTED")
-        assert answer.json()["message"].startswith("Multipart ")
-
-
 async def test_a_file_is_no_folder_and_versions_files_are_not_written(rest: Rest) -> None:
     root = f"0/{new_uid()}/artifacts"
     assert await put(rest, f"{root}/a/b", b"x") == 200

@@ -8,15 +8,18 @@ import functools
 import hashlib
 import io
 import os
+import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from xml.sax.saxutils import escape, unescape
 
 import minio
 import structlog
 import urllib3
+from minio.commonconfig import ComposeSource, CopySource
 from minio.error import S3Error
 from pydantic import SecretStr
 
@@ -34,6 +37,11 @@ _SMALL = 16 * 1024 * 1024
 _LARGE = 1024 * 1024
 # Files whose reading is remembered: of 16 MiB each they are 1.5 TB.
 _MOST_READ = 100_000
+_PART = 16 * 1024 * 1024
+# S3 copies no more than that at once.
+_LARGEST_COPY = 5 * 1024**3
+_UPLOAD_ID = re.compile(rb"<UploadId>([^<]{1,2000})</UploadId>")
+_ERROR = re.compile(rb"<Error>.*?<Code>([A-Za-z]{1,80})</Code>", re.DOTALL)
 _MISSING = ("NoSuchKey", "NoSuchBucket", "NoSuchObject", "ResourceNotFound")
 _RETRIED = (
     "SlowDown",
@@ -43,6 +51,14 @@ _RETRIED = (
     "ServiceUnavailable",
     "RequestTimeout",
 )
+
+
+class UploadRefused(Exception):
+    """The store does not know an upload in parts, or cannot make an object of what was sent."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code)
+        self.code = code
 
 
 class ObjectStore:
@@ -68,8 +84,11 @@ class ObjectStore:
         secret = secret_key.get_secret_value() if isinstance(secret_key, SecretStr) else secret_key
         self._bucket = bucket
         self._data_dir = data_dir
-        self._inside = _client(endpoint, access_key, secret)
-        self._outside = _client(public_endpoint, access_key, secret) if public_endpoint else self._inside
+        self._http = _http()
+        self._inside = _client(endpoint, access_key, secret, self._http)
+        self._outside = (
+            _client(public_endpoint, access_key, secret, self._http) if public_endpoint else self._inside
+        )
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._read = _Read()
 
@@ -80,6 +99,68 @@ class ObjectStore:
     def presign_get(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
         """A URL to GET the object's bytes from, for at most 15 min (seconds or a timedelta)."""
         return str(self._outside.presigned_get_object(self._bucket, key, expires=_within(expires)))
+
+    async def begin(self, key: str) -> str:
+        """Begins an upload of the object in parts; the upload's id."""
+        answer = await self._run(lambda: self._ask_by_url("POST", key, {"uploads": ""}))
+        found = _UPLOAD_ID.search(answer)
+        if found is None:
+            raise UploadRefused("UploadIdMissing")
+        return unescape(found[1].decode())
+
+    def presign_part(
+        self, key: str, upload: str, number: int, expires: timedelta | float = _LONGEST_URL
+    ) -> str:
+        """A URL to PUT a part's bytes to, for at most 15 min; the first has the number 1. All but the last
+        have 5 MiB or more."""
+        query: dict[str, Any] = {"partNumber": str(number), "uploadId": upload}
+        return str(
+            self._outside.get_presigned_url(
+                "PUT", self._bucket, key, expires=_within(expires), extra_query_params=query
+            )
+        )
+
+    async def finish(self, key: str, upload: str, tags: Sequence[str]) -> None:
+        """Makes the object of its parts, by the tags that their PUTs were answered with, in their order.
+
+        Raises UploadRefused.
+        """
+        parts = "".join(
+            f"<Part><PartNumber>{number}</PartNumber><ETag>{escape(tag)}</ETag></Part>"
+            for number, tag in enumerate(tags, start=1)
+        )
+        body = f"<CompleteMultipartUpload>{parts}</CompleteMultipartUpload>".encode()
+        await self._run(lambda: self._ask_by_url("POST", key, {"uploadId": upload}, body))
+
+    async def abort(self, key: str, upload: str) -> None:
+        """Ends an upload in parts, and forgets what was sent; no error where there is none."""
+
+        def ask() -> None:
+            try:
+                self._ask_by_url("DELETE", key, {"uploadId": upload})
+            except UploadRefused as error:
+                if error.code not in ("NoSuchUpload", *_MISSING):
+                    raise
+
+        await self._run(ask)
+
+    async def copy(self, key: str, to: str) -> None:
+        """Puts the object's bytes under another key, without moving them through here where it can."""
+
+        def ask() -> None:
+            if self._data_dir is not None:
+                path = self._data_dir / self._bucket / key
+                with path.open("rb") as file:
+                    size = os.fstat(file.fileno()).st_size
+                    self._inside.put_object(self._bucket, to, file, size, part_size=_PART)
+                return
+            known = self._inside.stat_object(self._bucket, key).size
+            if known is not None and known > _LARGEST_COPY:
+                self._inside.compose_object(self._bucket, to, [ComposeSource(self._bucket, key)])
+            else:
+                self._inside.copy_object(self._bucket, to, CopySource(self._bucket, key))
+
+        await self._run(ask)
 
     async def size(self, key: str) -> int | None:
         """The object's size in bytes; None where there is none."""
@@ -206,6 +287,18 @@ class ObjectStore:
         if self._data_dir is not None:
             await asyncio.to_thread(_syncfs, self._data_dir)
 
+    def _ask_by_url(self, method: str, key: str, query: dict[str, Any], body: bytes = b"") -> bytes:
+        """What minio's client has no call of its own for. Raises UploadRefused."""
+        url = self._inside.get_presigned_url(
+            method, self._bucket, key, expires=_within(_LONGEST_URL), extra_query_params=query
+        )
+        answer = self._http.urlopen(method, url, body=body)
+        refused = _ERROR.search(answer.data)
+        if answer.status >= 300 or refused is not None:
+            code = refused[1].decode() if refused else f"Status{answer.status}"
+            raise _away(UploadRefused(code)) if code in _RETRIED else UploadRefused(code)
+        return bytes(answer.data)
+
     async def _run(self, ask: Callable[[], T]) -> T:
         async with self._gate:
             try:
@@ -264,7 +357,15 @@ class _Http(urllib3.PoolManager):
         return response
 
 
-def _client(endpoint: str, access_key: str, secret_key: str) -> minio.Minio:
+def _http() -> _Http:
+    return _Http(
+        maxsize=_AT_ONCE,
+        timeout=urllib3.Timeout(connect=3.0, read=20.0),
+        retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),
+    )
+
+
+def _client(endpoint: str, access_key: str, secret_key: str, http: _Http) -> minio.Minio:
     url = urllib3.util.parse_url(endpoint)
     if url.scheme not in ("http", "https") or not url.host or url.path not in (None, "", "/"):
         raise ValueError(f"an S3 endpoint is http(s)://host:port; got {endpoint!r}")
@@ -275,11 +376,7 @@ def _client(endpoint: str, access_key: str, secret_key: str) -> minio.Minio:
         secure=url.scheme == "https",
         # Given, so that it is not asked for: rclone cannot answer that.
         region=_REGION,
-        http_client=_Http(
-            maxsize=_AT_ONCE,
-            timeout=urllib3.Timeout(connect=3.0, read=20.0),
-            retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),
-        ),
+        http_client=http,
     )
 
 

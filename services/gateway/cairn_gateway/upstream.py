@@ -46,8 +46,13 @@ class Caller:
 class Upstream:
     """The services behind the gateway, by the name in their protos' package."""
 
-    def __init__(self, channels: Mapping[str, grpc.aio.Channel]) -> None:
+    def __init__(
+        self, channels: Mapping[str, grpc.aio.Channel], bare: Mapping[str, grpc.aio.Channel]
+    ) -> None:
+        """`bare` are channels that add nothing to a call, for those that are made here."""
         self.channels = channels
+        self._bare = bare
+        self._methods: dict[tuple[str, type[Message]], Any] = {}
 
     async def call(self, method: MethodDescriptor, request: Message, caller: Caller) -> Message:
         """One unary call as the caller. Raises the DomainError that the service answered with."""
@@ -55,12 +60,15 @@ class Upstream:
         neighbour = service.full_name.split(".")[1]
         if request.ByteSize() > MOST_MESSAGE_BYTES:
             raise InvalidArgument("the request is larger than 4 MiB as a message; send it in pieces")
-        invoke = self.channels[neighbour].unary_unary(
-            f"/{service.full_name}/{method.name}",
-            # Of its own class: the one of the base class serializes nothing, and says nothing.
-            request_serializer=type(request).SerializeToString,
-            response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
-        )
+        invoke = self._methods.get((method.full_name, type(request)))
+        if invoke is None:
+            invoke = self._bare[neighbour].unary_unary(
+                f"/{service.full_name}/{method.name}",
+                # Of its own class: the one of the base class serializes nothing, and says nothing.
+                request_serializer=type(request).SerializeToString,
+                response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
+            )
+            self._methods[method.full_name, type(request)] = invoke
         try:
             answer: Message = await invoke(request, timeout=CALL_TIMEOUT, metadata=caller.metadata)
         except grpc.aio.AioRpcError as error:
@@ -95,11 +103,13 @@ async def connect(settings: GatewaySettings) -> AsyncIterator[Upstream]:
         "tracker": settings.tracker_address,
     }
     async with AsyncExitStack() as stack:
-        channels = {}
+        channels, bare = {}, {}
         for name, address in addresses.items():
             channels[name] = rpc.channel(address, None, tls=settings.tls)
-            stack.push_async_callback(channels[name].close)
-        yield Upstream(channels)
+            bare[name] = rpc.bare_channel(address, tls=settings.tls)
+            for made in (channels[name], bare[name]):
+                stack.push_async_callback(made.close)
+        yield Upstream(channels, bare)
 
 
 def _translated(error: grpc.aio.AioRpcError, neighbour: str) -> DomainError:

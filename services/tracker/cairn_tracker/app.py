@@ -62,6 +62,7 @@ from cairn_tracker.intake import Intake
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.logged_models import LoggedModels
 from cairn_tracker.mlflow.files import Files
+from cairn_tracker.mlflow.uploads import Uploads
 from cairn_tracker.pending import Pending
 from cairn_tracker.promotions import Promotions
 from cairn_tracker.registration import Registrations
@@ -90,6 +91,7 @@ class Parts:
     clock: Clock
     collector: Collector
     pending: Pending
+    uploads: Uploads
     # Held by whoever works out what metrics come to.
     writing: asyncio.Lock
 
@@ -162,14 +164,19 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
     collector = Collector(db=db, objects=objects, clock=clock, grace=grace)
     writing = asyncio.Lock()
     pending = Pending(db=db, store=store, clock=clock, writing=writing)
+    ahead = Ahead(objects)
+    artifacts = Artifacts(db=db, objects=objects, clock=clock, ahead=ahead)
+    mlflow_files = Files(db=db, artifacts=artifacts, clock=clock)
+    uploads = Uploads(db=db, objects=objects, artifacts=artifacts, files=mlflow_files, clock=clock)
     return Parts(
         db=db,
         store=store,
         objects=objects,
-        ahead=Ahead(objects),
+        ahead=ahead,
         clock=clock,
         collector=collector,
         pending=pending,
+        uploads=uploads,
         writing=writing,
     )
 
@@ -184,6 +191,7 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     retention = Retention(db=parts.db, keeping=keeping, clock=parts.clock)
     yield every(settings.collection_interval, retention.step, name="retention")
+    yield every(settings.collection_interval, parts.uploads.round, name="uploads")
     # What a tracker that was away has not heard yet may keep bytes, too.
     calm = min(settings.collection_grace, _CALM)
     yield every(settings.collection_interval, parts.collector.round, name="collection", first=calm)
@@ -294,14 +302,16 @@ def _server(
     registrations = Registrations(db=parts.db, artifacts=artifacts, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
     trace_api = TraceApi(db=parts.db, traces=Traces(db=parts.db, clock=parts.clock))
-    logged_model_api = LoggedModelApi(models=LoggedModels(db=parts.db, clock=parts.clock))
+    logged_models = LoggedModels(db=parts.db, clock=parts.clock)
+    logged_model_api = LoggedModelApi(models=logged_models)
     promotions = Promotions(db=parts.db, clock=parts.clock)
     promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
     share_api = ShareApi(db=parts.db, store=parts.store, clock=parts.clock)
     lineage_api = LineageApi(db=parts.db, artifacts=artifacts)
-    file_api = MlflowFileApi(files=Files(db=parts.db, artifacts=artifacts, clock=parts.clock))
+    mlflow_files = Files(db=parts.db, artifacts=artifacts, clock=parts.clock)
+    file_api = MlflowFileApi(files=mlflow_files, uploads=parts.uploads, models=logged_models)
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,

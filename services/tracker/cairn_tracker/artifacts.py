@@ -67,12 +67,14 @@ class Artifacts:
         self._clock = clock
         self._ahead = ahead
 
-    async def uploads(self, team: str, parts: Sequence[Part]) -> dict[str, str]:
+    async def uploads(
+        self, team: str, parts: Sequence[Part], *, largest: int = manifest.LARGEST_BLOB
+    ) -> dict[str, str]:
         """URLs to PUT what the store lacks to, by digest. Raises InvalidArgument for an impossible part, and
         for one that is known with another size: nobody writes over what versions are made of."""
         sizes: dict[str, int] = {}
         for part in parts:
-            manifest.check_part(part, largest=manifest.LARGEST_BLOB)
+            manifest.check_part(part, largest=largest)
             sizes[part.digest] = part.size
         # First of all: what is asked for now is not collected while it is looked at.
         await blobs.ask(self._db, team, sizes, self._clock.now())
@@ -101,6 +103,12 @@ class Artifacts:
         for digest in digests:
             manifest.check_digest(digest)
         self._ahead.note({blob_key(team, digest): digest for digest in digests})
+
+    async def adopt(self, team: str, part: Part, key: str) -> None:
+        """Makes a blob of an object that lies under another key, whose bytes were read: they are the part's.
+        It is collected as other blobs are, where nothing is made of it. Raises as `uploads`."""
+        if await self.uploads(team, [part], largest=manifest.LARGEST_FILE):
+            await self._objects.copy(key, blob_key(team, part.digest))
 
     async def downloads(self, team: str, digests: Sequence[str]) -> dict[str, tuple[str, int]]:
         """URLs to GET blobs from and their sizes, by digest. Raises NotFound for one that the team lacks."""

@@ -73,6 +73,8 @@ class Query:
     text: str = ""
     datasets: Sequence[Dataset] = ()
     order_by: Sequence[Order] = ()
+    # Of this run alone; empty: of any.
+    source_run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,8 @@ def search(query: Query, *, offset: int, limit: int) -> Search:
         "delete_time IS NULL",
         f"experiment_id = ANY({given.add(list(query.experiments), 'text[]')})",
     ]
+    if query.source_run:
+        tests.append(f"source_run_id = {given.add(query.source_run, 'text')}")
     tests += [_test(clause, query.datasets, given) for clause in clauses]
     if query.datasets and not any(clause.kind == "metric" for clause in clauses):
         tests.append(f"EXISTS (SELECT FROM logged_model_metrics x WHERE {_own(query.datasets, given)})")

@@ -68,6 +68,13 @@ class LoggedModels:
             raise _unknown(model_id)
         return found
 
+    async def of_run(self, team: str, model_id: str, run_uid: str) -> LoggedModel:
+        """A model, deleted or not, that this run logged. Raises NotFound for every other."""
+        found = await self.get(team, model_id, deleted=True)
+        if found.source_run_id != run_uid:
+            raise _unknown(model_id)
+        return found
+
     async def change(
         self,
         team: str,

@@ -14,6 +14,8 @@ LONGEST_PATH = 1_024
 LARGEST_PART = 16 * 1024**2
 # A code archive is one part, whatever its size.
 LARGEST_BLOB = 2 * 1024**3
+# A file that went to the store in one piece, by an upload in parts of the store's own.
+LARGEST_FILE = 20 * 1024**3
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _ALIAS = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
@@ -68,7 +70,7 @@ def _count(value: object) -> int:
     return value
 
 
-def check(entries: Sequence[Entry]) -> None:
+def check(entries: Sequence[Entry], *, largest_part: int = LARGEST_PART) -> None:
     """Raises InvalidArgument where the entries are no set of files, or do not add up."""
     if not entries:
         raise _invalid("entries: a version needs at least one file")
@@ -83,7 +85,7 @@ def check(entries: Sequence[Entry]) -> None:
         if entry.path in paths:
             raise _invalid(f"entries: {entry.path!r} is there twice")
         paths.add(entry.path)
-        _check_entry(entry)
+        _check_entry(entry, largest_part)
         for part in entry.parts:
             if sizes.setdefault(part.digest, part.size) != part.size:
                 raise _invalid(f"entries: part {part.digest} is declared with two sizes")
@@ -160,10 +162,10 @@ def parts(entries: Sequence[Entry]) -> dict[str, int]:
     return {part.digest: part.size for entry in entries for part in entry.parts}
 
 
-def _check_entry(entry: Entry) -> None:
+def _check_entry(entry: Entry, largest_part: int) -> None:
     check_digest(entry.digest)
     for part in entry.parts:
-        check_part(part, largest=LARGEST_PART)
+        check_part(part, largest=largest_part)
     if sum(part.size for part in entry.parts) != entry.size:
         raise _invalid(f"entries: the parts of {entry.path!r} do not add up to its {entry.size:,} bytes")
     if len(entry.parts) == 1 and entry.parts[0].digest != entry.digest:

@@ -40,6 +40,8 @@ class Registration:
     description: str
     tags: Mapping[str, str]
     creator: str
+    # What this run made can be registered, and nothing else; empty: whatever the team has.
+    only_run: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class Origin:
     location: str
     run_id: str = ""
     model_id: str = ""
+    # The run that logged its files.
+    made_by: str = ""
     # Below which its files lie now; empty: it has none, or they are known.
     folder: str = ""
     entries: Sequence[Entry] = ()
@@ -68,7 +72,10 @@ class Registrations:
 
     async def create(self, asked: Registration) -> ModelVersion:
         """A model's next version. Raises NotFound (MODEL_NOT_FOUND), InvalidArgument (SOURCE_INVALID)."""
-        origin = await self._with_files(asked, await self._origin(asked))
+        origin = await self._origin(asked)
+        if asked.only_run and origin.made_by != asked.only_run:
+            raise model_sources.foreign(asked.source, "run_id")
+        origin = await self._with_files(asked, origin)
 
         async def write(conn: Any) -> int:
             model = await known_model(conn, asked.team, asked.model)
@@ -125,7 +132,11 @@ class Registrations:
                     raise model_sources.foreign(asked.source, "run_id")
                 folder = await self._run_folder(asked, run_id)
                 return Origin(
-                    asked.source, asked.source, run_id=run_id, folder=f"{folder}/{path}" if folder else ""
+                    asked.source,
+                    asked.source,
+                    run_id=run_id,
+                    made_by=run_id,
+                    folder=f"{folder}/{path}" if folder else "",
                 )
             case OfFiles() as source:
                 return await self._of_files(asked, source)
@@ -147,6 +158,7 @@ class Registrations:
             location=location(found),
             run_id=found.run_id,
             model_id=found.model_id,
+            made_by=found.run_id,
             entries=files.entries if files else (),
             sources={rows.version_name(found.team, found.artifact, found.number): found.uid},
         )
@@ -168,7 +180,14 @@ class Registrations:
         model = await self._logged_model(asked, model_id)
         root = model_sources.logged_model_files(model.experiment_id, model_id)
         run_id = asked.run_id or model.source_run_id
-        return Origin(asked.source, root, run_id=run_id, model_id=model_id, folder=_folder(root))
+        return Origin(
+            asked.source,
+            root,
+            run_id=run_id,
+            model_id=model_id,
+            made_by=model.source_run_id,
+            folder=_folder(root),
+        )
 
     async def _of_files(self, asked: Registration, source: OfFiles) -> Origin:
         place = f"{model_sources.ARTIFACTS}:/{'/'.join(source.path)}"
@@ -179,12 +198,19 @@ class Registrations:
             ):
                 raise model_sources.foreign(asked.source, "model_id")
             run_id = asked.run_id or model.source_run_id
-            return Origin(asked.source, place, run_id=run_id, model_id=model.model_id, folder=_folder(place))
+            return Origin(
+                asked.source,
+                place,
+                run_id=run_id,
+                model_id=model.model_id,
+                made_by=model.source_run_id,
+                folder=_folder(place),
+            )
         run_id = asked.run_id or ""
         root = await self._run_folder(asked, run_id) if run_id else ""
         if not root or source.path[: root.count("/") + 1] != tuple(root.split("/")):
             raise model_sources.foreign(asked.source, "run_id")
-        return Origin(asked.source, place, run_id=run_id, folder=_folder(place))
+        return Origin(asked.source, place, run_id=run_id, made_by=run_id, folder=_folder(place))
 
     async def _run_folder(self, asked: Registration, run_id: str) -> str:
         """Below which the files of a run lie; empty for a run that is not there: a source may name one."""
@@ -238,7 +264,7 @@ def _of_prompt(asked: Registration) -> Origin:
             reason=Reason.SOURCE_INVALID,
             field="source",
         )
-    return Origin(asked.source, asked.source, run_id=asked.run_id or "")
+    return Origin(asked.source, asked.source, run_id=asked.run_id or "", made_by=asked.run_id or "")
 
 
 def _unusable(asked: Registration, why: str) -> InvalidArgument:

@@ -6,7 +6,7 @@ tracker's, and runs are the same runs that Cairn's own API has.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
 from pydantic_core import to_json
@@ -24,6 +24,7 @@ from cairn_gateway.http.limits import Limits
 from cairn_gateway.mlflow import (
     about,
     artifacts,
+    direct,
     door,
     errors,
     experiments,
@@ -46,6 +47,7 @@ ROUTES: Final[Sequence[Route]] = (
     *runs.ROUTES,
     *metrics.ROUTES,
     *artifacts.ROUTES,
+    *direct.ROUTES,
     *registry.ROUTES,
     *logged_models.ROUTES,
     *traces.ROUTES,
@@ -54,6 +56,7 @@ ROUTES: Final[Sequence[Route]] = (
 _SECONDS: Final = 900.0
 
 Authenticate = Callable[[str], Awaitable[Principal]]
+Respond = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
@@ -65,10 +68,15 @@ def create_app(
         for known, answer in about.OPEN.items()
         for path in _names(known)
     ]
+    exact: dict[tuple[str, str], Respond] = {}
     for route in ROUTES:
         respond = _answer(route, upstream, transfer, authenticate)
-        places += [Place(path, respond, methods=[route.method]) for path in _names(route.path)]
-    inner = _Below(Router(places, redirect_slashes=False))
+        for path in _names(route.path):
+            if "{" in path:
+                places.append(Place(path, respond, methods=[route.method]))
+            else:
+                exact[route.method, path] = respond
+    inner = _Below(exact, Router(places, redirect_slashes=False))
     return Edge(
         Limits(inner, hosts=hosts, seconds=_SECONDS, refuse_path=refuse_path), render=errors.of_exception
     )
@@ -98,11 +106,18 @@ def _names(path: str) -> Sequence[str]:
 class _Below:
     """Takes the prefix off, and says of unknown paths what MLflow's clients understand."""
 
-    def __init__(self, router: Router) -> None:
+    def __init__(self, exact: Mapping[tuple[str, str], Respond], router: Router) -> None:
+        """`exact` are those routes that need no pattern, which a router would try one after the other."""
+        self._exact = exact
         self._router = router
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         inner = dict(scope, path=scope["path"].removeprefix(PREFIX) or "/", app=self)
+        respond = self._exact.get((scope["method"], inner["path"]))
+        if respond is not None:
+            response = await respond(Request(inner, receive, send))
+            await response(inner, receive, send)
+            return
         try:
             await self._router(inner, receive, send)
         except HTTPException as error:
@@ -112,16 +127,14 @@ class _Below:
             raise MlflowError("ENDPOINT_NOT_FOUND", f"there is no {where} here") from error
 
 
-def _open(answer: Callable[[], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+def _open(answer: Callable[[], Awaitable[Response]]) -> Respond:
     async def respond(request: Request) -> Response:
         return await answer()
 
     return respond
 
 
-def _answer(
-    route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate
-) -> Callable[[Request], Awaitable[Response]]:
+def _answer(route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate) -> Respond:
     rule = access(route.role, run_token=route.run_token)
 
     async def respond(request: Request) -> Response:

@@ -15,9 +15,10 @@ _CAPABILITIES: Final[wire.Json] = {
     # A workspace is a team.
     "workspaces_enabled": True,
     "trace_archival_enabled": False,
-    "multipart_uploads_enabled": False,
-    "multipart_downloads_enabled": False,
-    "artifacts_presigned_only": False,
+    # Bytes go between clients and the store alone. Those who send or fetch them here are served, too.
+    "multipart_uploads_enabled": True,
+    "multipart_downloads_enabled": True,
+    "artifacts_presigned_only": True,
     "presigned_upload_run_id_supported": False,
     "presigned_upload_model_id_supported": False,
     "features_enabled": {"gateway": False},

@@ -14,12 +14,12 @@ from starlette.responses import Response, StreamingResponse
 from cairn.tracker.v1 import artifact_pb2, logged_model_pb2, mlflow_pb2
 from cairn.tracker.v1 import mlflow_file_pb2 as pb
 from cairn_common.auth import Role
-from cairn_gateway.mlflow.errors import MlflowError, invalid
+from cairn_gateway.mlflow.errors import invalid
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
 from cairn_gateway.wire import Json
 
-_FILES: Final = "/api/2.0/mlflow-artifacts"
-_TREE: Final = f"{_FILES}/artifacts"
+FILES: Final = "/api/2.0/mlflow-artifacts"
+_TREE: Final = f"{FILES}/artifacts"
 _TEXT: Final = (
     "txt log err cfg conf cnf cf ini properties prop hocon toml yaml yml xml json js py py3 csv tsv md rst "
     "MLmodel MLproject"
@@ -101,14 +101,6 @@ async def delete(asked: Asked) -> Json:
     return {}
 
 
-async def no_multipart(asked: Asked) -> Json:
-    """Asked by clients that were told to try; they then send and fetch through here."""
-    way = "upload" if "/mpu/" in asked.request.url.path else "download"
-    raise MlflowError(
-        "NOT_IMPLEMENTED", f"Multipart {way} is not supported for the current artifact repository"
-    )
-
-
 def path_of(text: str) -> str:
     """A path from the root, however often it was quoted. Raises MlflowError for one that leads elsewhere."""
     plain = text
@@ -179,15 +171,16 @@ async def _with(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[byt
 
 
 ROUTES: Final[tuple[Route, ...]] = (
-    of_runs("GET", "logged-models/{model_id}/artifacts/directories", Role.VIEWER, list_logged_model),
+    of_runs(
+        "GET",
+        "logged-models/{model_id}/artifacts/directories",
+        Role.VIEWER,
+        list_logged_model,
+        run_token=True,
+    ),
     Route("GET", _TREE, Role.VIEWER, list_tree, run_token=True),
     Route("PUT", _TREE + "/{path:path}", Role.MEMBER, upload, streams=True, run_token=True),
     Route("GET", _TREE + "/{path:path}", Role.VIEWER, download, streams=True, run_token=True),
     Route("DELETE", _TREE + "/{path:path}", Role.MEMBER, delete, streams=True, run_token=True),
-    *(
-        Route("POST", f"{_FILES}/mpu/{what}/{{path:path}}", Role.MEMBER, no_multipart, streams=True)
-        for what in ("create", "complete", "abort")
-    ),
-    Route("GET", _FILES + "/presigned/{path:path}", Role.VIEWER, no_multipart, streams=True),
     of_runs("GET", "artifacts/list", Role.VIEWER, list_run, run_token=True),
 )

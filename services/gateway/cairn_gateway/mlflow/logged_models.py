@@ -198,12 +198,12 @@ def _order(fields: Fields) -> pb.SearchLoggedModelsRequest.Order:
 
 _ONE: Final = "logged-models/{model_id}"
 ROUTES: Final[tuple[Route, ...]] = (
-    of_runs("POST", "logged-models", Role.MEMBER, create),
-    of_runs("POST", "logged-models/search", Role.VIEWER, search),
-    of_runs("GET", _ONE, Role.VIEWER, get),
-    of_runs("PATCH", _ONE, Role.MEMBER, finalize),
+    of_runs("POST", "logged-models", Role.MEMBER, create, run_token=True),
+    of_runs("POST", "logged-models/search", Role.VIEWER, search, run_token=True),
+    of_runs("GET", _ONE, Role.VIEWER, get, run_token=True),
+    of_runs("PATCH", _ONE, Role.MEMBER, finalize, run_token=True),
     of_runs("DELETE", _ONE, Role.MEMBER, delete),
-    of_runs("PATCH", f"{_ONE}/tags", Role.MEMBER, set_tags),
-    of_runs("DELETE", f"{_ONE}/tags/{{tag_key:path}}", Role.MEMBER, delete_tag),
-    of_runs("POST", f"{_ONE}/params", Role.MEMBER, log_params),
+    of_runs("PATCH", f"{_ONE}/tags", Role.MEMBER, set_tags, run_token=True),
+    of_runs("DELETE", f"{_ONE}/tags/{{tag_key:path}}", Role.MEMBER, delete_tag, run_token=True),
+    of_runs("POST", f"{_ONE}/params", Role.MEMBER, log_params, run_token=True),
 )

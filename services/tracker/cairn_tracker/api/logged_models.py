@@ -14,19 +14,20 @@ from cairn_common.errors import InvalidArgument
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_tracker import logged_model_search, model_names, wire_registry
-from cairn_tracker.api.names import team_of
+from cairn_tracker.api.names import team_of, unknown_run
+from cairn_tracker.batch import RunKey
 from cairn_tracker.logged_model_search import Dataset, Order, Query
 from cairn_tracker.logged_models import LoggedModels
 from cairn_tracker.store.logged_models import Metric
 
 NAME: Final = "cairn.tracker.v1.LoggedModelService"
 ACCESS: Mapping[str, Access] = {
-    f"/{NAME}/CreateLoggedModel": access(Role.MEMBER),
-    f"/{NAME}/GetLoggedModel": access(Role.VIEWER),
-    f"/{NAME}/UpdateLoggedModel": access(Role.MEMBER),
+    f"/{NAME}/CreateLoggedModel": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/GetLoggedModel": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/UpdateLoggedModel": access(Role.MEMBER, run_token=True),
     f"/{NAME}/DeleteLoggedModel": access(Role.MEMBER),
-    f"/{NAME}/SearchLoggedModels": access(Role.VIEWER),
-    f"/{NAME}/LogModelMetrics": access(Role.MEMBER),
+    f"/{NAME}/SearchLoggedModels": access(Role.VIEWER, run_token=True),
+    f"/{NAME}/LogModelMetrics": access(Role.MEMBER, run_token=True),
 }
 
 _MOST: Final = 1_000
@@ -50,6 +51,8 @@ class LoggedModelApi(logged_model_pb2_grpc.LoggedModelServiceServicer):
         who = caller()
         team = team_of(who, request.parent, Role.MEMBER)
         wanted = request.logged_model
+        if who.is_run and wanted.source_run_id != who.run_uid:
+            raise unknown_run(RunKey(team, wanted.source_run_id))
         made = await self._models.create(
             team,
             experiment_id=_id("experiment_id", wanted.experiment_id),
@@ -67,6 +70,7 @@ class LoggedModelApi(logged_model_pb2_grpc.LoggedModelServiceServicer):
     ) -> logged_model_pb2.LoggedModel:
         """A model by its id."""
         team = team_of(caller(), request.parent, Role.VIEWER)
+        await self._own(team, request.model_id)
         found = await self._models.get(team, request.model_id, deleted=request.allow_deleted)
         return wire_registry.logged_model(found)
 
@@ -75,6 +79,7 @@ class LoggedModelApi(logged_model_pb2_grpc.LoggedModelServiceServicer):
     ) -> logged_model_pb2.LoggedModel:
         """Its state, tags and params."""
         team = team_of(caller(), request.parent, Role.MEMBER)
+        await self._own(team, request.model_id)
         if request.status not in logged_model_pb2.LoggedModel.Status.values():
             raise InvalidArgument(f"Unknown model status: {request.status}", field="status")
         changed = await self._models.change(
@@ -117,8 +122,17 @@ class LoggedModelApi(logged_model_pb2_grpc.LoggedModelServiceServicer):
         by_model: dict[str, list[Metric]] = {}
         for one in request.metrics:
             by_model.setdefault(one.model_id, []).append(_metric(one))
+            if caller().is_run and one.run_id != caller().run_uid:
+                raise unknown_run(RunKey(team, one.run_id))
+        for model_id in by_model:
+            await self._own(team, model_id)
         await self._models.measure(team, by_model)
         return logged_model_pb2.LogModelMetricsResponse()
+
+    async def _own(self, team: str, model_id: str) -> None:
+        """Raises NotFound where a run's token asks for a model that its run did not log."""
+        if caller().is_run:
+            await self._models.of_run(team, model_id, caller().run_uid)
 
 
 def _query(team: str, request: logged_model_pb2.SearchLoggedModelsRequest) -> Query:
@@ -127,6 +141,8 @@ def _query(team: str, request: logged_model_pb2.SearchLoggedModelsRequest) -> Qu
     _check_count(len(request.experiment_ids), "experiment_ids")
     return Query(
         team=team,
+        # A run's token finds what its run logged.
+        source_run=caller().run_uid,
         experiments=list(request.experiment_ids),
         text=request.filter,
         datasets=[Dataset(one.name, one.digest) for one in request.datasets[:_MOST]],

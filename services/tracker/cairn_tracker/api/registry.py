@@ -21,13 +21,13 @@ from cairn_tracker.store import registry as store
 
 NAME: Final = "cairn.tracker.v1.RegistryService"
 ACCESS: Mapping[str, Access] = {
-    f"/{NAME}/CreateRegisteredModel": access(Role.MEMBER),
-    f"/{NAME}/GetRegisteredModel": access(Role.VIEWER),
+    f"/{NAME}/CreateRegisteredModel": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/GetRegisteredModel": access(Role.VIEWER, run_token=True),
     f"/{NAME}/UpdateRegisteredModel": access(Role.MEMBER),
     f"/{NAME}/DeleteRegisteredModel": access(Role.MEMBER),
     f"/{NAME}/SearchRegisteredModels": access(Role.VIEWER),
-    f"/{NAME}/CreateModelVersion": access(Role.MEMBER),
-    f"/{NAME}/GetModelVersion": access(Role.VIEWER),
+    f"/{NAME}/CreateModelVersion": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/GetModelVersion": access(Role.VIEWER, run_token=True),
     f"/{NAME}/UpdateModelVersion": access(Role.MEMBER),
     f"/{NAME}/DeleteModelVersion": access(Role.MEMBER),
     f"/{NAME}/SearchModelVersions": access(Role.VIEWER),
@@ -126,6 +126,7 @@ class RegistryApi(registry_pb2_grpc.RegistryServiceServicer):
             description=model_names.check_text("description", request.description),
             tags=model_names.check_tags(request.tags),
             creator=who.subject,
+            only_run=who.run_uid,
         )
         return wire_registry.version(await self._registrations.create(asked))
 

@@ -29,21 +29,26 @@ class Files:
         self._artifacts = artifacts
         self._clock = clock
 
-    async def put(self, team: str, entry: Entry) -> Entry:
+    async def check_place(self, team: str, path: str) -> None:
+        """Raises InvalidArgument (ARTIFACT_INVALID) for a path that no file can have."""
+        manifest.check_path(path)
+        if path.split("/")[0] == VERSIONS:
+            raise InvalidArgument(
+                f"{VERSIONS}/... are files of versions, which never change", reason=Reason.ARTIFACT_INVALID
+            )
+        if await rows.crossed(self._db, team, path):
+            raise InvalidArgument(
+                f"{path[:200]!r} is a folder, or lies inside a file", reason=Reason.ARTIFACT_INVALID
+            )
+
+    async def put(self, team: str, entry: Entry, *, largest_part: int = manifest.LARGEST_PART) -> Entry:
         """Writes a file whose parts are in the store.
 
         Raises InvalidArgument (ARTIFACT_INVALID) for a path that cannot be, FailedPrecondition
         (PARTS_MISSING).
         """
-        manifest.check([entry])
-        if entry.path.split("/")[0] == VERSIONS:
-            raise InvalidArgument(
-                f"{VERSIONS}/... are files of versions, which never change", reason=Reason.ARTIFACT_INVALID
-            )
-        if await rows.crossed(self._db, team, entry.path):
-            raise InvalidArgument(
-                f"{entry.path[:200]!r} is a folder, or lies inside a file", reason=Reason.ARTIFACT_INVALID
-            )
+        manifest.check([entry], largest_part=largest_part)
+        await self.check_place(team, entry.path)
 
         async def write(conn: Any) -> None:
             await rows.put(conn, team, entry, self._clock.now())

@@ -207,14 +207,15 @@ def _value(
 ) -> tuple[Value, int]:
     token = tokens[place]
     if token.kind == "open":
-        if kind in vocabulary.numbers:
+        listed = kind in vocabulary.lists
+        if kind in vocabulary.numbers and not listed:
             _refuse(f"Expected numeric value type for metric. Found {_listing(tokens, place)}")
-        if kind in ("parameter", "tag"):
+        if kind in ("parameter", "tag") and not listed:
             _refuse(
                 f"Expected a quoted string value for {kind} (e.g. 'my-value'). "
                 f"Got value {_listing(tokens, place)}"
             )
-        if key not in vocabulary.lists and kind not in vocabulary.lists:
+        if key not in vocabulary.lists and not listed:
             named = sorted(name for name in vocabulary.lists if name in vocabulary.attributes)
             _refuse(f"Only {named} attributes support comparison with a list of quoted string values.")
         return _list(tokens, place + 1)
