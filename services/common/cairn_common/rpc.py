@@ -138,8 +138,8 @@ def bare_channel(address: str, *, tls: Tls | None = None) -> aio.Channel:
     """A channel that adds nothing to calls, which is much of what a small call costs: each brings its own
     token, request id and deadline. Close it at the end."""
     if tls is None:
-        return aio.insecure_channel(address, options=_CHANNEL_OPTIONS)
-    return aio.secure_channel(address, tls.client(), options=_CHANNEL_OPTIONS)
+        return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return aio.secure_channel(address, tls.client(), options=CHANNEL_OPTIONS)
 
 
 def _complete(table: Mapping[str, Access]) -> Mapping[str, Access]:
