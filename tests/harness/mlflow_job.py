@@ -20,7 +20,9 @@ def main(name: str) -> None:
     with mlflow.start_run() as run:
         model = LogisticRegression().fit(chance.random((50, 3)), chance.integers(0, 2, 50))
         mlflow.log_metric("loss", 0.5, step=1)
-        info = mlflow.sklearn.log_model(model, name="classifier", registered_model_name=name)
+        info = mlflow.sklearn.log_model(
+            model, name="classifier", registered_model_name=name, serialization_format="cloudpickle"
+        )
         mlflow.log_metric("acc", 0.9, model_id=info.model_id)
     version = MlflowClient().get_model_version(name, "1")
     assert (version.run_id, version.status) == (run.info.run_id, "READY")

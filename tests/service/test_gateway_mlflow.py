@@ -34,7 +34,7 @@ async def test_what_the_server_says_of_itself_is_open(client: httpx.AsyncClient)
     assert (await client.get("/mlflow/health")).text == "OK"
     told = (await client.get("/mlflow/api/3.0/mlflow/server-info")).json()
     assert told["workspaces_enabled"]
-    assert not told["artifacts_presigned_only"]
+    assert told["artifacts_presigned_only"]
 
 
 async def test_errors_are_those_that_mlflows_clients_read(client: httpx.AsyncClient) -> None:
