@@ -87,7 +87,11 @@ async def test_what_people_did_at_the_neighbours_is_noted_once(quota: Quota, nat
     renamed = tracker_events.TrackerEvent(id=new_uid(), actor="users/ada")
     renamed.time.GetCurrentTime()
     renamed.run_updated.run.name = f"teams/{team}/runs/{run}"
+    tagged = tracker_events.TrackerEvent(id=new_uid(), actor="users/ada")
+    tagged.time.GetCurrentTime()
+    tagged.model_updated.name, tagged.model_updated.what = f"teams/{team}/models/digits", "version 2"
     told = [
+        ("tracker", "model", "updated", "digits", tagged),
         ("scheduler", "job", "submitted", job, submitted),
         ("scheduler", "job", "stopping", job, launched),
         ("tracker", "run", "updated", run, renamed),
@@ -102,12 +106,15 @@ async def test_what_people_did_at_the_neighbours_is_noted_once(quota: Quota, nat
     audit = await quota.audit()
     asked = audit_pb2.ListAuditEntriesRequest(parent=f"teams/{team}", actor="users/ada")
     async with asyncio.timeout(30):
-        while len(found := (await audit.ListAuditEntries(asked)).entries) < 2:
+        while len(found := (await audit.ListAuditEntries(asked)).entries) < 3:
             await asyncio.sleep(0.05)
     assert {(one.action, one.resource) for one in found} == {
         ("job.submitted", f"teams/{team}/jobs/{job}"),
         ("run.updated", f"teams/{team}/runs/{run}"),
+        ("model.updated", f"teams/{team}/models/digits"),
     }
+    (model,) = [one for one in found if one.action == "model.updated"]
+    assert model.detail["what"] == "version 2"
     everything = (
         await audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(parent=f"teams/{team}"))
     ).entries

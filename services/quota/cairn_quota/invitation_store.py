@@ -158,10 +158,10 @@ async def _let_in(conn: Connection, acceptance: Acceptance) -> User:
 async def accepted_by(conn: Connection, invitation: Invitation, user: User, *, now: datetime) -> None:
     """Uses up an invitation that is good, and makes the user a member where they are none yet."""
     assert invitation.role is not None, "a link for a password is accepted by setting one"
-    await _use_up(conn, invitation, user, now)
     members = await locked_members(conn, invitation.team)
     if user.subject not in members.roles:
         await write_member(conn, invitation.team, user, invitation.role, actor=invitation.creator, now=now)
+    await _use_up(conn, invitation, user, now)
 
 
 async def open_invitations(conn: Connection, email: str, *, now: datetime) -> list[Invitation]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +22,10 @@ HEARD = {
     ],
     "TRACKER": [
         f"cairn.v1.tracker.{each}.>"
-        for each in ("run.created", "run.updated", "artifact", "promotion", "share")
+        for each in (
+            *("run.created", "run.updated", "artifact", "promotion", "share"),
+            *("pin", "keeping", "rules", "garbage", "model", "experiment"),
+        )
     ],
 }
 _KINDS: dict[str, Any] = {
@@ -56,12 +60,24 @@ def read(message: Message) -> audit.Fact | None:
         actor=event.actor,
         action=f"{about.resource}.{about.event}",
         team="" if about.team == "-" else about.team,
+        detail=json.dumps(_what(getattr(event, arm)) if arm else {}),
         resource=(arm and _name(getattr(event, arm))) or f"teams/{about.team}/{about.resource}s/{about.uid}",
     )
 
 
+def _what(told: Any) -> dict[str, str]:
+    """What else is worth knowing."""
+    if isinstance(told, tracker_events.Changed):
+        return {"what": told.what} if told.what else {}
+    if isinstance(told, tracker_events.ArtifactAliased):
+        return {"alias": told.alias, "moved": "removed" if told.removed else "set"}
+    return {}
+
+
 def _name(told: Any) -> str:
     """The name of the resource that a fact tells of, where it has one whole."""
+    if isinstance(told, tracker_events.Changed):
+        return told.name
     for field in told.DESCRIPTOR.fields:
         kind = field.message_type
         if kind is not None and "name" in kind.fields_by_name and not field.is_repeated:

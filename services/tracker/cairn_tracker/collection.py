@@ -15,6 +15,8 @@ from cairn_common.errors import Reason, Unavailable
 from cairn_common.ids import new_uid
 from cairn_common.objects import ObjectStore
 from cairn_tracker.artifacts import blob_key
+from cairn_tracker.batch import RunKey
+from cairn_tracker.noted import note
 from cairn_tracker.store import blobs, keeping
 from cairn_tracker.store.blobs import Idle
 
@@ -67,6 +69,9 @@ class Collector:
             async with self._db.transaction() as conn:
                 await keeping.enter_alone(conn, each)
                 await blobs.doom(conn, each, before, limit=STEP)
+                if team:
+                    name, now = f"teams/{team}/storage", self._clock.now()
+                    await note(conn, "garbage_collected", RunKey(team, "storage"), name, now=now)
         return await self._delete(team)
 
     async def round(self) -> None:

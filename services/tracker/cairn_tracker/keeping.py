@@ -13,6 +13,7 @@ from cairn_common.errors import Aborted, FailedPrecondition, InvalidArgument, Re
 from cairn_tracker import manifest, wire, wire_artifacts
 from cairn_tracker.artifacts import CHECKPOINT, again, held_still, take_alias
 from cairn_tracker.batch import RunKey
+from cairn_tracker.noted import note
 from cairn_tracker.store import keeping as store
 from cairn_tracker.store.artifacts import Version
 from cairn_tracker.store.keeping import Rules
@@ -39,6 +40,8 @@ class Keeping:
         """Keeps a version, or with an empty `pinner` lets it go."""
         async with held_still(self._db, version) as (conn, found):
             await store.pin(conn, found, pinner)
+            arm, key = "pin_made" if pinner else "pin_removed", RunKey(found.team, found.uid)
+            await note(conn, arm, key, found.name, now=self._clock.now())
             return await again(conn, found)
 
     async def remove_alias(self, version: Version, alias: str, *, actor: str) -> Version:
@@ -68,6 +71,9 @@ class Keeping:
                 raise Aborted("etag: somebody changed the team's keeping in between; read it again")
             changed = {field: getattr(wanted, field) for field in fields}
             await store.set_rules(conn, team, replace(now, **changed))
+            where = RunKey(team, "keeping")
+            name, what = f"teams/{team}/keeping", ", ".join(sorted(fields))
+            await note(conn, "keeping_updated", where, name, now=self._clock.now(), what=what)
 
 
 async def delete(conn: Any, version: Version, *, actor: str, clock: Clock) -> None:

@@ -14,6 +14,7 @@ from cairn_common.ids import new_uid
 from cairn_tracker import manifest, wire
 from cairn_tracker.artifacts import held_still, move_alias
 from cairn_tracker.batch import RunKey
+from cairn_tracker.noted import note
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import promotions as store
 from cairn_tracker.store.artifacts import Version
@@ -94,7 +95,11 @@ class Promotions:
             raise InvalidArgument(f"approved_aliases: at most {_MOST_ALIASES} can be given")
         for alias in aliases:
             manifest.check_moved_alias(alias)
-        await store.set_approved_aliases(self._db, team, aliases)
+        async with self._db.transaction() as conn:
+            await store.set_approved_aliases(conn, team, aliases)
+            where, name = RunKey(team, "rules"), f"teams/{team}/promotionRules"
+            what = ", ".join(sorted(set(aliases)))
+            await note(conn, "rules_updated", where, name, now=self._clock.now(), what=what)
 
     async def _version(self, wish: Promotion) -> Version:
         found = await rows.find(self._db, wish.team, wish.artifact, wish.number, entries=False)

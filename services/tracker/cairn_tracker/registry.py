@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import Any
 
 import asyncpg
@@ -18,7 +19,9 @@ from cairn_common.db import Database
 from cairn_common.errors import AlreadyExists, InvalidArgument, NotFound, PermissionDenied, Reason
 from cairn_tracker import keeping, manifest, model_names
 from cairn_tracker.artifacts import held_still, move_alias, take_alias
+from cairn_tracker.batch import RunKey
 from cairn_tracker.keeping import MODEL
+from cairn_tracker.noted import note
 from cairn_tracker.promotions import refuse_without_approval
 from cairn_tracker.registry_search import PROMPT
 from cairn_tracker.store import artifacts as rows
@@ -83,6 +86,7 @@ class Registry:
                     update_time=now,
                 )
                 await store.register(conn, made)
+                await _note(conn, "created", made, now)
         except asyncpg.UniqueViolationError:
             # By somebody else, in the same moment.
             raise _taken(name, {}, tags) from None
@@ -115,6 +119,7 @@ class Registry:
                     update_time=found.update_time if _tags_alone(changes) else now,
                 )
                 await store.change_model(conn, changed)
+                await _note(conn, "updated", changed, now, what=f"was {name}" if new != name else "")
                 if new != name:
                     await store.touch_versions(conn, team, artifact, now)
                 return await known_model(conn, team, new)
@@ -131,6 +136,7 @@ class Registry:
             for version in await store.versions(conn, team, found.artifact):
                 await self._bury(conn, version, actor)
             await store.forget_model(conn, team, found.artifact)
+            await _note(conn, "deleted", found, self._clock.now())
         return found
 
     async def version(self, team: str, name: str, which: int | str) -> ModelVersion:
@@ -166,6 +172,8 @@ class Registry:
                 update_time=found.update_time if _tags_alone(changes) else now,
             )
             await store.change_version(conn, changed)
+            model = await known_model(conn, team, name)
+            await _note(conn, "updated", model, now, what=f"version {number}")
             if changes.stage is not None:
                 await store.touch_model(conn, team, found.artifact, now)
             return await _version(conn, team, name, number)
@@ -222,6 +230,11 @@ class Registry:
             found = await known_model(conn, team, name)
             await rows.lock_artifact(conn, team, found.artifact)
             yield conn, found
+
+
+async def _note(conn: Any, event: str, model: RegisteredModel, now: datetime, *, what: str = "") -> None:
+    key, name = RunKey(model.team, model.artifact), f"teams/{model.team}/models/{model.name}"
+    await note(conn, f"model_{event}", key, name, now=now, what=what)
 
 
 async def known_model(db: Any, team: str, name: str) -> RegisteredModel:

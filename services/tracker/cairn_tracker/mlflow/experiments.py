@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Any, Final
 
 import asyncpg
 
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, Reason
+from cairn_tracker.batch import RunKey
 from cairn_tracker.mlflow.search import experiment_number
+from cairn_tracker.noted import note
 from cairn_tracker.store import mlflow_experiments as rows
 from cairn_tracker.store.mlflow_experiments import Experiment
 
@@ -19,6 +21,11 @@ _LONGEST_NAME: Final = 500
 _MOST_TAGS: Final = 1_000
 _LONGEST_KEY: Final = 250
 _LONGEST_TAG: Final = 20_000
+
+
+async def _note(conn: Any, event: str, team: str, number: int, now: datetime, *, what: str = "") -> None:
+    name = f"teams/{team}/experiments/{number}"
+    await note(conn, f"experiment_{event}", RunKey(team, str(number)), name, now=now, what=what)
 
 
 class Experiments:
@@ -40,7 +47,10 @@ class Experiments:
         await self.ensure_default(team)
         try:
             async with self._db.transaction() as conn:
-                number = await rows.create(conn, team, name, tags, self._clock.now())
+                now = self._clock.now()
+                number = await rows.create(conn, team, name, tags, now)
+                if number is not None:
+                    await _note(conn, "created", team, number, now, what=name)
         except asyncpg.UniqueViolationError:
             # Another one took the name in the same moment.
             number = None
@@ -111,14 +121,17 @@ class Experiments:
         async with self._db.transaction() as conn:
             if set_tags or delete_tags:
                 await rows.label(conn, team, known.number, set_tags, delete_tags, now)
+                await _note(conn, "updated", team, known.number, now, what="tags")
             if deleted is not None:
                 await (rows.delete if deleted else rows.restore)(conn, team, known, now)
+                await _note(conn, "deleted" if deleted else "restored", team, known.number, now)
         return await self.get(team, id)
 
     async def _rename(self, team: str, known: Experiment, name: str, now: datetime) -> None:
         try:
             async with self._db.transaction() as conn:
                 if await rows.rename(conn, team, known.number, name, now):
+                    await _note(conn, "updated", team, known.number, now, what=f"is now {name}"[:500])
                     return
         except asyncpg.UniqueViolationError:
             # Another one took the name in the same moment.
