@@ -54,6 +54,8 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     ),
     "10 tokens that say of themselves what they are": (
         "e2e/test_attacks.py::test_no_token_is_believed_for_what_it_says",
+        "service/test_sign_on_attacks.py::test_no_signature_but_by_a_published_key_counts",
+        "service/test_sign_on_attacks.py::test_what_is_not_said_for_this_login_by_this_provider_is_nothing",
     ),
     "11 a start without secrets, or with open ones": (
         "unit/test_server_home.py::test_secrets_are_made_once_and_for_us_alone",
@@ -113,6 +115,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "unit/test_gateway_edge.py::test_who_does_not_read_is_cut_where_something_would_be_missing",
     ),
     "26 another page in the victim's browser": (
+        "service/test_sign_on.py::test_a_login_is_of_the_browser_that_began_it_and_good_once",
         "e2e/test_attacks.py::test_no_other_page_can_make_a_browser_ask",
         "e2e/test_attacks.py::test_a_page_that_leads_its_own_name_here_gets_nothing",
         "service/test_gateway_people.py::"
