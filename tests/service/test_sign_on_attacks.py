@@ -148,7 +148,9 @@ async def test_no_signature_but_by_a_published_key_counts(door: Door, rogue: Rog
         # A key that the token brings along, or says where to find.
         lambda claims: rogue.gives(claims, key=foreign, jwk=foreign.as_dict(private=False)),
         lambda claims: rogue.gives(claims, key=foreign, jku=f"{rogue.issuer}/evil"),
-        lambda claims: rogue.gives(claims, crit=["exp"], exp=1),
+        lambda claims: rogue.gives_token(forged({**good_header, "crit": ["exp"], "exp": 1}, claims, b"x")),
+        lambda claims: rogue.gives_token(forged({**good_header, "alg": ["RS256"]}, claims, b"x")),
+        lambda claims: rogue.gives_token(base64.urlsafe_b64encode(b"[" * 20_000).decode() + ".e30.e30"),
         lambda claims: rogue.gives_token("no token"),
         lambda claims: rogue.gives_token("a.b.c.d.e"),
         lambda claims: rogue.gives_token("x" * 100_000),
@@ -177,7 +179,8 @@ async def test_a_key_that_is_new_is_found_at_once_and_one_that_is_gone_is_forgot
 
     old, new = rogue.key, rsa("two")
     await door.finish(await signed_by(old, "one"))
-    rogue.answers["/jwks"] = {"keys": [new.as_dict(private=False), old.as_dict(private=False)]}
+    odd = [{"kty": "OKP", "crv": "of tomorrow", "x": "AA", "kid": "x"}, {"kty": "RSA"}, "no key", None]
+    rogue.answers["/jwks"] = {"keys": [*odd, new.as_dict(private=False), old.as_dict(private=False)]}
     await door.finish(await signed_by(new, "two"))
     # Who makes up keys has the provider asked no more often than every ten seconds.
     rogue.asked.clear()

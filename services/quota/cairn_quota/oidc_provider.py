@@ -74,7 +74,7 @@ class Provider:
             claims = await self._verified(metadata, tokens.get("id_token"), nonce=oidc.nonce(state, binding))
             claims = {**await self._told(metadata, tokens.get("access_token"), claims), **claims}
             return oidc.proven_of(claims, self.party)
-        except (Broken, JoseError) as error:
+        except (Broken, JoseError, RecursionError) as error:
             # A claim's or an error's name, never a token.
             log.warning("oidc.refused", why=str(error)[:300])
             raise oidc.refused() from None
@@ -230,7 +230,8 @@ def _keys_in(document: Mapping[str, Any]) -> list[jwk.Key]:
             continue
         try:
             found.append(jwk.import_key(one))
-        except (JoseError, ValueError, TypeError):
+        except (JoseError, ValueError, TypeError, LookupError):
+            # Also one of a curve that is not known here: others may do.
             log.warning("oidc.key_skipped", kid=str(one.get("kid"))[:100])
     return found
 
