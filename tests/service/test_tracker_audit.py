@@ -34,6 +34,7 @@ async def test_pins_rules_models_and_experiments_are_told_with_who_changed_them(
         for pinned in (True, False):
             await client.keeping().PinVersion(keeping_pb2.PinVersionRequest(name=version.name, pinned=pinned))
         keeping = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=keeping_pb2.Keeping())
+        keeping.update_mask.paths.append("protected_aliases")
         assert await refused(client.keeping().SetKeeping(keeping)) == "PERMISSION_DENIED"
         await client.stub(keeping_pb2_grpc.KeepingServiceStub, ADMIN).SetKeeping(keeping)
         rules = promotion_pb2.SetPromotionRulesRequest(parent=TEAM, rules=promotion_pb2.PromotionRules())
