@@ -82,9 +82,14 @@ class LineUp:
     def revive(self, line: Line) -> None:
         """A line is to be tried again, or for the first time."""
         live = self._live.setdefault(line.seat.id, [])
-        if line not in live:
+        if line in live:
+            self._sorted.discard(line.seat.id)
+        elif line.seat.id in self._sorted and line.first < len(line.jobs):
+            # Many victims of one node wait again one after the other: the others keep their order.
+            live.insert(self._place(live, line), line)
+        else:
             live.append(line)
-        self._sorted.discard(line.seat.id)
+            self._sorted.discard(line.seat.id)
         self._tick += 1
         self._push(line.seat)
 
@@ -108,6 +113,18 @@ class LineUp:
         while self._may is not None and live and not self._may(self._known(live[-1])):
             live.pop()
         return live[-1] if live else None
+
+    def _place(self, live: list[Line], line: Line) -> int:
+        """Where a line goes among those that are sorted, the best of them last."""
+        order = self._order(line)
+        low, high = 0, len(live)
+        while low < high:
+            middle = (low + high) // 2
+            if self._order(live[middle]) > order:
+                low = middle + 1
+            else:
+                high = middle
+        return low
 
     def _known(self, line: Line) -> Line:
         """The line, with what can never change."""

@@ -12,6 +12,18 @@ from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.world import Admitted, JobRequest, Key, Reclaim, Within
 
 
+def foremost(kept: Iterable[Admitted]) -> list[Admitted]:
+    """Of those that are alike to `could_oust` the newest: where these could not be evicted, nobody could."""
+    newest: dict[tuple[object, ...], Admitted] = {}
+    for job in kept:
+        request = job.request
+        kind = (request.node, request.priority, request.options[job.option].usage)
+        known = newest.get(kind)
+        if known is None or _age(request) > _age(known.request):
+            newest[kind] = job
+    return list(newest.values())
+
+
 def could_oust(state: State, seat: Seat, request: JobRequest, kept: Iterable[Admitted]) -> bool:
     """Whether a job of this node might evict one of those, by priority, policy and what nodes borrow."""
     # What may be short: a quota, or room on the flavor's machines.
@@ -40,8 +52,12 @@ def _within(seat: Seat, request: JobRequest, other: JobRequest) -> bool:
         return False
     if other.priority < request.priority:
         return True
-    newer = (other.create_time, other.uid) > (request.create_time, request.uid)
+    newer = _age(other) > _age(request)
     return seat.node.within is not Within.LOWER and other.priority == request.priority and newer
+
+
+def _age(request: JobRequest) -> tuple[int, str]:
+    return request.create_time, request.uid
 
 
 def _reclaims(seat: Seat, request: JobRequest, other: JobRequest) -> bool:

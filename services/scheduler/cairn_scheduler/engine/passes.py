@@ -17,7 +17,7 @@ from cairn_scheduler.engine.comeback import comes_back
 from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
-from cairn_scheduler.engine.ousting import could_oust
+from cairn_scheduler.engine.ousting import could_oust, foremost
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import LATE, Search, Victims
@@ -166,7 +166,7 @@ class Pass:
         self._work_off()
         while self._try_again():
             self._work_off()
-        kept = [self.fresh[uid] for uid in self._kept]
+        kept = foremost(self.fresh[uid] for uid in self._kept)
         for line in self._tried if kept else ():
             self._see_who_ousts(line, kept)
 

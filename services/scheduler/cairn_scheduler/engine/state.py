@@ -38,15 +38,16 @@ class Ranking:
 
 
 class State:
-    """See the module. `running`: by node id, the jobs charged to it."""
+    """See the module. `running`: by node id, the jobs charged to it; `levels`: how many of each priority."""
 
-    __slots__ = ("_ranked", "_ranked_at", "flavors", "rooms", "running", "tree")
+    __slots__ = ("_ranked", "_ranked_at", "flavors", "levels", "rooms", "running", "tree")
 
     def __init__(self, nodes: Iterable[Node], flavors: Iterable[Flavor], pools: Iterable[Pool]) -> None:
         self.tree = Tree(nodes)
         self.flavors = {flavor.name: flavor for flavor in flavors}
         self.rooms = {pool.name: Room(pool) for pool in pools if pool.kind is PoolKind.FIXED}
         self.running: dict[str, dict[str, Admitted]] = {name: {} for name in self.tree.seats}
+        self.levels: dict[str, dict[int, int]] = {name: {} for name in self.tree.seats}
         self._ranked: dict[str, Ranking] = {}
         self._ranked_at = 0
 
@@ -81,6 +82,8 @@ class State:
         option = request.options[job.option]
         self.tree.take(self.tree.seats[request.node], option.usage)
         self.running[request.node][request.uid] = job
+        levels = self.levels[request.node]
+        levels[request.priority] = levels.get(request.priority, 0) + 1
         ranked = self._ranked.get(request.node)
         if ranked is not None and ranked.known.get(request.uid) is not job:
             del self._ranked[request.node]
@@ -97,6 +100,10 @@ class State:
         option = request.options[job.option]
         self.tree.give(self.tree.seats[request.node], option.usage)
         del self.running[request.node][request.uid]
+        levels = self.levels[request.node]
+        levels[request.priority] -= 1
+        if not levels[request.priority]:
+            del levels[request.priority]
         if not self.tree.quiet:
             self.note(request.node)
             if request.node in self._ranked:

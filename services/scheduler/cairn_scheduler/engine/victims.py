@@ -170,9 +170,7 @@ class Search:
 
     def _hopeful(self) -> bool:
         """Whether anybody may have to give: it costs little to see that, in most searches, nobody has."""
-        allowed = self._allowed(self.seat)
-        own = self.state.running[self.seat.id].values() if allowed is not None else ()
-        if allowed is not None and any(allowed(job.request) for job in own):
+        if self._own_may_give():
             return True
         if self._allowed(self.seat.root if self.seat.parent else self.seat) is None:
             return False
@@ -187,6 +185,17 @@ class Search:
                 return True
             mine = above
         return False
+
+    def _own_may_give(self) -> bool:
+        within, mine = self.seat.node.within, self.request.priority
+        lowest = min(self.state.levels[self.seat.id], default=mine)
+        if within is Within.NEVER or lowest > mine:
+            return False
+        if within is Within.LOWER or lowest < mine:
+            return lowest < mine
+        allowed = self._allowed(self.seat)
+        own = self.state.running[self.seat.id].values()
+        return allowed is not None and any(allowed(job.request) for job in own)
 
     def _now_fits(self) -> bool:
         self.state.tree.give(self.seat, self.option.usage)
