@@ -135,14 +135,15 @@ class Bus:
         )
         await self._link.patiently(lambda: self._ensure(self._streams[name]))
 
-    async def streams(self, prefix: str) -> list[str]:
-        """Names of the streams there are that begin so. Waits while the bus is away."""
+    async def kept_streams(self) -> list[str]:
+        """Names of the streams there are that are kept: of each team's jobs, and that of earlier releases.
+        Waits while the bus is away."""
         found: list[str] = []
         while True:
             page = await self._link.patiently(partial(self._names, len(found)))
             found += page["streams"] or ()
             if not page["streams"] or len(found) >= page["total"]:
-                return sorted(name for name in set(found) if name.startswith(prefix))
+                return sorted(filter(is_kept, set(found)))
 
     async def _names(self, offset: int) -> dict[str, Any]:
         asked = json.dumps({"offset": offset}).encode()

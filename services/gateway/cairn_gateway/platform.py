@@ -13,7 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from cairn.gateway.v1 import gateway_pb2
 from cairn_common.bus import Bus, Lag, Room
 from cairn_common.errors import Unavailable
-from cairn_common.subjects import INGEST, RETIRED, is_kept, team_of
+from cairn_common.subjects import INGEST, team_of
 from cairn_gateway.settings import GatewaySettings
 
 _HEALTH_TIMEOUT = 1.0
@@ -79,7 +79,7 @@ class Platform:
             if time.monotonic() - self._asked >= _BACKLOG_SECONDS:
                 try:
                     async with asyncio.timeout(_HEALTH_TIMEOUT):
-                        names = [name for name in await self._bus.streams(RETIRED) if is_kept(name)]
+                        names = await self._bus.kept_streams()
                         self._waiting = await asyncio.gather(*map(self._stream, names))
                 except (Unavailable, TimeoutError):
                     self._waiting = ()

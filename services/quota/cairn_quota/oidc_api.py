@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NoReturn
 
 from cairn.quota.v1 import user_service_pb2
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
@@ -120,7 +119,9 @@ class OidcCalls(UserServiceServicer):
 
     def _on(self) -> SignOn:
         if self.sign_on is None:
-            _off()
+            raise FailedPrecondition(
+                "Single sign-on is not set up here (CAIRN_OIDC_ISSUER).", reason=Reason.SIGN_ON_OFF
+            )
         return self.sign_on
 
     async def _count_leg(self, what: str) -> None:
@@ -131,9 +132,3 @@ class OidcCalls(UserServiceServicer):
 
 def _tries(what: str) -> Tries:
     return attempts_under(what, neighbourhood(origin().address), most=MOST_OF_ADDRESS)
-
-
-def _off() -> NoReturn:
-    raise FailedPrecondition(
-        "Single sign-on is not set up here (CAIRN_OIDC_ISSUER).", reason=Reason.SIGN_ON_OFF
-    )

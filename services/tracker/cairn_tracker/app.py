@@ -88,10 +88,12 @@ class Parts:
     store: ClickHouse
     objects: ObjectStore
     ahead: Ahead
+    artifacts: Artifacts
+    mlflow_files: Files
+    uploads: Uploads
     clock: Clock
     collector: Collector
     pending: Pending
-    uploads: Uploads
     # Held by whoever works out what metrics come to.
     writing: asyncio.Lock
 
@@ -173,10 +175,12 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
         store=store,
         objects=objects,
         ahead=ahead,
+        artifacts=artifacts,
+        mlflow_files=mlflow_files,
+        uploads=uploads,
         clock=clock,
         collector=collector,
         pending=pending,
-        uploads=uploads,
         writing=writing,
     )
 
@@ -285,7 +289,7 @@ def _scrub(settings: TrackerSettings, parts: Parts) -> Scrub:
 def _server(
     settings: TrackerSettings, parts: Parts, authenticate: Authenticate
 ) -> AbstractAsyncContextManager[rpc.Server]:
-    artifacts = Artifacts(db=parts.db, objects=parts.objects, clock=parts.clock, ahead=parts.ahead)
+    artifacts = parts.artifacts
     tracker_api = TrackerApi(db=parts.db, store=parts.store, clock=parts.clock)
     artifact_api = ArtifactApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
     media_api = MediaApi(db=parts.db, artifacts=artifacts, clock=parts.clock)
@@ -310,8 +314,7 @@ def _server(
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
     share_api = ShareApi(db=parts.db, store=parts.store, clock=parts.clock)
     lineage_api = LineageApi(db=parts.db, artifacts=artifacts)
-    mlflow_files = Files(db=parts.db, artifacts=artifacts, clock=parts.clock)
-    file_api = MlflowFileApi(files=mlflow_files, uploads=parts.uploads, models=logged_models)
+    file_api = MlflowFileApi(files=parts.mlflow_files, uploads=parts.uploads, models=logged_models)
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,

@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from cairn_common.bus import Bus, Message, Unusable
 from cairn_common.db import Database
-from cairn_common.subjects import INGEST, LOGGED, RETIRED, is_kept
+from cairn_common.subjects import INGEST, LOGGED
 from cairn_tracker.ingest import BATCH
 
 # Of a batch.
@@ -45,11 +45,10 @@ class Intake:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._handler.run())
             while True:
-                for stream in await self._bus.streams(RETIRED):
-                    if is_kept(stream) and stream not in followed:
-                        followed.add(stream)
-                        tasks.create_task(self._bus.make_room(stream=stream, durable=INGEST))
-                        tasks.create_task(self._follow(stream, len(followed)))
+                for stream in sorted(set(await self._bus.kept_streams()) - followed):
+                    followed.add(stream)
+                    tasks.create_task(self._bus.make_room(stream=stream, durable=INGEST))
+                    tasks.create_task(self._follow(stream, len(followed)))
                 await asyncio.sleep(_LOOK_SECONDS)
         raise AssertionError("it goes on until it is cancelled")
 

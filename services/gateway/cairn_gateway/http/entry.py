@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import cast
 
 from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -30,11 +31,10 @@ def come_in(route: Route, upstream: Upstream, cookie: Cookie) -> Answer:
         made = await upstream.call(route.descriptor, message, caller_of(request))
         session = cast(user_service_pb2.Session, made)
         if WANTED not in request.headers:
-            return _json(session)
+            return as_json(session)
         secret, session.secret = session.secret, ""
-        response = _json(session)
-        left = session.token.expire_time.ToSeconds() - int(time.time())
-        cookie.set(response.headers, secret, seconds=max(left, 0))
+        response = as_json(session)
+        cookie.set(response.headers, secret, seconds=seconds_until(session.token.expire_time))
         return response
 
     return answer
@@ -47,7 +47,7 @@ def leave(upstream: Upstream, cookie: Cookie) -> Answer:
         await read(people.SIGN_OUT, request)
         caller = caller_of(request)
         own = quota_pb2.RevokeTokenRequest(name=f"tokens/{caller.principal.token_uid}")
-        response = _json(await upstream.call(people.SIGN_OUT.descriptor, own, caller))
+        response = as_json(await upstream.call(people.SIGN_OUT.descriptor, own, caller))
         if caller.by_cookie:
             cookie.set(response.headers, "", seconds=0)
         return response
@@ -55,5 +55,11 @@ def leave(upstream: Upstream, cookie: Cookie) -> Answer:
     return answer
 
 
-def _json(message: Message) -> Response:
+def seconds_until(end: Timestamp) -> int:
+    """For so long a browser keeps a cookie that is good until then."""
+    return max(end.ToSeconds() - int(time.time()), 0)
+
+
+def as_json(message: Message) -> Response:
+    """A message as the answer."""
     return Response(wire.dumps(wire.to_json(message)), media_type="application/json")

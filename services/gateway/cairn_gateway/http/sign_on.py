@@ -7,7 +7,6 @@ this page: where it goes on is a view behind the `#`, and no address.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import cast
@@ -17,9 +16,9 @@ from starlette.responses import Response
 
 from cairn.quota.v1 import user_service_pb2
 from cairn_common.errors import DomainError, Reason
-from cairn_gateway import wire
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import caller_of
+from cairn_gateway.http.entry import as_json, seconds_until
 from cairn_gateway.http.request import read
 from cairn_gateway.http.route import SERVICES, Route
 from cairn_gateway.upstream import Upstream
@@ -70,8 +69,8 @@ class SignOn:
             await self.upstream.call(BEGIN.descriptor, message, caller_of(request)),
         )
         secret, made.binding = made.binding, ""
-        response = _json(made)
-        self.binding.set(response.headers, secret, seconds=_left(made.expire_time.ToSeconds()))
+        response = as_json(made)
+        self.binding.set(response.headers, secret, seconds=seconds_until(made.expire_time))
         return response
 
     async def back(self, request: Request) -> Response:
@@ -102,16 +101,14 @@ class SignOn:
         made = await self.upstream.call(CONFIRM.descriptor, message, caller_of(request))
         opened = cast(user_service_pb2.OidcSession, made)
         secret, opened.session.secret = opened.session.secret, ""
-        response = _json(opened)
+        response = as_json(opened)
         opened.session.secret = secret
         self._keep(response, opened)
         return response
 
     def _keep(self, response: Response, opened: user_service_pb2.OidcSession) -> None:
         session = opened.session
-        self.cookie.set(
-            response.headers, session.secret, seconds=_left(session.token.expire_time.ToSeconds())
-        )
+        self.cookie.set(response.headers, session.secret, seconds=seconds_until(session.token.expire_time))
         self.binding.set(response.headers, "", seconds=0)
 
     def _out(self, reason: Reason) -> Response:
@@ -119,11 +116,3 @@ class SignOn:
         if reason is not Reason.PASSWORD_NEEDED:
             self.binding.set(response.headers, "", seconds=0)
         return response
-
-
-def _left(end: int) -> int:
-    return max(end - int(time.time()), 0)
-
-
-def _json(message: user_service_pb2.CreateOidcLoginResponse | user_service_pb2.OidcSession) -> Response:
-    return Response(wire.dumps(wire.to_json(message)), media_type="application/json")

@@ -92,10 +92,9 @@ async def _listen_elsewhere(bus: Bus, hear: Callable[[events_pb2.JobEvent], None
     followed: set[str] = set()
     async with asyncio.TaskGroup() as tasks:
         while True:
-            for stream in await bus.streams(subjects.RETIRED):
-                if subjects.is_kept(stream) and stream not in followed:
-                    followed.add(stream)
-                    tasks.create_task(_listen_to(stream, bus, hear))
+            for stream in sorted(set(await bus.kept_streams()) - followed):
+                followed.add(stream)
+                tasks.create_task(_listen_to(stream, bus, hear))
             await asyncio.sleep(_LOOK_SECONDS)
 
 
