@@ -297,6 +297,17 @@ async def test_a_consumer_waits_for_a_stream_that_is_not_made_yet(bus: Bus, db: 
         await seen.until(lambda: seen.all == [b"1"])
 
 
+async def test_two_processes_make_the_same_stream_in_one_moment(bus: Bus, nats_url: str) -> None:
+    names = [f"JOB-{new_uid()}" for _ in range(20)]
+    async with connect(nats_url, name="other") as other:
+        for name in names:
+            await asyncio.gather(
+                bus.ensure_stream(name, [f"{name}.>"], max_bytes=2**20),
+                other.ensure_stream(name, [f"{name}.>"], max_bytes=2**21),
+            )
+        assert set(names) <= set(await bus.kept_streams())
+
+
 async def test_a_tail_begins_where_it_is_told(bus: Bus, stream: str) -> None:
     await publish(bus, f"{stream}.a", b"1", b"2")
     await publish(bus, f"{stream}.b", b"3")

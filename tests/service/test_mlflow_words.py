@@ -123,3 +123,11 @@ async def test_what_is_no_request_is_refused_with_mlflows_words(rest: Rest) -> N
     dataset = {"name": "n", "digest": "d" * 37, "source_type": "local", "source": "s"}
     told = await rest.refusal("runs/log-inputs", run_id=await rest.run(), datasets=[{"dataset": dataset}])
     assert told == ("INVALID_PARAMETER_VALUE", "'digest' exceeds the maximum length of 36 characters")
+
+
+async def test_an_update_that_changes_nothing_answers_with_the_run_or_that_there_is_none(rest: Rest) -> None:
+    run_id = await rest.run(await rest.experiment())
+    before = await rest.get("runs/get", run_id=run_id)
+    told = await rest.post("runs/update", run_id=run_id)
+    assert told["run_info"] == before["run"]["info"]
+    assert (await rest.refusal("runs/update", run_id=new_uid()))[0] == "RESOURCE_DOES_NOT_EXIST"

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import structlog
 from nats.errors import MaxPayloadError
 from nats.js.api import DiscardPolicy, RetentionPolicy, StorageType, StreamConfig
-from nats.js.errors import APIError, NotFoundError
+from nats.js.errors import APIError, BadRequestError, NotFoundError
 from pydantic import SecretStr
 
 from cairn_common._consume import Consumption, Handler, Unusable
@@ -38,6 +38,8 @@ _LAG_TIMEOUT = 1.0
 _MAX_AGE = 7 * 24 * 3600
 _MAX_BYTES = 1024**3
 _RETIRED_BYTES = 1024**2
+# A stream of this name is there, made otherwise.
+_NAME_TAKEN = 10058
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,6 +335,20 @@ class Bus:
             async for message in messages:
                 yield message
 
+    async def _found(self, config: StreamConfig) -> StreamConfig | None:
+        """The stream of this name as it is; None where it was made now."""
+        assert config.name is not None
+        with suppress(NotFoundError):
+            return (await self._link.stream.stream_info(config.name)).config
+        try:
+            await self._link.stream.add_stream(config)
+        except BadRequestError as error:
+            if error.err_code != _NAME_TAKEN:
+                raise
+            # Another process made it in this very moment, with limits of its own.
+            return (await self._link.stream.stream_info(config.name)).config
+        return None
+
     async def ensure_again(self) -> None:
         """Makes the streams again that a restarted bus no longer has."""
         for wanted in self._streams.values():
@@ -341,10 +357,8 @@ class Bus:
     async def _ensure(self, wanted: _Wanted) -> None:
         config = wanted.config
         assert config.name is not None
-        try:
-            found = (await self._link.stream.stream_info(config.name)).config
-        except NotFoundError:
-            await self._link.stream.add_stream(config)
+        found = await self._found(config)
+        if found is None:
             log.info("bus.stream_made", stream=config.name)
             return
         new = found

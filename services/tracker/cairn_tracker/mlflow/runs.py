@@ -140,11 +140,14 @@ class Runs:
         """Changes what is given. Raises NotFound for the run or a tag, FailedPrecondition for a
         deleted run."""
         now = self._clock.now()
+        edited = state is not None or end_time is not None or bool(name or delete_tags)
+        if not edited and deleted is None:
+            return await self.get(key)
         async with self._db.transaction() as conn:
             if deleted is not None:
                 await _hold(conn, key, deleted_too=True)
                 await rows.mark(conn, key, now, deleted=deleted)
-            if state is not None or end_time is not None or name or delete_tags:
+            if edited:
                 held = await _hold(conn, key)
                 _check_removed(key, held.labels, delete_tags)
                 if name or delete_tags:
