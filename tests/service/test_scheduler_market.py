@@ -1,5 +1,6 @@
 """What SkyPilot has room for, and what it costs: who is launched, who waits with which words, when it goes
-on, and at which price it is settled. With a double, as it takes a place that is full when we say so."""
+on, at which price it is settled, and that its end is enough. With a double, as it takes a place that is full
+when we say so."""
 
 from __future__ import annotations
 
@@ -125,3 +126,16 @@ def price(job: Job) -> int:
 async def balance(admin: allocation_pb2_grpc.AllocationServiceAsyncStub) -> budget_pb2.Balance:
     tree = await admin.GetTree(allocation_pb2.GetTreeRequest(use=True))
     return tree.budgets[0].balance
+
+
+async def test_an_attempt_of_which_only_the_good_end_is_heard_has_succeeded(
+    opened: Callable[..., Any], nats_server: servers.Nats
+) -> None:
+    async with (
+        fake_sky.running(nats_server.url, chance=random.Random(1), pace=0.1) as (_, url),
+        opened(url) as cairn,
+    ):
+        mute = await cairn.submit(str({"resources": {"infra": "slurm/lab"}, "run": "mute"}))
+        (attempt,) = (ended := await cairn.ended(mute)).attempts
+        assert (ended.state, attempt.state) == (Job.SUCCEEDED, job_pb2.Attempt.SUCCEEDED)
+        assert attempt.start_time.ToDatetime() <= attempt.end_time.ToDatetime()
