@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from nats.aio.msg import Msg
+    from nats.aio.transport import Transport
     from nats.js import JetStreamContext
 
 CONNECT_SECONDS = 5.0
@@ -63,23 +64,30 @@ class Link:
         self._client: Client = Client()
         self._stream: JetStreamContext
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._reason = ""
         #: Whether the bus takes batches, as far as is known.
         self.batches = True
 
     @classmethod
-    async def open(cls, url: str, token: str, *, listens: Sequence[Listen] = ()) -> Link:
-        """Raises OSError, ValueError or Trouble."""
+    async def open(
+        cls, url: str, token: str, *, listens: Sequence[Listen] = (), transport: Transport | None = None
+    ) -> Link:
+        """`transport`: what to use in place of a socket to `url`. Raises OSError, ValueError or Trouble."""
         from nats.errors import Error
 
         if not url:
             raise ValueError("the bus's address is not known")
         link = cls()
+        # The client makes one of its own where it has none.
+        link._client._transport = transport
         inbox = f"_INBOX_{hashlib.sha256(token.encode()).hexdigest()[:16]}"
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
                 await link._client.connect(
                     url, token=token, inbox_prefix=inbox, name="cairn-sdk",
                     connect_timeout=int(CONNECT_SECONDS), allow_reconnect=False,
+                    # Who does not answer is asked again by whoever opens links.
+                    reconnect_time_wait=0, max_reconnect_attempts=1,
                     error_cb=link._on_error, closed_cb=link._on_closed, disconnected_cb=link._on_closed,
                 )  # fmt: skip
             if not link._client.is_connected:  # it may return so when the server takes long to decide
@@ -88,9 +96,9 @@ class Link:
                 await link._hear(listen)
         except (Error, TimeoutError) as error:
             await link.close()
-            reason = str(error) or type(error).__name__
+            reason = link._reason or str(error) or type(error).__name__
             raise Trouble(f"no connection to the bus: {reason}", fatal=True) from error
-        except (OSError, ValueError, Trouble):
+        except BaseException:
             await link.close()
             raise
         link._stream = link._client.jetstream(timeout=ACK_SECONDS)
@@ -167,6 +175,7 @@ class Link:
                 await self._client.close()
 
     async def _on_error(self, error: Exception) -> None:
+        self._reason = str(error) or type(error).__name__
         # A publish that is not allowed gets no answer but this: perhaps the token was renewed.
         if "permissions violation for publish" in str(error).lower():
             self._break(str(error))

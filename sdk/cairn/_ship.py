@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cairn._link import MOST_TOGETHER, Apart, Full, Link, Listen, Refused, Trouble
+from cairn._reach import Way, reach
 from cairn._segments import writers
 from cairn._tail import Tail
 
@@ -48,22 +49,24 @@ class Shipper:
     """A thread that tails a spool and publishes what it holds.
 
     `bus_url` and `token` are asked before each connection: tokens rotate, and the address may have to be
-    asked for. Both may block; both raise OSError or ValueError for "not now". `listens` is what to
+    asked for. Both may block; both raise OSError or ValueError for "not now". `gateway` is the address of
+    one through which the bus is reached where it is not by itself. `listens` is what to
     hear on the same connection, in the shipper's thread.
     """
 
     def __init__(
         self, spool: Path, identity: Identity, *, bus_url: Callable[[], str], token: Callable[[], str],
-        listens: Sequence[Listen] = (),
+        gateway: str = "", listens: Sequence[Listen] = (),
     ) -> None:  # fmt: skip
         self.spool = spool
         self._identity = identity
         self._bus_url = bus_url
         self._token = token
+        self._gateway = gateway
         self._listens = listens
         self._tails: dict[str, Tail] = {}
         self._held: dict[str, _Held] = {}
-        self._link: Link | None = None
+        self._way: Way | None = None
         self._changed = threading.Condition()
         self._answered: bool | None = None
         self._begun = self._found_empty = self._waiting = 0
@@ -156,8 +159,8 @@ class Shipper:
         outcome = (await asyncio.gather(work, return_exceptions=True))[0]
         for tail in self._tails.values():
             tail.save()
-        if self._link is not None:
-            await self._link.close()
+        if self._way is not None:
+            await self._way.link.close()
         if isinstance(outcome, Exception):
             raise outcome
 
@@ -167,6 +170,7 @@ class Shipper:
         delay = POLL_SECONDS
         while True:
             self._nudge.clear()
+            await self._look_again()
             with self._changed:
                 self._begun += 1
                 number = self._begun
@@ -221,7 +225,7 @@ class Shipper:
 
     def _at_once(self, pending: Sequence[Message]) -> list[Message]:
         """What goes out next: small messages as a batch, points side by side, anything else by itself."""
-        if self._link is None or self._link.batches:
+        if self._way is None or self._way.link.batches:
             small = list(takewhile(_is_small, islice(pending, MOST_TOGETHER)))
             if len(small) > 1:
                 return small
@@ -291,12 +295,14 @@ class Shipper:
         pause = _Pause(self._hurry)
         while True:
             async with self._connecting:
-                if self._link is not None and self._link.usable:
-                    return self._link
+                if self._way is not None and self._way.link.usable:
+                    return self._way.link
                 try:
-                    self._link = await Link.open(self._bus_url(), self._token(), listens=self._listens)
+                    self._way = await reach(
+                        self._bus_url, gateway=self._gateway, token=self._token(), listens=self._listens
+                    )
                     self._answer(True)
-                    return self._link
+                    return self._way.link
                 except (OSError, ValueError, Trouble) as error:
                     self._answer(False)
                     self._complain(error)
@@ -309,10 +315,16 @@ class Shipper:
             _log.warning("cairn: what was logged waits in %s: %s", self.spool, error or type(error).__name__)
 
     async def _drop(self, link: Link) -> None:
-        if self._link is link:
-            self._link = None
+        if self._way is not None and self._way.link is link:
+            self._way = None
             self._answer(False)
         await link.close()
+
+    async def _look_again(self) -> None:
+        """Leaves a way that was taken for want of a better one, while nothing is on it."""
+        if self._way is not None and self._way.worn:
+            way, self._way = self._way, None
+            await way.link.close()
 
     def _answer(self, answered: bool) -> None:
         with self._changed:

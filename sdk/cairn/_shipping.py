@@ -87,13 +87,15 @@ class Shipping:
                 import nats.aio.client
                 import nats.js.errors  # noqa: F401
 
-                import cairn._http  # noqa: F401
+                import cairn._http
+                import cairn._tunnel  # noqa: F401
                 from cairn._batch import Identity
                 from cairn._ship import Shipper
                 from cairn._sync import bus_url
             self._shipper = Shipper(
                 self._spool, Identity(self._team, self._run_uid),
                 bus_url=lambda: bus_url(self._url, self._token()), token=self._token,
+                gateway=self._url,
             )  # fmt: skip
         except ImportError as error:
             _log.warning("cairn: nothing is sent to %s: %s", self._url, error)

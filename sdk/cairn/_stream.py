@@ -64,8 +64,19 @@ class Stream:
 
     async def send(self, data: bytes) -> None:
         """Returns when there is room for more. Raises Unreachable once the stream has ended."""
+        self.write(data)
+        await self.drain()
+
+    def write(self, data: bytes) -> None:
+        """As `send`, without a wait for room: `drain` does that. Raises Unreachable."""
         try:
             self._write(_BINARY, data)
+        except (OSError, RuntimeError) as error:
+            raise self._problem or Unreachable(self._url, error) from error
+
+    async def drain(self) -> None:
+        """Returns when there is room for more. Raises Unreachable once the stream has ended."""
+        try:
             await self._writer.drain()
         except (OSError, RuntimeError) as error:
             raise self._problem or Unreachable(self._url, error) from error

@@ -59,6 +59,7 @@ def _send(folder: Path, record: dict[str, Any], timeout: float) -> bool:
     shipper = Shipper(
         folder / "spool", identity(str(record.get("team") or config.team), str(record["uid"])),
         bus_url=lambda: bus_url(config.url, config.token), token=lambda: config.token,
+        gateway=config.url,
     )  # fmt: skip
     shipper.start()
     deadline = time.monotonic() + timeout

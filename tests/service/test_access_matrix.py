@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ import pytest
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from cairn._link import Link, Trouble
+from cairn._tunnel import ADDRESS, Tunnel
 from cairn_common.auth import new_token
 from cairn_common.ids import new_uid
 from tests.harness.people import MAIN, People, bearer, invite, port_of
@@ -190,7 +193,7 @@ def test_no_route_shows_another_team_to_exist(place: Place, operations: list[Ope
 def test_a_runs_token_opens_the_routes_of_runs_alone(place: Place, operations: list[Operation]) -> None:
     answers = {operation.id: operation.ask(place, place.people.run) for operation in operations}
     opened = {name for name, answer in answers.items() if answer != (403, "SCOPE_TOO_LOW")}
-    assert opened == OF_RUNS | {"GetCode"}
+    assert opened == OF_RUNS | {"GetCode", "OpenBus"}
 
 
 def test_who_may_only_look_changes_nothing(place: Place, operations: list[Operation]) -> None:
@@ -205,6 +208,53 @@ def test_who_may_only_look_changes_nothing(place: Place, operations: list[Operat
         if (answer := operation.ask(place, getattr(place.people, who)))[0] != 403
     }
     assert not wrong
+
+
+def through(place: Place, token: str | None, *subjects: str) -> str:
+    """What becomes of messages for the bus that come through the gateway's door."""
+
+    async def publish() -> str:
+        secret = token or ""
+        try:
+            link = await Link.open(ADDRESS, secret, transport=Tunnel(str(place.http.base_url), secret))
+        except (Trouble, OSError) as error:
+            return str(error)
+        try:
+            for subject in subjects:
+                await link.publish(subject, b"")
+        except Trouble as error:
+            return str(error)
+        finally:
+            await link.close()
+        return "taken"
+
+    return asyncio.run(publish())
+
+
+def test_the_bus_behind_the_door_lets_in_who_it_always_lets_in(place: Place) -> None:
+    people = place.people
+    for who, token in place.unknown.items():
+        assert "TOKEN_" in (said := through(place, token)), (who, said)
+    assert "SCOPE_TOO_LOW" in through(place, people.reader)
+    # May see all, and tell the bus nothing.
+    assert "Authorization Violation" in through(place, people.viewer)
+    subject = "cairn.v1.job.run.points-logged.{}.{}".format
+    own, foreign = subject(MAIN, people.run_uid), subject(MAIN, people.other_run_uid)
+    assert through(place, people.run, own) == "taken"
+    assert through(place, people.member, foreign) == "taken"
+    for token, wrong in (
+        (people.run, foreign),
+        (people.stranger, own),
+        (people.run, "$JS.API.STREAM.DELETE.ATTEMPT"),
+        (people.admin, "cairn.v1.scheduler.job.finished.main.x"),
+    ):
+        assert "permissions violation" in through(place, token, wrong).lower()
+
+
+def test_who_asks_plainly_for_the_bus_is_told_how(place: Place) -> None:
+    operation = Operation("OpenBus", "GET", "/api/v1/streams/bus")
+    assert operation.ask(place, place.people.run) == (426, "UPGRADE_REQUIRED")
+    assert operation.ask(place, place.people.reader) == (403, "SCOPE_TOO_LOW")
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import signal
 import struct
 import subprocess
 import sys
@@ -120,6 +122,67 @@ def test_all_that_many_ranks_log_into_one_run_is_there(
     assert run["params"] == {f"rank{rank}": rank for rank in range(RANKS)}
     assert sorted(run["tags"]) == [f"r{rank}" for rank in range(RANKS)]
     wait_for(client, uid, lambda run: (run["state"], run["message"]) == ("FAILED", "of rank 3"))
+
+
+BEHIND = """
+import sys, cairn
+
+run = cairn.init("shared", name="behind", capture=False)
+print(run.uid, flush=True)
+for step in range(3_000):
+    cairn.log({"loss": float(step)})
+    if step % 1_000 == 999:
+        sys.stdin.readline()
+cairn.finish(timeout=60)
+"""
+
+
+def test_a_run_that_reaches_only_the_gateway_is_whole_though_that_is_killed(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    """The bus's port is closed to it."""
+    behind = {**platform.env, "CAIRN_BUS_URL": "nats://127.0.0.1:1"}
+    run = subprocess.Popen(
+        [sys.executable, "-c", BEHIND], env=behind, cwd=tmp_path, stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert run.stdout is not None
+    assert run.stdin is not None
+    uid = run.stdout.readline().strip()
+    for turn in (1, 2, 3):
+        wait_for(client, uid, lambda run, turn=turn: (  # type: ignore[misc]
+            run["summary"].get("loss", {}).get("count") == turn * 1_000
+        ))  # fmt: skip
+        pid = platform.pid("gateway")
+        run.stdin.write("go on\n")
+        run.stdin.flush()
+        if turn < 3:
+            os.kill(pid, signal.SIGKILL)
+    _, told = run.communicate(timeout=120)
+    assert (run.returncode, "lacks" in told) == (0, False), told
+    assert wait_for(client, uid, lambda run: bool(run["complete"]))["summary"]["loss"]["count"] == 3_000
+    assert client.history(uid, ["loss"]).value == [float(step) for step in range(3_000)]
+
+
+def test_what_was_kept_is_sent_from_where_only_the_gateway_is_reached(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    code = (
+        "import cairn; run = cairn.init('shared', name='kept', capture=False)\n"
+        "for step in range(500): cairn.log({'x': step})\n"
+        "print(run.uid)"
+    )
+    alone = {**platform.env, "CAIRN_CONFIG": str(tmp_path / "none")}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=alone, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=True,
+    )  # fmt: skip
+    synced = subprocess.run(
+        [platform.program, "sync", "."], env={**platform.env, "CAIRN_BUS_URL": "nats://127.0.0.1:1"},
+        cwd=tmp_path, capture_output=True, text=True, timeout=90,
+    )  # fmt: skip
+    assert synced.returncode == 0, synced.stderr
+    wait_for(client, done.stdout.strip(), lambda run: run["summary"].get("x", {}).get("count") == 500)
 
 
 def test_a_process_elsewhere_goes_on_behind_what_the_server_knows(

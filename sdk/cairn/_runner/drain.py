@@ -61,8 +61,9 @@ class Drain:
             subject = f"cairn.v1.scheduler.session.opened.{launch.team}.{launch.run_uid}"
             listens.append(Listen(subject, lambda _: knocked()))
         self._shipper = Shipper(
-            folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, listens=listens
-        )
+            folder.spool, identity, bus_url=lambda: launch.bus_url, token=folder.token, gateway=launch.url,
+            listens=listens,
+        )  # fmt: skip
         self.done = False
         self._uploading = Uploading(
             media_folder(folder.spool), team=launch.team,

@@ -23,6 +23,7 @@ from cairn_gateway.mlflow import transfer
 from cairn_gateway.platform import Platform
 from cairn_gateway.settings import GatewaySettings
 from cairn_gateway.tasks import end
+from cairn_gateway.tunnel import Tunnel
 
 log = structlog.get_logger(__name__)
 
@@ -61,6 +62,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
         platform = Platform(settings, neighbours.channels, nats, version=release)
         behind = Behind(
             upstream=neighbours,
+            tunnel=Tunnel(settings.nats_url),
             transfer=store,
             live=live,
             platform=platform,

@@ -136,7 +136,9 @@ class Hearing:
         ending = classify(evidence, asked=_asked(job, attempt, evidence))
         ending = within(ending, begun=attempt.create_time, now=now)
         taken: list[Step] = []
-        if attempt.state is AttemptState.LAUNCHING and (ending.start_time is not None or ending.cause is None):
+        if attempt.state is AttemptState.LAUNCHING and (
+            ending.start_time is not None or ending.cause is None
+        ):
             # It was over before its beginning was heard of, which the word of its end need not give: what
             # ended well has run, if only for no time that is known.
             began = model.run(job, now, start_time=ending.start_time or ending.end_time, pids=())

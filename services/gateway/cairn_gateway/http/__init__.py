@@ -45,10 +45,11 @@ from cairn_gateway.http.openapi import Documents
 from cairn_gateway.http.page import Page
 from cairn_gateway.http.request import read
 from cairn_gateway.http.route import Route
-from cairn_gateway.http.streams import Streams
+from cairn_gateway.http.streams import BUS, Streams
 from cairn_gateway.live import Live
 from cairn_gateway.mlflow.transfer import Transfer
 from cairn_gateway.platform import Platform
+from cairn_gateway.tunnel import Tunnel, check_may
 from cairn_gateway.upstream import Upstream
 
 PREFIX = "/api/v1"
@@ -93,6 +94,7 @@ class Behind:
     """What the routes need."""
 
     upstream: Upstream
+    tunnel: Tunnel
     transfer: Transfer
     live: Live
     platform: Platform
@@ -131,7 +133,7 @@ def create_app(behind: Behind) -> ASGIApp:
         proxies=behind.proxies,
     )
     edge = Edge(Limits(Door(inner, entrance), hosts=behind.hosts))
-    streams = Streams(behind.upstream, authenticate=behind.authenticate, hosts=behind.hosts)
+    streams = Streams(behind.upstream, behind.tunnel, authenticate=behind.authenticate, hosts=behind.hosts)
     compatible = mlflow.create_app(
         upstream=behind.upstream,
         transfer=behind.transfer,
@@ -173,6 +175,7 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
     app.add_api_route(
         _template("/teams/{team}/events"), _plain(events), methods=["GET"], **documents.of_events()
     )
+    app.add_api_route(BUS, _upgrade, methods=["GET"], **documents.of_bus())
     app.add_api_route(PREFIX + "/openapi.json", documents.answer, methods=["GET"], include_in_schema=False)
     page = Page()
     app.add_api_route("/", page.index, methods=["GET", "HEAD"], include_in_schema=False)
@@ -219,6 +222,15 @@ def _plain(events: Events) -> Callable[[Request], Awaitable[Response]]:
         return await events(request)
 
     return answer
+
+
+async def _upgrade(request: Request) -> Response:
+    """To who asks plainly for what is a WebSocket."""
+    check_may(caller_of(request).principal)
+    raise problems.HttpError(
+        426, "UPGRADE_REQUIRED", "this is a WebSocket: ask with `Upgrade: websocket`",
+        headers={"Upgrade": "websocket"},
+    )  # fmt: skip
 
 
 def json(value: wire.Json) -> Response:

@@ -92,6 +92,21 @@ class Documents:
             "response_class": Response,
         }
 
+    def of_bus(self) -> dict[str, Any]:
+        """Keywords for the way to the bus."""
+        return {
+            "operation_id": "OpenBus",
+            "summary": "A connection to the bus, as a WebSocket: for machines that reach only this door.",
+            "tags": ["gateway"],
+            "openapi_extra": {},
+            "responses": {
+                101: {"description": "Bytes of the bus's protocol, in binary messages"},
+                "default": _PROBLEM,
+            },
+            "response_class": Response,
+            "status_code": 101,
+        }
+
     async def answer(self, request: Request) -> Response:
         """The document; made when it is first asked for."""
         if self._made is None:

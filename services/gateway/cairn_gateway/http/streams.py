@@ -1,8 +1,9 @@
-"""Streams both ways: an RPC of the attach service over a WebSocket, message by message.
+"""Streams both ways: a WebSocket is an RPC of the attach service, or a connection to the bus.
 
-Each binary message is one message of the RPC, as protobuf; none of them is read here. The end comes as a
-close (1000), or as a problem document in a text message and then a close (4000 + its status). So a person and
-a job's runner reach each other through this one door, with their tokens, wherever HTTP can go.
+Each binary message is one message of the RPC, as protobuf, or some bytes for the bus; none of them is read
+here. The end comes as a close (1000), or as a problem document in a text message and then a close (4000 + its
+status). So a person and a job's runner reach each other, and a run the bus, through this one door, with their
+tokens, wherever HTTP can go.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from cairn_gateway import problems
 from cairn_gateway.http.door import bearer
 from cairn_gateway.http.limits import Load, check_host, check_path
 from cairn_gateway.tasks import until_one_ends
+from cairn_gateway.tunnel import Tunnel, check_may
 from cairn_gateway.upstream import Caller, Upstream
 
 log = structlog.get_logger(__name__)
@@ -33,8 +35,11 @@ PATHS = {
     "/api/v1/streams/serve": "Serve",
     "/api/v1/streams/carry": "Carry",
 }
+BUS = "/api/v1/streams/bus"
 MOST_STREAMS = 400
 MOST_STREAMS_EACH = 128
+MOST_TUNNELS = 800
+MOST_TUNNELS_EACH = 256
 _NORMAL, _PRIVATE = 1000, 4000
 # For the last words of a client that has ended well to arrive.
 _LINGER_SECONDS = 5.0
@@ -46,14 +51,17 @@ class Streams:
     def __init__(
         self,
         upstream: Upstream,
+        tunnel: Tunnel,
         *,
         authenticate: Callable[[str], Awaitable[Principal]],
         hosts: frozenset[str],
     ) -> None:
         self._upstream = upstream
+        self._tunnel = tunnel
         self._authenticate = authenticate
         self._hosts = hosts
         self._load = Load(most=MOST_STREAMS, most_each=MOST_STREAMS_EACH, what="streams")
+        self._tunnels = Load(most=MOST_TUNNELS, most_each=MOST_TUNNELS_EACH, what="connections to the bus")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = new_uid()
@@ -61,36 +69,43 @@ class Streams:
         structlog.contextvars.bind_contextvars(request_id=request_id)
         accepted = False
         try:
-            caller, method = await self._enter(scope, request_id)
-            with self._load.slot(caller.token):
+            caller = await self._enter(scope, request_id)
+            load = self._tunnels if scope["path"] == BUS else self._load
+            with load.slot(caller.token):
                 await receive()  # websocket.connect
                 await send({"type": "websocket.accept"})
                 accepted = True
+                said = _Said(receive)
                 with suppress(ClientDisconnected):
-                    await _carry(self._upstream, method, caller, receive, send)
+                    await _carry(said, self._answers(scope["path"], said, caller), send)
         except Exception as error:
             with suppress(ClientDisconnected):
                 await _refuse(error, send, request_id=request_id, accepted=accepted)
 
-    async def _enter(self, scope: Scope, request_id: str) -> tuple[Caller, str]:
+    def _answers(self, path: str, said: _Said, caller: Caller) -> AsyncGenerator[bytes, None]:
+        if path == BUS:
+            return self._tunnel.talk(said.messages())
+        return self._upstream.stream(SERVICE, PATHS[path], said.messages(), caller)
+
+    async def _enter(self, scope: Scope, request_id: str) -> Caller:
         headers = Headers(scope=scope)
         check_host(headers.getlist("host"), self._hosts)
         check_path(scope["path"], scope.get("raw_path", b""))
-        method = PATHS.get(scope["path"])
-        if method is None:
+        if scope["path"] != BUS and scope["path"] not in PATHS:
             raise problems.HttpError(404, "ROUTE_UNKNOWN", f"{scope['path']} is not a stream")
         # A browser cannot send this header with a WebSocket: no page opens one in somebody's name.
         token = bearer(headers.getlist("authorization"))
         principal = await self._authenticate(token)
-        return Caller(token=token, principal=principal, request_id=request_id), method
+        if scope["path"] == BUS:
+            check_may(principal)
+        return Caller(token=token, principal=principal, request_id=request_id)
 
 
-async def _carry(upstream: Upstream, method: str, caller: Caller, receive: Receive, send: Send) -> None:
-    """Both ways at once, until the RPC ends or the client leaves. Raises DomainError."""
-    said = _Said(receive)
+async def _carry(said: _Said, answers: AsyncGenerator[bytes, None], send: Send) -> None:
+    """Both ways at once, until the answers end or the client leaves. Raises DomainError."""
 
     async def pass_on() -> None:
-        async with aclosing(upstream.stream(SERVICE, method, said.messages(), caller)) as replies:
+        async with aclosing(answers) as replies:
             async for reply in replies:
                 await send({"type": "websocket.send", "bytes": reply})
         await send({"type": "websocket.close", "code": _NORMAL})
