@@ -26,7 +26,11 @@ class TransferError(Exception):
     """Bytes could not be moved, or are not the bytes that were promised."""
 
 
-class UrlExpired(TransferError):
+class StoreRefused(TransferError):
+    """The store does not take it, and says so."""
+
+
+class UrlExpired(StoreRefused):
     """The store refuses the URL: its quarter of an hour is over. Ask for a new one."""
 
 
@@ -150,4 +154,4 @@ def _check(response: http.client.HTTPResponse, answer: bytes) -> None:
         raise _AgainError(said)
     if response.status in EXPIRED:
         raise UrlExpired(f"the store refuses the URL: {said}")
-    raise TransferError(f"the store answers {said}: {answer[:200].decode('utf-8', 'replace')}")
+    raise StoreRefused(f"the store answers {said}: {answer[:200].decode('utf-8', 'replace')}")

@@ -8,10 +8,11 @@ import random
 import re
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._blobs import Store, StoreRefused, TransferError
 from cairn._http import Api, ApiError, Unreachable
 from cairn._transfer import Part, ask_uploads
 
@@ -21,6 +22,10 @@ POLL_SECONDS = (0.2, 2.0)
 _BACK_OFF_SECONDS = (0.5, 30.0)
 _AT_ONCE = 100
 _DIGEST = re.compile(r"[0-9a-f]{64}")
+# The server says that this can never be a blob.
+_NEVER = frozenset({400, 413, 422})
+# A store that refuses what it was asked for a moment ago is believed after so many times.
+_MOST_REFUSALS = 5
 _FAILURES = (TransferError, Unreachable, ApiError, OSError, ValueError)
 
 
@@ -35,15 +40,21 @@ def waiting(folder: Path) -> list[Path]:
 class Uploading:
     """A thread that looks into `folder`, in which files are named by their SHA-256.
 
-    `api` is asked before each try: None stands for "not now". One that the store refuses is tried again, ever
-    more seldom.
+    `api` is asked before each try: None stands for "not now". One that the server calls impossible is left
+    out, with a warning. One that the store refuses is tried again, ever more seldom; where `lost` is given it
+    is left out, too, after some times: nothing is to wait for it. `lost` hears of each that is left out.
     """
 
-    def __init__(self, folder: Path, *, team: str, api: Callable[[], Api | None]) -> None:
+    def __init__(
+        self, folder: Path, *, team: str, api: Callable[[], Api | None],
+        lost: Callable[[], None] | None = None,
+    ) -> None:  # fmt: skip
         self._folder = folder
         self._team = team
         self._api = api
+        self._lost = lost
         self._store = Store(patience=5.0)
+        self._refusals: Counter[str] = Counter()
         self._nudge = threading.Event()
         self._changed = threading.Condition()
         self._stopping = False
@@ -106,7 +117,19 @@ class Uploading:
         if api is None:
             raise ValueError("no server is configured")
         sizes = {path.name: path.stat().st_size for path in files}
-        urls = ask_uploads(api, self._team, [Part(digest, size) for digest, size in sizes.items() if size])
+        try:
+            urls = ask_uploads(
+                api, self._team, [Part(digest, size) for digest, size in sizes.items() if size]
+            )
+        except ApiError as error:
+            if error.status not in _NEVER:
+                raise
+            if len(files) == 1:
+                self._leave_out(files[0], error)
+            else:  # because of one of them
+                for path in files:
+                    self._send([path])
+            return
         failure: Exception | None = None
         for path in files:
             if self._stopping:
@@ -115,12 +138,26 @@ class Uploading:
                 if path.name in urls:
                     self._put(path, urls[path.name])
                 path.unlink(missing_ok=True)
-            except UrlExpired:
-                return  # the next try asks for new ones
+            except StoreRefused as error:
+                failure = self._refused(path, error)
             except TransferError as error:
                 failure = error  # of this one; the others may go
         if failure is not None:
             raise failure
+
+    def _refused(self, path: Path, error: StoreRefused) -> StoreRefused | None:
+        """What to say of it now; None: it was left out."""
+        self._refusals[path.name] += 1
+        if self._lost is None or self._refusals[path.name] < _MOST_REFUSALS:
+            return error
+        self._leave_out(path, error)
+        return None
+
+    def _leave_out(self, path: Path, error: Exception) -> None:
+        _log.warning("cairn: an image or table (%s) is left out, nobody takes it: %s", path.name[:12], error)
+        path.unlink(missing_ok=True)
+        if self._lost is not None:
+            self._lost()
 
     def _put(self, path: Path, url: str) -> None:
         data = path.read_bytes()

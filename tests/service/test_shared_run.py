@@ -351,8 +351,13 @@ def test_what_a_job_shows_before_it_is_killed_is_sent_by_its_runner(
 ) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "job.py").write_text(
-        "import os, cairn, numpy as np\n"
+        "import os, pathlib, cairn, numpy as np\n"
+        "from cairn._segments import media_folder\n"
         "cairn.log_image('large', np.random.default_rng(3).integers(0, 255, (300, 300, 3), dtype=np.uint8))\n"
+        "cairn.log({'loss': 1.0})\n"
+        # No server takes so much for an image; it holds up nothing.
+        "folder = media_folder(pathlib.Path(os.environ['CAIRN_SPOOL']))\n"
+        "with open(folder / ('f' * 64), 'wb') as file: file.truncate(3 << 30)\n"
         "os.kill(os.getpid(), 9)\n"
     )
     done = platform.cairn(
@@ -361,3 +366,7 @@ def test_what_a_job_shows_before_it_is_killed_is_sent_by_its_runner(
     uid = json.loads(done.stdout)["id"]
     wait_until(lambda: platform.cairn("media", uid, "--out", str(tmp_path / "out")).returncode == 0)
     assert (tmp_path / "out" / "large" / "0-0.png").stat().st_size > 200_000
+    wait_until(lambda: "1 points were lost" in platform.cairn("metrics", uid).stdout)
+    assert "1 points were lost" in platform.cairn("show", uid).stdout
+    page = browse(platform.cairn("open", "--print", uid).stdout.strip(), tmp_path / "profile")
+    assert "1 points were lost where they were logged" in page

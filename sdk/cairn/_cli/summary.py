@@ -88,7 +88,10 @@ def lost_text(run: Json) -> Text | None:
         f"{count:,} points {why}"
         for name, why in (
             ("rejected_points", "were refused: a key or step that cannot be, or a metric too many"),
-            ("dropped_points", "were lost where they were logged: its disk was full for too long"),
+            (
+                "dropped_points",
+                "were lost where they were logged: a full disk, or an image that the store refused",
+            ),
         )
         if (count := int(run.get(name) or 0))
     ]

@@ -9,6 +9,10 @@ import { ago, bytes, duration, elapsed, h, idOf, paced, param, plain, stateMark,
 
 const MOST_LINES = 2000;
 const FIRST_LINES = 300;
+const LOST = [
+  ["rejected_points", "were refused: a key or step that cannot be, or a metric too many"],
+  ["dropped_points", "were lost where they were logged: a full disk, or an image that the store refused"],
+];
 
 export class RunView {
   constructor(team, uid) {
@@ -27,6 +31,7 @@ export class RunView {
     this.facts = h("p", { class: "facts" });
     this.notes = h("p", { class: "notes", hidden: true });
     this.problem = h("div", { class: "card problem", hidden: true });
+    this.lost = h("div", { class: "card problem", hidden: true });
     this.attempts = h("div", { class: "attempts" });
     this.timeline = h("ol", { class: "timeline" });
     this.timelineCard = h("section", { class: "card pad", hidden: true }, h("h2", {}, "Timeline"), this.timeline);
@@ -37,7 +42,7 @@ export class RunView {
     this.noPoints = h("div", { class: "card pad dim" }, "No metrics yet. ", h("code", {}, "cairn.log({\"loss\": loss}, step=step)"), " draws a curve here.");
     const card = (title, ...inner) => h("section", { class: "card pad" }, h("h2", {}, title), ...inner);
     this.node = h("div", {},
-      h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem,
+      h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem, this.lost,
       h("div", { class: "cols" },
         h("div", {}, this.noPoints, this.charts.node, this.media.node, this.systemCard, this.logs.node),
         h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files), this.again.node,
@@ -139,6 +144,9 @@ export class RunView {
     const why = run.state === "PENDING" ? this.job?.reason : run.message;
     this.problem.hidden = !why || run.state === "SUCCEEDED";
     const cause = run.cause && run.state !== "PENDING" ? `${words(run.cause)}: ` : "";
+    const lost = LOST.filter(([name]) => run[name]).map(([name, said]) => `${run[name].toLocaleString("en")} points ${said}.`);
+    this.lost.hidden = !lost.length;
+    this.lost.textContent = lost.join(" ");
     this.problem.textContent = why ? `${run.state === "PENDING" ? "Waits: " : cause}${why}` : "";
   }
 
