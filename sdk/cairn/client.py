@@ -249,14 +249,17 @@ class Client(ResultCalls, MediaCalls, AccountCalls):
         max_buckets: int = 1000,
         start_step: int = 0,
         end_step: int = 0,
+        count_unbounded: bool = False,
     ) -> list[Json]:
-        """Metrics over steps, parallel arrays in buckets; no ``keys``: all."""
+        """Metrics over steps, parallel arrays in buckets; no ``keys``: all. With ``count_unbounded`` each
+        says how many of its values are NaN or infinite (``unbounded``)."""
         query: Query = {
             "run": [bare(run) for run in runs],
             "key": list(keys),
             "max_buckets": max_buckets,
             "start_step": start_step,
             "end_step": end_step,
+            "count_unbounded": "true" if count_unbounded else None,
         }
         return list(self.api.get(self._team("series"), query).get("series", []))
 

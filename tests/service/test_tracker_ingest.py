@@ -192,9 +192,18 @@ async def test_nan_and_infinities_are_kept_and_left_out_of_the_extremes(tracker:
         assert not wide.exact
         assert (list(wide.steps), list(wide.counts)) == ([1], [4])
         assert (list(wide.min), list(wide.max)) == ([2.0], [2.0])
+        counted = (await client.series(run, count_unbounded=True)).series
+        assert [each.unbounded for each in counted] == [4, 3]
+        assert not loss.HasField("unbounded")
+        over = spool.points([4, 5], loss=[1.0, 1.0])
+        await client.publish(over)
+        await client.applied(over)
+        (later,) = (await client.series(run, "loss", count_unbounded=True, end_step=4)).series
+        (mended,) = (await client.series(run, "loss", count_unbounded=True)).series
+        assert (later.unbounded, mended.unbounded) == (2, 2)
         told = (await client.runs.GetRun(tracker_pb2.GetRunRequest(name=run_name(run)))).summary
-        assert math.isnan(told["loss"].last)
-        assert (told["loss"].min, told["loss"].max, told["loss"].count) == (2.0, 2.0, 4)
+        assert told["loss"].last == 1.0
+        assert (told["loss"].min, told["loss"].max, told["loss"].count) == (1.0, 2.0, 5)
         assert not told["bad"].HasField("min")
 
 

@@ -52,7 +52,9 @@ def metrics(session: Session, run: str, keys: tuple[str, ...], as_csv: bool, sys
         return
     series = {
         str(each["key"]): each
-        for each in client.series([uid], with_axes([axes], _asked(summary, keys))[:100], max_buckets=DRAWN)
+        for each in client.series(
+            [uid], with_axes([axes], _asked(summary, keys))[:100], max_buckets=DRAWN, count_unbounded=True
+        )
     }
     over = {key: series.get(axis_of(axes, key)) for key in keys}
     series = {key: each for key, each in series.items() if key in (keys or summary)}
@@ -78,7 +80,16 @@ def _nothing(keys: tuple[str, ...]) -> str:
 
 def _table(summary: Json, series: dict[str, Json]) -> object:
     table = plain_table()
-    for title in ("METRIC", "LAST", "STEP", "MIN", "MAX", "POINTS"):
+    unbounded = {key: int(each.get("unbounded", 0)) for key, each in series.items()}
+    for title in (
+        "METRIC",
+        "LAST",
+        "STEP",
+        "MIN",
+        "MAX",
+        "POINTS",
+        *(["NAN/INF"] if any(unbounded.values()) else []),
+    ):
         table.add_column(title, justify="left" if title == "METRIC" else "right", no_wrap=True)
     table.add_column("COURSE", style="blue", no_wrap=True)
     for key in sorted(series):
@@ -86,6 +97,7 @@ def _table(summary: Json, series: dict[str, Json]) -> object:
         table.add_row(
             Text(clean(key), "cyan"), digits(told.get("last", 0)), str(told.get("last_step", 0)),
             digits(told.get("min")), digits(told.get("max")), str(told.get("count", 0)),
+            *([str(unbounded[key] or "")] if any(unbounded.values()) else []),
             sparkline(series[key].get("last", []), COURSE),
         )  # fmt: skip
     return table

@@ -84,6 +84,27 @@ ORDER BY run, key, first
 """  # noqa: S608
 
 
+# Of few steps, as a rule: only of those is looked up which value shows.
+_UNBOUNDED = f"""
+SELECT run, key, countIf(NOT isFinite(value))
+FROM (SELECT run, key, step, value {_RAW_ROWS}
+        AND (run, key, step) IN (SELECT run, key, step {_RAW_ROWS} AND NOT isFinite(value))
+      ORDER BY run, key, step, {LATEST_FIRST} LIMIT 1 BY run, key, step)
+GROUP BY run, key
+"""  # noqa: S608
+
+
+async def unbounded(
+    store: ClickHouse, team: str, names: Sequence[tuple[str, str]], *, first: int, end: int
+) -> dict[tuple[str, str], int]:
+    """How many steps show NaN or an infinity, by run and key; what has none is left out."""
+    if not names:
+        return {}
+    asked = {"team": team, "runs": sorted({run for run, _ in names}), "pairs": list(names)}
+    columns = await store.query(_UNBOUNDED, {**asked, "first": first, "end": end})
+    return {(run, key): int(count) for run, key, count in zip(*columns, strict=True) if count}
+
+
 async def extents(
     store: ClickHouse, team: str, *, runs: Sequence[str], keys: Sequence[str], first: int, end: int, most: int
 ) -> list[Extent]:

@@ -19,7 +19,7 @@ from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
 from cairn_common.paging import Position, decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import compare, expression, logs, search, series, tail, wire
+from cairn_tracker import compare, expression, logs, search, series, series_in_store, tail, wire
 from cairn_tracker.api.names import run_of, runs_of, team_of, unknown_run
 from cairn_tracker.batch import LAST_STEP, STREAMS, RunKey
 from cairn_tracker.changes import LONGEST_NOTES, LONGEST_TEXT, clean, clean_texts, plain
@@ -150,16 +150,23 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             raise InvalidArgument(f"keys: at most {_MOST_KEYS} can be asked for at once", field="keys")
         if request.start_step < 0 or request.end_step < 0 or request.max_buckets < 0:
             raise InvalidArgument("start_step, end_step and max_buckets must not be negative")
+        first, end = request.start_step, request.end_step or LAST_STEP + 1
         found = await series.series(
             self._store,
             team,
             runs=uids,
             keys=list(request.keys),
             max_buckets=min(request.max_buckets or 1_000, 10_000),
-            first=request.start_step,
-            end=request.end_step or LAST_STEP + 1,
+            first=first,
+            end=end,
         )
-        return tracker_pb2.QuerySeriesResponse(series=[wire.series(team, item) for item in found])
+        made = [wire.series(team, item) for item in found]
+        if request.count_unbounded:
+            names = [(item.run, item.key) for item in found]
+            counts = await series_in_store.unbounded(self._store, team, names, first=first, end=end)
+            for name, told in zip(names, made, strict=True):
+                told.unbounded = counts.get(name, 0)
+        return tracker_pb2.QuerySeriesResponse(series=made)
 
     async def TailSeries(
         self, request: tracker_pb2.TailSeriesRequest, context: Context
