@@ -35,6 +35,7 @@ _log = logging.getLogger("cairn")
 _STDOUT = 1
 _MAX_TEXT = 64 * 1024
 _LONGEST_GROUP = 500
+_LAST_STEP = _values.LAST_STEP
 _LONGEST_NOTES = 16_000
 
 
@@ -89,7 +90,7 @@ class Run:
                 with self._lock:
                     step = self._next_step
                     self._next_step = step + 1
-            elif type(step) is not int or step < 0:
+            elif type(step) is not int or not 0 <= step <= _LAST_STEP:
                 self._log_carefully(values, _values.whole_step(step), now)
                 return
             elif step >= self._next_step:

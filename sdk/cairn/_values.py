@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from cairn.media import Media
 
 _MAX_DEPTH = 20
-_STEP_LIMIT = 2**63
+#: The greatest step that a server takes, and that JSON and a spreadsheet still count exactly.
+LAST_STEP = 2**53 - 1
 
 
 def flatten(
@@ -30,9 +31,9 @@ def whole_step(step: object) -> int:
     """A step as an integer. Raises ValueError."""
     if hasattr(step, "item"):
         step = step.item()
-    if isinstance(step, (int, float)) and 0 <= step < _STEP_LIMIT and step == int(step):
+    if isinstance(step, (int, float)) and 0 <= step <= LAST_STEP and step == int(step):
         return int(step)
-    raise ValueError(f"a step is a whole number from 0 on, not {step!r}")
+    raise ValueError(f"a step is a whole number from 0 on, at most 2**53 - 1, not {step!r:.80}")
 
 
 def plain(value: Any, depth: int = 0) -> Any:
@@ -68,7 +69,8 @@ def _flatten_into(
                 flat[_frames.check_key(key)] = _scalar(key, value)
         except Exception as error:  # user objects may raise anything from item() or float()
             text = str(error)
-            report(text if repr(key) in text else f"the value of {key!r} is no number: {text}")
+            told = repr(key)[:40] in text
+            report(text if told else f"the value of {key!r:.80} is no number: {text:.200}")
 
 
 def _media(value: object) -> list[Media] | None:
@@ -88,7 +90,7 @@ def _scalar(key: str, value: object) -> float:
             value = item()
         if hasattr(value, "__float__"):
             return float(cast(SupportsFloat, value))
-    raise ValueError(f"the value of {key!r} is no number: {type(value).__name__}")
+    raise ValueError(f"the value of {key!r:.80} is no number: {type(value).__name__}")
 
 
 def name(given: Any, what: str, *, empty: bool = False) -> str:

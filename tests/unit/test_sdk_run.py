@@ -69,7 +69,7 @@ def test_nested_metrics_are_joined_by_a_slash() -> None:
 
 BAD: list[dict[Any, Any]] = [
     {"x": "text"}, {"x": None}, {"x": [1, 2]}, {"x": np.zeros(3)}, {"x": 10**400}, {"x": object()}, {"": 1},
-    {"a\nb": 1}, {"k" * 300: 1}, {"\ud800": 1}, {"x": 1j}, {"x": b"1"},
+    {"a\nb": 1}, {"k" * 300: 1}, {"\ud800": 1}, {"x": 1j}, {"x": b"1"}, {"x": "1" * 10**7}, {"k" * 10**6: 1},
 ]  # fmt: skip
 
 
@@ -81,7 +81,8 @@ def test_a_bad_value_costs_one_warning_and_the_others_are_kept(
     for _ in range(3):
         cairn.log({**bad, "good": 1.0})
     assert values_of(run, "good") == [(0, 1.0), (1, 1.0), (2, 1.0)]
-    assert len(caplog.records) == 1
+    (said,) = caplog.records
+    assert len(said.getMessage()) < 400
 
 
 def test_a_dict_that_holds_itself_ends() -> None:
@@ -92,12 +93,15 @@ def test_a_dict_that_holds_itself_ends() -> None:
     assert values_of(run, "good") == [(0, 1.0)]
 
 
-@pytest.mark.parametrize("step", [-1, 1.5, math.nan, "seven", 2**63, [1]])
+@pytest.mark.parametrize(
+    "step", [-1, 1.5, math.nan, "seven", 2**53, 2**63, 2**70, pytest.param(10**5_000, id="huge"), [1]]
+)
 def test_a_bad_step_costs_a_warning_never_an_exception(step: Any, caplog: pytest.LogCaptureFixture) -> None:
     run = cairn.init()
     cairn.log({"a": 1.0}, step=step)
     cairn.log({"a": 2.0}, step=np.int64(3))  # type: ignore[arg-type]
-    assert values_of(run, "a") == [(3, 2.0)]
+    cairn.log({"a": 3.0})
+    assert values_of(run, "a") == [(3, 2.0), (4, 3.0)], "nor those that follow"
     assert len(caplog.records) == 1
 
 

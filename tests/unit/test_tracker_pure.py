@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import math
+import random
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,39 @@ from cairn_tracker.native import Labels, encode
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 RUN = RunKey("main", "01" + "j" * 24)
+
+
+def torn(chance: random.Random, data: bytes) -> bytes:
+    """A message of which a few bytes are others, gone or too many."""
+    made = bytearray(data)
+    for _ in range(chance.randint(1, 4)):
+        place = chance.randrange(len(made))
+        match chance.randrange(3):
+            case 0:
+                made[place] = chance.randrange(256)
+            case 1:
+                del made[place : place + chance.randint(1, 3)]
+            case 2:
+                made[place:place] = chance.randbytes(chance.randint(1, 3))
+    return bytes(made)
+
+
+def test_whatever_columns_a_torn_message_has_their_points_are_kept_or_counted() -> None:
+    chance, read = random.Random(5), 0
+    good = events_pb2.JobEvent(writer="w", segment=1, end_offset=100, attempt=1)
+    good.points_logged.blocks.add(keys=["a", "b"], steps=[1, 2**40, 7], times=[1e9] * 3, values=[1.0] * 6)
+    good.points_logged.blocks.add(keys=["c"], steps=range(5), times=[1e9] * 5, values=[math.nan] * 5)
+    for _ in range(3_000):
+        try:
+            message = events_pb2.PointsEvent.FromString(torn(chance, good.SerializeToString()))
+        except DecodeError:
+            continue
+        read += 1
+        found = layout.points([Event(RUN, 1e9, message)])
+        assert {len(column) for column in (found.step, found.time, found.value, found.metric)} == {len(found)}
+        assert np.all((found.step >= 0) & (found.step <= batch.LAST_STEP))
+        assert sum(found.rejected.values()) >= 0
+    assert read > 200
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ def metrics(session: Session, run: str, keys: tuple[str, ...], as_csv: bool, sys
         raise CliError(_nothing(keys), code=NOT_FOUND, hint=f"`cairn metrics {run}` lists what there is")
     session.out.print(_table(summary, series))
     if lost := lost_text(told):
-        session.say(lost)
+        session.out.print(lost)
     for key in keys:
         if key in series:
             _draw(session, series[key], over[key])
