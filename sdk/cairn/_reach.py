@@ -21,12 +21,13 @@ class Way:
 
     def __init__(self, link: Link, *, detour: bool) -> None:
         self.link = link
-        self._until = time.monotonic() + DETOUR_SECONDS if detour else None
+        self.detour = detour
+        self._opened = time.monotonic()
 
     @property
     def worn(self) -> bool:
         """It was good for want of a better one, long enough."""
-        return self._until is not None and time.monotonic() >= self._until
+        return self.detour and time.monotonic() >= self._opened + DETOUR_SECONDS
 
 
 async def reach(

@@ -7,6 +7,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -16,7 +17,7 @@ import pytest
 from nats.js.client import JetStreamContext
 
 import cairn
-from cairn import _ship
+from cairn import _reach, _ship
 from cairn._batch import Identity
 from cairn._frames import LineRecord
 from cairn._segments import segments, writers
@@ -26,6 +27,7 @@ from cairn.job.v1 import events_pb2
 from cairn_server import ports
 from cairn_server.backends import wheels
 from tests.harness import kills, servers, streams
+from tests.harness.gateway import gateway, neighbours
 
 Mark = tuple[int, int]
 
@@ -172,6 +174,38 @@ async def test_exactly_what_was_logged_arrives_though_the_bus_is_killed_twice(
         mine = [event for event in found if event.writer == writer.uid]
         assert steps_of(mine) == list(range(6000))
         assert segments(writer.folder)[0] > 1, "shipped segments are removed"
+
+
+async def test_it_goes_through_the_gateway_until_the_buss_own_port_answers_again(
+    bus: servers.Nats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await streams.make(bus.url)
+    writer, closed, reached = Writer(tmp_path / "spool"), "nats://127.0.0.1:1", threading.Event()
+    async with (
+        neighbours() as behind,
+        gateway(bus.url, behind.address) as door,
+        asyncio.timeout(60),
+    ):
+        token = behind.caller("cairn_of_the_shipper", "main")
+        shipper = Shipper(
+            writer.spool, Identity("main", "run1"), token=lambda: token, gateway=str(door.base_url),
+            bus_url=lambda: bus.url if reached.is_set() else closed,
+        )  # fmt: skip
+        shipper.start()
+        for turn in range(2):
+            for step in range(turn * 3_000, turn * 3_000 + 3_000):
+                writer.points(("loss", f"k{step % 3}"), (float(step), 1.0), step, 1.0)
+            assert await asyncio.to_thread(shipper.wait_empty, 30)
+            assert (way := shipper._way) is not None
+            assert way.detour
+        reached.set()
+        monkeypatch.setattr(_reach, "DETOUR_SECONDS", 0.0)
+        writer.points(("loss",), (1.0,), 6_000, 1.0)
+        assert await asyncio.to_thread(shipper.wait_empty, 30)
+        assert (way := shipper._way) is not None
+        assert not way.detour
+        await asyncio.to_thread(shipper.stop)
+    assert steps_of((await read_once(bus.url))[0]) == list(range(6_001))
 
 
 SHIPPING = """
