@@ -195,7 +195,7 @@ async def test_nan_and_infinities_are_kept_and_left_out_of_the_extremes(tracker:
         counted = (await client.series(run, count_unbounded=True)).series
         assert [each.unbounded for each in counted] == [4, 3]
         assert not loss.HasField("unbounded")
-        over = spool.points([4, 5], loss=[1.0, 1.0])
+        over = spool.points([4, 5], time=1_700_000_100.0, loss=[1.0, 1.0])
         await client.publish(over)
         await client.applied(over)
         (later,) = (await client.series(run, "loss", count_unbounded=True, end_step=4)).series
