@@ -2,7 +2,8 @@
 
 The same training (`STEPS` steps of about 20 ms in pure Python, 10 scalars logged at each) runs without a log,
 with a server that takes what is logged, and with one that is away for the whole job, its gateway too: each in
-a process of its own, `ROUNDS` (7) times in turn. How much longer it takes than without a log is told in
+a process of its own, `ROUNDS` (7) times in turn, from a while after `init` on (what imports for the first
+time does so beside it). How much longer it takes than without a log is told in
 processor time of all its threads and by the clock, as the median over the rounds, in percent; `noise` is by
 how much the training without a log differs from itself, one half of its steps against the other. Then the
 server comes back and `cairn.sync` sends what was kept: `lost` and `doubled` must be 0.
@@ -32,7 +33,7 @@ from cairn._local import local_runs
 from tests.bench.bench_sdk_kills import read_spool
 from tests.harness import servers, streams
 
-STEPS, WORK, WIDTH = 120, 400_000, 10
+STEPS, WORK, WIDTH = 150, 400_000, 10
 CALLS = 400_000
 CASES = ("none", "up", "away")
 
@@ -43,6 +44,7 @@ if log:
     import cairn
     cairn.init(capture=False)
 values = {{f"metric/{{number}}": float(number) for number in range({WIDTH})}}
+time.sleep(1.5)
 sum(number * number for number in range({WORK}))
 halves = []
 for half in range(2):
