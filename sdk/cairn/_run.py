@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cairn._shipping import Shipping
 
 _log = logging.getLogger("cairn")
+_now = time.time
 
 _STDOUT = 1
 _MAX_TEXT = 64 * 1024
@@ -81,7 +82,7 @@ class Run:
         `Histogram`, `Table` or `Image`, or a list of them; what is neither that nor a number is left out with
         one warning. Never raises, unless the run is `strict` (ValueError then).
         """
-        now = time.time()
+        now = _now()
         try:
             if type(values) is not dict or self.finished:
                 self._log_other(values, step, now)

@@ -53,6 +53,14 @@ class SegmentReader:
             pass
         self.offset = offset
 
+    def has_more(self) -> bool:
+        """Whether something was written behind the offset: what a segment has its room for is zeros."""
+        try:
+            with open(self.path, "rb", buffering=0) as file:
+                return any(os.pread(file.fileno(), _frames.HEADER.size, self.offset))
+        except FileNotFoundError:
+            return False
+
     def read(self) -> list[Frame]:
         """The next records (about 2 MiB of them at most), shape definitions included."""
         return self._take(_frames.split_frames)

@@ -1,7 +1,8 @@
 """A spool: what one process logged, in append-only segment files ``<spool>/<writer>/<segment:08d>.seg``.
 
-Each record is one `os.write` to an O_APPEND file, so whatever a call returned from survives SIGKILL; a
-background thread brings it to the disk within a second, so a power cut takes at most that much.
+Each record is in the kernel's hands when the call returns (`cairn/_append.py`), so whatever a call returned
+from survives SIGKILL; a background thread brings it to the disk within a second, so a power cut takes at
+most that much.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 from zlib import crc32
 
 from cairn import _frames
+from cairn._append import STEP_BYTES, Appending
 from cairn._frames import LineRecord, Shape
 from cairn._ids import new_uid
 from cairn._segments import segment_path
@@ -35,7 +37,7 @@ _SYNC_SECONDS = 0.5
 # The disk is full: the segment is as it was, and goes on when there is room.
 _KEEP_SEGMENT = {errno.ENOSPC, errno.EDQUOT}
 
-_POINT, _head, _crc32, _os_write = _frames.POINT, _frames.HEADER.pack, crc32, os.write
+_POINT, _head = _frames.POINT, _frames.HEADER.pack
 _to_disk = getattr(os, "fdatasync", os.fsync)
 
 
@@ -48,6 +50,10 @@ class _Kept:
     points: int
 
 
+# Of a shape how to pack a row, its number, the size of a row's payload and of its frame; and its segment.
+_Known = tuple[Callable[..., bytes], int, int, int, Appending]
+
+
 class Writer:
     """Appends records to one process's segments. Safe in threads, after fork, and in signal handlers.
 
@@ -56,13 +62,15 @@ class Writer:
     """
 
     def __init__(
-        self, spool: Path, *, segment_bytes: int = SEGMENT_BYTES, ring_bytes: int = RING_BYTES
-    ) -> None:
+        self, spool: Path, *, segment_bytes: int = SEGMENT_BYTES, ring_bytes: int = RING_BYTES,
+        step_bytes: int = STEP_BYTES,
+    ) -> None:  # fmt: skip
         self.spool = spool
         self.dropped = 0
         self._dropped_told = 0
         self._segment_bytes = segment_bytes
         self._ring_bytes = ring_bytes
+        self._step_bytes = step_bytes
         self._warned = False
         self._reason = ""
         self._begin()
@@ -73,10 +81,10 @@ class Writer:
         self.uid = new_uid()
         # Re-entrant: a signal handler may log while the same thread is in here.
         self._lock = threading.RLock()
-        self._file = -1
+        self._current: Appending | None = None
         self._segment = 0
-        self._offset = 0
-        self._shapes: dict[tuple[Any, ...], Shape] = {}
+        # Of the open segment, with it; empty without one.
+        self._shapes: dict[tuple[Any, ...], _Known] = {}
         # Wide rows have no shape of their own; this spares them the check of every key.
         self._checked: set[tuple[Any, ...]] = set()
         self._retired: list[int] = []
@@ -88,11 +96,10 @@ class Writer:
         self._syncer: threading.Thread | None = None
 
     def _after_fork(self) -> None:
-        inherited = [self._file, *self._retired]
+        inherited = [*self._retired, *([self._current.file] if self._current is not None else [])]
         self._begin()
         for file in inherited:
-            if file >= 0:
-                os.close(file)
+            os.close(file)
 
     @property
     def folder(self) -> Path:
@@ -113,21 +120,25 @@ class Writer:
         if a value is no number or a key cannot be one.
         """
         with self._lock:
-            shape = self._shapes.get(keys)
-            if shape is None:
+            known = self._shapes.get(keys)
+            if known is None:
                 self._new_row(keys, values, step, time)
                 return
-            # What follows is `Shape.row` and `_write` without the time that calls take, for a loop waits.
-            payload = shape.pack(_POINT, shape.number, time, step, *values)
-            data = _head(shape.size, _crc32(payload)) + payload
+            # What follows is `Shape.row` and `Appending.append` without the time that calls take, for a loop
+            # waits.
+            pack, number, size, whole, segment = known
+            payload = pack(_POINT, number, time, step, *values)
+            data = _head(size, crc32(payload)) + payload
+            # A signal's handler may log, too, but not between these lines: it runs behind a call.
+            begin = segment.offset
+            end = begin + whole
+            if end <= segment.room:
+                segment.map[begin:end] = data
+                segment.offset = end
+                return
             if not self._ring:
                 try:
-                    written = _os_write(self._file, data)
-                    offset = self._offset + written
-                    if written == shape.whole and self._dirty and offset < self._segment_bytes:
-                        self._offset = offset
-                    else:
-                        self._written(data, written)
+                    self._write(data, segment)
                     return
                 except OSError as error:
                     self._refused(error)
@@ -152,9 +163,12 @@ class Writer:
         """Brings everything to the disk, and tries again what it refused before."""
         with self._lock:
             self._retry()
+            files, self._retired = self._retired, []
+            if self._current is not None:
+                files.append(os.dup(self._current.file))
+                # The next record wakes the thread that brings it to the disk.
+                self._current.room = 0
             self._dirty = False
-            files = [*self._retired, *([os.dup(self._file)] if self._file >= 0 else [])]
-            self._retired = []
         for file in files:
             try:
                 _to_disk(file)
@@ -169,9 +183,10 @@ class Writer:
         with self._lock:
             self._closed = True
             self._wake.set()
-            if self._file >= 0:
-                os.close(self._file)
-                self._file = -1
+            self._leave()
+            files, self._retired = self._retired, []
+        for file in files:
+            os.close(file)
 
     def _new_row(self, keys: tuple[Any, ...], values: Collection[Any], step: int, time: float) -> None:
         if not keys:
@@ -185,22 +200,24 @@ class Writer:
 
     def _put_row(self, keys: tuple[str, ...], values: tuple[Any, ...], step: int, time: float) -> None:
         """Writes a row and the definitions that its segment lacks; a wide one as several rows, at once."""
-        if self._file < 0 or len(self._shapes) >= _MAX_SHAPES:
-            self._open()
+        segment = self._current
+        if segment is None or len(self._shapes) >= _MAX_SHAPES:
+            segment = self._open()
         parts: list[bytes] = []
-        fresh: list[Shape] = []
+        fresh: dict[tuple[Any, ...], _Known] = {}
         for first in range(0, len(keys), _frames.MAX_KEYS):
             some = keys[first : first + _frames.MAX_KEYS]
-            shape = self._shapes.get(some)
-            if shape is None:
+            known = self._shapes.get(some)
+            if known is None:
                 shape = Shape(len(self._shapes) + len(fresh), some)
-                fresh.append(shape)
+                known = fresh[some] = (shape.pack, shape.number, shape.size, shape.whole, segment)
                 parts.append(shape.definition())
-            parts.append(shape.row(values[first : first + _frames.MAX_KEYS], step, time))
-        segment = self._segment
-        self._write(b"".join(parts))
-        if segment == self._segment:
-            self._shapes.update((shape.keys, shape) for shape in fresh)
+            pack, number = known[:2]
+            row = values[first : first + _frames.MAX_KEYS]
+            parts.append(_frames.frame(pack(_POINT, number, time, step, *row)))
+        self._write(b"".join(parts), segment)
+        if segment is self._current:
+            self._shapes.update(fresh)
 
     def _append(self, data: bytes) -> None:
         if data:
@@ -222,47 +239,44 @@ class Writer:
                     return False
         return False
 
-    def _write(self, data: bytes) -> None:
-        if self._file < 0:
-            self._open()
-        self._written(data, _os_write(self._file, data))
-
-    def _written(self, data: bytes, written: int) -> None:
-        """So much of this was written behind the rest of the segment."""
-        if written != len(data):
-            self._write_rest(data, written)
-            written = len(data)
-        self._offset += written
+    def _write(self, data: bytes, segment: Appending | None = None) -> None:
+        """Appends to the segment, where it has to be this one, or else to any. Raises OSError."""
+        segment = segment or self._current or self._open()
+        segment.append(data)
         if not self._dirty:
             self._dirty = True
             self._wake_syncer()
-        if self._offset >= self._segment_bytes:
-            try:
-                self._open()
-            except OSError:
-                pass  # this segment goes on; the next write tries again
+        if segment.offset < self._segment_bytes:
+            segment.allow(0 if self._ring else self._segment_bytes)
+            return
+        try:
+            self._open()
+        except OSError:
+            pass  # this segment goes on; the next write tries again
 
-    def _open(self) -> None:
+    def _open(self) -> Appending:
+        """Begins the next segment, and leaves the one before it."""
         folder = self.folder
         if self._segment == 0:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        path = segment_path(folder, self._segment + 1)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        if self._file >= 0:
-            self._retired.append(self._file)
-        self._file = file
-        self._segment += 1
-        self._offset = 0
-        self._shapes = {}
-
-    def _write_rest(self, data: bytes, written: int) -> None:
-        """Goes on after the disk took a part only; takes that part back if it refuses the rest."""
+        before = self._segment
         try:
-            while written < len(data):
-                written += os.write(self._file, data[written:])
-        except OSError:
-            os.ftruncate(self._file, self._offset)
-            raise
+            opened = Appending(segment_path(folder, before + 1), step=self._step_bytes)
+        except FileExistsError:
+            if self._segment == before or self._current is None:
+                raise
+            return self._current  # a signal's handler came first
+        self._leave()
+        self._current = opened
+        self._segment += 1
+        return opened
+
+    def _leave(self) -> None:
+        """The segment is as it should be, or broken: the next record begins another one."""
+        if self._current is not None:
+            self._retired.append(self._current.leave())
+            self._current = None
+        self._shapes = {}
 
     def _refused(self, error: OSError) -> bool:
         """Whether another try, in a new segment, may help."""
@@ -270,11 +284,7 @@ class Writer:
             self._reason = error.strerror or str(error)
             if error.errno in _KEEP_SEGMENT:
                 return False
-            # Too large a file, or a broken one.
-            if self._file >= 0:
-                self._retired.append(self._file)
-                self._file = -1
-            self._shapes = {}
+            self._leave()  # too large a file, or a broken one
             return True
 
     def _keep(self, write: Callable[[], None], size: int, points: int) -> None:
@@ -285,6 +295,8 @@ class Writer:
                 self.spool, self._reason, self._ring_bytes >> 20,
             )  # fmt: skip
         self._wake_syncer()
+        if self._current is not None:
+            self._current.room = 0  # what comes next is to wait behind it
         size += 200  # what the record costs besides its bytes
         self._ring.append(_Kept(write, size, points))
         self._ring_size += size

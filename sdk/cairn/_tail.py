@@ -42,7 +42,7 @@ class Tail:
         while True:
             # Asked first: the last record of a segment is written before the next segment is made.
             closed = segment_path(self.folder, self.segment + 1).exists()
-            frames = self._reader.read_rows() if self._grew() else []
+            frames = self._reader.read_rows() if self._reader.has_more() else []
             found = list(messages(frames, shapes=self._reader.shapes, start=self.offset, cuts=self._cuts))
             if found:
                 self._cuts = {message.end for message in found}
@@ -64,12 +64,6 @@ class Tail:
             os.replace(temporary, self.folder / "shipped")
         except OSError as error:  # a full disk: after a crash more is sent twice, and counted once
             _log.info("cairn: cannot save how far %s was shipped: %s", self.folder, error)
-
-    def _grew(self) -> bool:
-        try:
-            return os.stat(self._reader.path).st_size > self._reader.offset
-        except FileNotFoundError:
-            return False
 
     def _next_segment(self) -> None:
         done = self._reader.path

@@ -198,7 +198,7 @@ def torn(spool: Path) -> tuple[int, int]:
             reader = SegmentReader(segment_path(folder, number))
             while reader.read():
                 pass
-            if reader.offset != reader.path.stat().st_size:
+            if reader.has_more():
                 early, late = early + (number != there[-1]), late + (number == there[-1])
     return early, late
 

@@ -11,6 +11,7 @@ import struct
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -205,18 +206,20 @@ def test_kill_9_loses_nothing_that_log_returned_from(tmp_path: Path) -> None:
 def test_a_full_disk_warns_once_keeps_a_ring_and_counts_what_it_drops(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    writer = Writer(tmp_path, ring_bytes=50_000)
+    writer = Writer(tmp_path, ring_bytes=50_000, step_bytes=0)
     put(writer, 0, a=0.0)
+    assert writer._current is not None
+    file = writer._current.file
     full = os.open("/dev/full", os.O_WRONLY)
-    usual = os.dup(writer._file)
-    os.dup2(full, writer._file)
+    usual = os.dup(file)
+    os.dup2(full, file)
     for step in range(1, 1001):
         put(writer, step, a=float(step), b=1.0)
     assert len(caplog.records) == 1
     assert 0 < writer.waiting < 1000
     assert writer.dropped == 2 * (1000 - writer.waiting)
     first = 1001 - writer.waiting
-    os.dup2(usual, writer._file)
+    os.dup2(usual, file)
     writer.close()
     os.close(full)
     os.close(usual)
@@ -228,6 +231,102 @@ def test_a_full_disk_warns_once_keeps_a_ring_and_counts_what_it_drops(
     assert json.loads(frames[-1][1:]) == told
     writer.close()
     assert len([*read_all(writer.folder)]) == len(frames), "it is said once"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=64k,mode=755", "tmpfs", str(disk)]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("file systems cannot be mounted here")
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+
+
+def test_a_disk_that_fills_up_under_a_mapped_segment_loses_nothing(small_disk: Path) -> None:
+    writer = Writer(small_disk, step_bytes=8192)
+    for step in range(3000):
+        put(writer, step, a=float(step))
+    assert writer.waiting, "it does not hold all of them"
+    assert os.statvfs(small_disk).f_bavail == 0, "all of it is used"
+    subprocess.run(["mount", "-o", "remount,size=1M", str(small_disk)], check=True)
+    writer.close()
+    assert not writer.waiting
+    assert not writer.dropped
+    assert rows_of(writer.folder) == [(step, {"a": float(step)}) for step in range(3000)]
+
+
+def test_a_segment_has_the_same_bytes_whether_it_is_mapped_or_written(tmp_path: Path) -> None:
+    made = []
+    for step_bytes in (0, 4096):
+        writer = Writer(tmp_path, segment_bytes=30_000, step_bytes=step_bytes)
+        for step in range(2000):
+            put(writer, step, **{f"k{step % 3}": step / 3, "b": 1.0})
+            if step == 1000:
+                writer.flush()
+                writer.lines([LineRecord(1.0, 1, 0, 1, "x" * 20_000)])
+        writer.close()
+        made.append([segment_path(writer.folder, n).read_bytes() for n in segments(writer.folder)])
+    assert len(made[0]) > 3
+    assert made[0] == made[1]
+
+
+def test_behind_what_a_killed_writer_wrote_into_its_map_nothing_is_read(tmp_path: Path) -> None:
+    writer = Writer(tmp_path, step_bytes=4096)
+    for step in range(3):
+        put(writer, step, a=1.0)
+    path = segment_path(writer.folder, 1)
+    assert path.stat().st_size == 4096, "the rest of what is mapped is zeros"
+    reader = SegmentReader(path)
+    end = reader.read()[-1].end
+    assert not reader.has_more()
+    assert reader.read() == []
+    put(writer, 3, a=1.0)
+    whole = path.read_bytes()
+    last = SegmentReader(path).read()[-1]
+    assert (last.start, reader.has_more()) == (end, True)
+    for cut in range(last.start + 1, last.end):
+        torn = tmp_path / "torn.seg"
+        torn.write_bytes(whole[:cut] + bytes(4096 - cut))
+        for read in (SegmentReader(torn), SegmentReader(torn, end)):
+            while read.read_rows():
+                pass
+            assert read.offset == end
+
+
+HANDLING = """
+import signal, sys
+from pathlib import Path
+from cairn._spool import Writer
+writer = Writer(Path(sys.argv[1]), segment_bytes=5000, step_bytes=4096)
+count = 0
+def handle(*_):
+    global count
+    count += 1
+    writer.points(("handler",), (1.0,), count, 1.0)
+    signal.setitimer(signal.ITIMER_REAL, 0.0001)
+signal.signal(signal.SIGALRM, handle)
+signal.setitimer(signal.ITIMER_REAL, 0.0001)
+step = 0
+while count < 2000:
+    writer.points(("loop",), (1.0,), step, 1.0)
+    step += 1
+signal.signal(signal.SIGALRM, signal.SIG_IGN)
+writer.close()
+print(step, count)
+"""
+
+
+def test_a_signals_handler_may_log_in_the_midst_of_a_log(tmp_path: Path) -> None:
+    told = subprocess.run([sys.executable, "-c", HANDLING, str(tmp_path)], stdout=subprocess.PIPE, check=True)
+    steps, count = map(int, told.stdout.split())
+    (folder,) = writers(tmp_path)
+    rows = rows_of(folder)
+    assert [step for step, row in rows if "loop" in row] == list(range(steps))
+    assert [step for step, row in rows if "handler" in row] == list(range(1, count + 1))
 
 
 def test_a_row_after_close_is_whole_in_a_new_segment(tmp_path: Path) -> None:
