@@ -25,10 +25,14 @@ _POPULATE = 23
 _SAFE = {"ext4", "f2fs", "overlay", "tmpfs", "xfs"}
 
 
+class Left(OSError):
+    """Another segment has been begun meanwhile: what is written goes there."""
+
+
 class Appending:
     """An open segment. `append` raises OSError, with nothing written."""
 
-    __slots__ = ("_left", "_mapped", "_step", "file", "map", "offset", "room")
+    __slots__ = ("_left", "_mapped", "_step", "file", "map", "offset", "room", "shapes")
 
     def __init__(self, path: Path, *, step: int = STEP_BYTES) -> None:
         how = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -37,6 +41,8 @@ class Appending:
         self.offset = 0
         #: So far whoever holds the writer's lock may put bytes into `map` at `offset`, and add to it.
         self.room = 0
+        #: Numbers that shapes of it have taken.
+        self.shapes = 0
         self._step = step if _is_safe(os.fstat(self.file).st_dev) else 0
         self._mapped = 0
         self._left = False
@@ -47,7 +53,7 @@ class Appending:
         while self._step and self.offset + size > self._mapped:
             self._grow(self.offset + size)
         if self._left:
-            raise OSError(errno.EBADF, "the segment has been left")
+            raise Left(errno.EBADF, "the segment has been left")
         if self.map is None:
             self._write(data)
             return

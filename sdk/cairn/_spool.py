@@ -18,11 +18,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any
 from zlib import crc32
 
 from cairn import _frames
-from cairn._append import STEP_BYTES, Appending
+from cairn._append import STEP_BYTES, Appending, Left
 from cairn._frames import LineRecord, Shape
 from cairn._ids import new_uid
 from cairn._segments import segment_path
@@ -92,7 +93,8 @@ class Writer:
         self._ring_size = 0
         self._dirty = False
         self._closed = False
-        self._wake = threading.Event()
+        # Not an Event: a handler of a signal that comes while one is set waits for itself.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._syncer: threading.Thread | None = None
 
     def _after_fork(self) -> None:
@@ -182,7 +184,7 @@ class Writer:
         self.flush()
         with self._lock:
             self._closed = True
-            self._wake.set()
+            self._wake.put(None)
             self._leave()
             files, self._retired = self._retired, []
         for file in files:
@@ -201,7 +203,7 @@ class Writer:
     def _put_row(self, keys: tuple[str, ...], values: tuple[Any, ...], step: int, time: float) -> None:
         """Writes a row and the definitions that its segment lacks; a wide one as several rows, at once."""
         segment = self._current
-        if segment is None or len(self._shapes) >= _MAX_SHAPES:
+        if segment is None or segment.shapes >= _MAX_SHAPES:
             segment = self._open()
         parts: list[bytes] = []
         fresh: dict[tuple[Any, ...], _Known] = {}
@@ -209,7 +211,10 @@ class Writer:
             some = keys[first : first + _frames.MAX_KEYS]
             known = self._shapes.get(some)
             if known is None:
-                shape = Shape(len(self._shapes) + len(fresh), some)
+                # Taken at once: a signal's handler may write another one first.
+                number = segment.shapes
+                segment.shapes = number + 1
+                shape = Shape(number, some)
                 known = fresh[some] = (shape.pack, shape.number, shape.size, shape.whole, segment)
                 parts.append(shape.definition())
             pack, number = known[:2]
@@ -266,20 +271,24 @@ class Writer:
             if self._segment == before or self._current is None:
                 raise
             return self._current  # a signal's handler came first
-        self._leave()
-        self._current = opened
-        self._segment += 1
+        # Between these lines comes no signal's handler, which would find one without the other.
+        old = self._current
+        self._current, self._segment, self._shapes = opened, before + 1, {}
+        if old is not None:
+            self._retired.append(old.leave())
         return opened
 
     def _leave(self) -> None:
         """The segment is as it should be, or broken: the next record begins another one."""
-        if self._current is not None:
-            self._retired.append(self._current.leave())
-            self._current = None
-        self._shapes = {}
+        old = self._current
+        self._current, self._shapes = None, {}
+        if old is not None:
+            self._retired.append(old.leave())
 
     def _refused(self, error: OSError) -> bool:
         """Whether another try, in a new segment, may help."""
+        if isinstance(error, Left):
+            return True
         with self._lock:
             self._reason = error.strerror or str(error)
             if error.errno in _KEEP_SEGMENT:
@@ -327,22 +336,23 @@ class Writer:
                 self._syncer.start()
             except RuntimeError:  # the interpreter is on its way out; finish() flushes
                 pass
-        self._wake.set()
+        self._wake.put(None)
 
 
-def _sync_forever(reference: weakref.ref[Writer], wake: threading.Event) -> None:
+def _sync_forever(reference: weakref.ref[Writer], wake: SimpleQueue[None]) -> None:
     """Flushes a writer half a second after it got something; sleeps for good while it has nothing."""
     pause = threading.Event()
     while True:
-        wake.wait()
-        wake.clear()
+        wake.get()
         pause.wait(_SYNC_SECONDS)
+        while not wake.empty():
+            wake.get()
         writer = reference()
         if writer is None or writer._closed:
             return
         writer.flush()
         if writer.waiting:
-            wake.set()
+            wake.put(None)
         del writer
 
 
