@@ -32,6 +32,7 @@ class Call:
     request: Any
     token: str
     request_id: str
+    traceparent: str = ""
 
 
 @dataclass
@@ -57,7 +58,8 @@ class Neighbours:
         metadata = dict(context.invocation_metadata() or ())
         token = str(metadata.get("authorization", "")).removeprefix("Bearer ")
         name = method.rpartition("/")[2]
-        self.calls.append(Call(name, request, token, str(metadata.get("x-request-id", ""))))
+        told = (str(metadata.get(header, "")) for header in ("x-request-id", "traceparent"))
+        self.calls.append(Call(name, request, token, *told))
         if name == "CheckToken":
             asked = self.tokens.get(request.token)
             return asked if asked is not None else await fail(context, Unauthenticated("not known here"))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
+import structlog
 
 from cairn_common import bus as buses
 from cairn_common import db as databases
-from cairn_common import outbox, subjects
+from cairn_common import outbox, subjects, trace
 from cairn_common.bus import Bus, Message
 from cairn_common.db import Database, pool
 from cairn_common.errors import InvalidArgument, Unavailable
@@ -195,6 +197,43 @@ async def test_a_fact_is_told_with_its_change_or_not_at_all(nats_url: str, db: D
         finally:
             relaying.cancel()
             await asyncio.gather(relaying, return_exceptions=True)
+
+
+async def test_a_fact_belongs_to_the_trace_in_which_it_came_about(nats_url: str, db: Database) -> None:
+    """Also what is told while it is worked on; among facts of other traces the log lines name some."""
+    uid, traces = new_uid(), ["4b" * 16, "5c" * 16]
+    heard: list[dict[str, Any]] = []
+
+    async def hear(messages: Sequence[Message]) -> None:
+        mine = [message for message in messages if message.subject.endswith(uid)]
+        if mine:
+            found = structlog.contextvars.get_contextvars()
+            heard.append({**found, "facts": [fact.trace[3:35] for fact in mine], "goes on": trace.parent()})
+
+    async with buses.connect(nats_url, name="test") as bus:
+        await bus.ensure_stream("TRACKER", subjects.STREAMS["TRACKER"])
+        for number in traces:
+            trace.enter(f"00-{number}-{'0f' * 8}-01")
+            await _tell(db, uid)
+        hearing = bus.consume(
+            stream="TRACKER", durable=f"d{uid}", subjects=["cairn.v1.tracker.>"], handler=hear, db=db
+        )
+        tasks = [asyncio.create_task(outbox.relay(db, bus)), asyncio.create_task(hearing)]
+        try:
+            async with asyncio.timeout(10):
+                while sum(len(each["facts"]) for each in heard) < 2:
+                    await asyncio.sleep(0.01)
+            assert [number for each in heard for number in each["facts"]] == traces
+            for each in heard:
+                if len(each["facts"]) == 1:
+                    assert each["trace_id"] == each["facts"][0] == each["goes on"][3:35]
+                else:
+                    assert (each["trace_ids"], each["goes on"]) == (traces, "")
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            structlog.contextvars.clear_contextvars()
 
 
 @pytest.mark.parametrize("known", [False, True])

@@ -182,12 +182,17 @@ async def test_the_caller_s_own_token_and_request_id_go_on(
     behind.answers["CreateJob"] = job_pb2.Job(uid="01j", state=job_pb2.Job.PENDING)
     body = {"task": "run: true", "request_id": "r-1", "code": {"digest": "ab", "size": 2**40}}
     response = await client.post(
-        "/api/v1/teams/main/jobs", json=body, headers={**bearer(TOKEN), "X-Request-Id": "mine-1"}
+        "/api/v1/teams/main/jobs",
+        json=body,
+        headers={**bearer(TOKEN), "X-Request-Id": "mine-1", "Traceparent": f"00-{'4b' * 16}-{'0f' * 8}-01"},
     )
     assert (response.status_code, response.headers["x-request-id"]) == (200, "mine-1")
     assert response.json()["state"] == "PENDING"
     call = behind.heard("CreateJob")
     assert (call.token, call.request_id) == (TOKEN, "mine-1")
+    version, trace, parent, flags = call.traceparent.split("-")
+    assert (version, trace, flags) == ("00", "4b" * 16, "01")
+    assert parent != "0f" * 8
     assert (call.request.parent, call.request.code.size) == ("teams/main", 2**40)
     forged = await client.get("/api/v1/me", headers={**bearer(TOKEN), "X-Request-Id": "a b\tc"})
     assert forged.headers["x-request-id"] != "a b\tc"

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from grpc import aio
 
+from cairn_common import trace
 from cairn_common._ended import replies_of
 
 
@@ -31,6 +32,9 @@ class ClientCalls:
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         if request_id and "x-request-id" not in names:
             metadata.add("x-request-id", str(request_id))
+        parent = trace.parent()
+        if parent and trace.HEADER not in names:
+            metadata.add(trace.HEADER, parent)
         return aio.ClientCallDetails(
             method=given.method,
             timeout=self._timeout if deadline and given.timeout is None else given.timeout,

@@ -14,6 +14,7 @@ from grpc import aio
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
 
+from cairn_common import trace
 from cairn_common._link import AWAY, Link
 from cairn_common._pull import MOST_BYTES, Message, Pull
 from cairn_common.cancellation import heed_cancellation
@@ -204,7 +205,8 @@ class Consumption:
         pause = 0.1
         while True:
             try:
-                await self._handler(messages)
+                with trace.of_facts([message.trace for message in messages]):
+                    await self._handler(messages)
                 return
             except Exception as error:
                 if not _away(error):

@@ -17,6 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 from grpc import aio
 
+from cairn_common import trace
 from cairn_common.auth import Access, Authenticate, Principal, admit
 from cairn_common.errors import (
     DeadlineExceeded,
@@ -31,6 +32,7 @@ from cairn_common.errors import (
     to_status,
 )
 from cairn_common.ids import new_uid
+from cairn_common.rate import Rates
 
 log = structlog.get_logger(__name__)
 
@@ -77,10 +79,16 @@ class Guard(aio.ServerInterceptor):
     """Wraps every method that a server has, of each of the four kinds."""
 
     def __init__(
-        self, *, access: Mapping[str, Access], authenticate: Authenticate, call_timeout: float
+        self,
+        *,
+        access: Mapping[str, Access],
+        authenticate: Authenticate,
+        rates: Rates | None,
+        call_timeout: float,
     ) -> None:
         self._access = access
         self._authenticate = authenticate
+        self._rates = rates
         self._call_timeout = call_timeout
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
@@ -176,6 +184,7 @@ class Guard(aio.ServerInterceptor):
         request_id = given if _REQUEST_ID.fullmatch(given) else new_uid()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id, rpc=method)
+        trace.enter(metadata.get(trace.HEADER, ""))
         _origin.set(_origin_of(metadata, context, request_id=request_id))
         rule = self._access.get(method)
         if rule is None:
@@ -188,6 +197,8 @@ class Guard(aio.ServerInterceptor):
             # Tells a refused caller from a refused token that a caller asked about.
             error.metadata["refused"] = "caller"
             raise
+        if self._rates is not None and not principal.is_service:
+            self._rates.take(principal.token_uid)
         admit(principal, rule)
         _caller.set(principal)
         structlog.contextvars.bind_contextvars(caller=principal.subject)

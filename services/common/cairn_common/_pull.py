@@ -19,6 +19,7 @@ from cairn_common._link import AWAY, Link, unavailable
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
+from cairn_common.trace import HEADER
 
 log = structlog.get_logger(__name__)
 
@@ -50,6 +51,8 @@ class Message:
     time: datetime
     # The publisher's Nats-Msg-Id; empty without one.
     msg_id: str = ""
+    # The traceparent of what it tells of; empty outside of a trace.
+    trace: str = field(default="", compare=False)
     # Where to acknowledge it.
     reply: str = field(default="", repr=False, compare=False)
     # How many the consumer had to deliver after this one.
@@ -283,6 +286,7 @@ def _read(message: Msg) -> Message:
         num_delivered=delivered,
         time=datetime.fromtimestamp(nanoseconds / 1e9, UTC),
         msg_id=(message.headers or {}).get("Nats-Msg-Id", ""),
+        trace=(message.headers or {}).get(HEADER, ""),
         reply=message.reply,
         pending=pending,
     )

@@ -10,6 +10,7 @@ from contextlib import aclosing, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
+from itertools import zip_longest
 from typing import Any, NoReturn
 
 import structlog
@@ -25,6 +26,7 @@ from cairn_common._room import Clearing
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 from cairn_common.subjects import LAST, is_kept
+from cairn_common.trace import HEADER
 
 __all__ = ["Bus", "Handler", "Lag", "Message", "Room", "Unusable", "connect"]
 
@@ -175,19 +177,23 @@ class Bus:
         await self._link.stream.update_stream(replace(kept, subjects=subjects, max_bytes=_RETIRED_BYTES))
         log.info("bus.stream_retired", stream=name)
 
-    async def publish(self, subject: str, payload: bytes, msg_id: str | None = None) -> int:
+    async def publish(
+        self, subject: str, payload: bytes, msg_id: str | None = None, *, trace: str = ""
+    ) -> int:
         """Publishes and waits until the stream has it on disk; returns its sequence there.
 
         The same msg_id again within two minutes is not stored twice. Raises `Unavailable` while the bus is
         away (whether it was stored is not known then: publish again with the same msg_id) and
         `InvalidArgument` for a payload over the bus's limit.
         """
-        headers = {"Nats-Msg-Id": msg_id} if msg_id else None
+        headers = {"Nats-Msg-Id": msg_id} if msg_id else {}
+        if trace:
+            headers[HEADER] = trace
         await self._link.wait_connected(_CONNECTED_TIMEOUT)
         try:
             ack = await self._link.answer(
                 lambda: self._link.stream.publish(
-                    subject, payload, timeout=_PUBLISH_TIMEOUT, headers=headers
+                    subject, payload, timeout=_PUBLISH_TIMEOUT, headers=headers or None
                 ),
                 timeout=_PUBLISH_TIMEOUT,
             )
@@ -197,7 +203,9 @@ class Bus:
             raise unavailable(error) from error
         return ack.seq
 
-    async def publish_together(self, messages: Sequence[tuple[str, bytes, str]]) -> bool:
+    async def publish_together(
+        self, messages: Sequence[tuple[str, bytes, str]], *, traces: Sequence[str] = ()
+    ) -> bool:
         """Publishes (subject, payload, msg_id), 1,000 at most, as one batch: in this order, all or none, and
         brought to the disk at once. Whether the stream has them on disk.
 
@@ -208,8 +216,10 @@ class Bus:
 
         async def ask() -> bytes:
             client = self._link.client
-            for number, (subject, payload, msg_id) in enumerate(messages, 1):
+            for number, ((subject, payload, msg_id), trace) in enumerate(zip_longest(messages, traces), 1):
                 headers = {"Nats-Msg-Id": msg_id, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
+                if trace:
+                    headers[HEADER] = trace
                 if number < len(messages):
                     await client.publish(subject, payload, headers=headers)
             headers["Nats-Batch-Commit"] = "1"

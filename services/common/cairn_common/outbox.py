@@ -11,7 +11,7 @@ from typing import NoReturn
 import asyncpg
 import structlog
 
-from cairn_common import subjects
+from cairn_common import subjects, trace
 from cairn_common.bus import Bus
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
@@ -37,7 +37,11 @@ async def add(conn: Connection, *, subject: str, payload: bytes, id: str | None 
         raise ValueError(f"a fact of {len(payload):,} bytes: the bus takes at most {_LARGEST:,}")
     made = id or new_uid()
     await conn.execute(
-        "INSERT INTO outbox (id, subject, payload) VALUES ($1, $2, $3)", made, subject, payload
+        "INSERT INTO outbox (id, subject, payload, trace) VALUES ($1, $2, $3, $4)",
+        made,
+        subject,
+        payload,
+        trace.parent(),
     )
     return made
 
@@ -49,10 +53,12 @@ async def add_many(conn: Connection, added: Sequence[tuple[str, bytes, str]]) ->
         if len(payload) > _LARGEST:
             raise ValueError(f"a fact of {len(payload):,} bytes: the bus takes at most {_LARGEST:,}")
     await conn.execute(
-        "INSERT INTO outbox (id, subject, payload) SELECT * FROM unnest($1::text[], $2::text[], $3::bytea[])",
+        "INSERT INTO outbox (id, subject, payload, trace)"
+        " SELECT *, $4 FROM unnest($1::text[], $2::text[], $3::bytea[])",
         [id for _, _, id in added],
         [subject for subject, _, _ in added],
         [payload for _, payload, _ in added],
+        trace.parent(),
     )
 
 
@@ -97,7 +103,7 @@ async def _hold(
 
 
 async def _publish_some(db: Database, bus: Bus) -> int:
-    rows = await db.fetch("SELECT seq, id, subject, payload FROM outbox ORDER BY seq LIMIT $1", _BATCH)
+    rows = await db.fetch("SELECT seq, id, subject, payload, trace FROM outbox ORDER BY seq LIMIT $1", _BATCH)
     done: list[int] = []
     try:
         await _publish(bus, rows, done)
@@ -110,7 +116,8 @@ async def _publish_some(db: Database, bus: Bus) -> int:
 async def _publish(bus: Bus, rows: Sequence[asyncpg.Record], done: list[int]) -> None:
     """Publishes rows, those of one uid one after the other, and notes the ones that the bus has."""
     facts = [(row["subject"], row["payload"], row["id"]) for row in rows]
-    if _is_batch(rows) and await bus.publish_together(facts):
+    traces = [row["trace"] for row in rows]
+    if _is_batch(rows) and await bus.publish_together(facts, traces=traces):
         done += [row["seq"] for row in rows]
         return
     lanes: dict[str, list[asyncpg.Record]] = defaultdict(list)
@@ -121,7 +128,7 @@ async def _publish(bus: Bus, rows: Sequence[asyncpg.Record], done: list[int]) ->
     async def publish_lane(lane: Iterable[asyncpg.Record]) -> None:
         async with gate:
             for row in lane:
-                await bus.publish(row["subject"], row["payload"], msg_id=row["id"])
+                await bus.publish(row["subject"], row["payload"], msg_id=row["id"], trace=row["trace"])
                 done.append(row["seq"])
 
     ends = await asyncio.gather(*(publish_lane(lane) for lane in lanes.values()), return_exceptions=True)

@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from cairn_common._calls import ClientCalls
 from cairn_common._guard import Guard, Origin, caller, origin
 from cairn_common.auth import Access, Authenticate, Role, access
+from cairn_common.rate import Rates
 from cairn_common.tls import Tls
 
 __all__ = ["Origin", "Server", "bare_channel", "caller", "channel", "origin", "server"]
@@ -80,6 +81,7 @@ async def server(
     services: Sequence[Callable[[aio.Server], None]],
     names: Sequence[str],
     tls: Tls | None = None,
+    rates: Rates | None = None,
     call_timeout: float = 30.0,
     grace: float = 8.0,
 ) -> AsyncIterator[Server]:
@@ -87,13 +89,13 @@ async def server(
 
     `services` add their servicers to the server that they are handed; `names` are the services' full
     names, for health and reflection. `access` maps ``/package.Service/Method`` to what it asks of a caller:
-    a method that is not there is refused. `tls` None: without encryption. `call_timeout` (seconds) caps unary
-    calls without a deadline.
+    a method that is not there is refused. `tls` None: without encryption. `rates`: how often one token
+    may call. `call_timeout` (seconds) caps unary calls without a deadline.
     At the end running streams end with UNAVAILABLE at once, other calls have `grace` seconds.
 
     Raises `OSError` where the port is taken, or a file of `tls` cannot be read.
     """
-    guard = Guard(access=_complete(access), authenticate=authenticate, call_timeout=call_timeout)
+    guard = Guard(access=_complete(access), authenticate=authenticate, rates=rates, call_timeout=call_timeout)
     made = aio.server(interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=500)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, made)

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
-from pydantic import SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from cairn_common.rate import Rates
 from cairn_common.tls import Tls
 
 
@@ -37,6 +38,9 @@ class ServiceSettings(BaseSettings):
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_ca: Path | None = None
+    # How often one token may ask, over HTTP and over gRPC, and how much at once; 0: as often as it likes.
+    requests_per_second: float = Field(default=1000.0, ge=0)
+    requests_burst: float = Field(default=2000.0, ge=1)
     scheduler_address: str = ""
     quota_address: str = ""
     tracker_address: str = ""
@@ -62,6 +66,10 @@ class ServiceSettings(BaseSettings):
         if self.tls_cert is None or self.tls_key is None:
             raise SettingsError("CAIRN_TLS_CERT and CAIRN_TLS_KEY are set together, CAIRN_TLS_CA beside them")
         return Tls(self.tls_cert, self.tls_key, self.tls_ca)
+
+    def rates(self) -> Rates:
+        """How often each token may ask; a count of its own."""
+        return Rates(self.requests_per_second, self.requests_burst)
 
     @classmethod
     def load(cls) -> Self:

@@ -71,6 +71,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             token=settings.service_token.get_secret_value(),
             cookie=Cookie(secure=settings.public_url.startswith("https://")),
             proxies=networks(settings.trusted_proxies),
+            rates=settings.rates(),
             version=release,
         )
         http = HttpServer(create_app(behind))
@@ -83,6 +84,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
                 services=[api.GatewayApi(platform).add_to],
                 names=[api.NAME],
                 tls=settings.tls,
+                rates=settings.rates(),
                 grace=_RPC_GRACE,
             ),
         ):

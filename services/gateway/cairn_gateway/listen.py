@@ -7,6 +7,8 @@ import errno
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 import h11
 import uvicorn
@@ -16,6 +18,8 @@ from uvicorn.protocols.websockets.wsproto_impl import WSProtocol
 
 HEAD_SECONDS = 10.0
 GRACE_SECONDS = 7
+# What is left of a body that nobody wants any more.
+LINGER_SECONDS = 3.0
 MOST_CONNECTIONS = 2000
 MOST_HEAD_BYTES = 64 * 1024
 MOST_STREAM_MESSAGE_BYTES = 256 * 1024
@@ -54,11 +58,21 @@ def listen(bind: str) -> socket.socket:
 class HttpServer(uvicorn.Server):
     """Serves until `stop`. Leaves signals alone, and sleeps while nothing happens."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        most_connections: int = MOST_CONNECTIONS,
+        head_seconds: float = HEAD_SECONDS,
+        linger_seconds: float = LINGER_SECONDS,
+    ) -> None:
+        protocol = partial(
+            Protocol, idle=Idle(most_connections), head_seconds=head_seconds, linger_seconds=linger_seconds
+        )
         super().__init__(
             uvicorn.Config(
                 app,
-                http=Protocol,
+                http=protocol,  # type: ignore[arg-type]
                 ws=WebSocket,
                 # The client's pings tell both that the other lives: one that is slow to read is no dead one.
                 ws_ping_interval=None,
@@ -71,7 +85,6 @@ class HttpServer(uvicorn.Server):
                 server_header=False,
                 date_header=False,
                 proxy_headers=False,
-                limit_concurrency=MOST_CONNECTIONS,
                 timeout_keep_alive=20,
                 timeout_graceful_shutdown=GRACE_SECONDS,
                 h11_max_incomplete_event_size=MOST_HEAD_BYTES,
@@ -93,36 +106,101 @@ class HttpServer(uvicorn.Server):
         await self._stopping.wait()
 
 
+class Idle:
+    """Connections with no request in flight: the first to go where there are too many connections.
+
+    So whoever opens thousands and says nothing takes room from their own, and from nobody who asks.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        # In the order in which they came to rest; those that never asked anything, and the others.
+        self._mute: dict[Protocol, None] = {}
+        self._resting: dict[Protocol, None] = {}
+
+    def add(self, one: Protocol, *, asked: bool) -> None:
+        """It waits for a request."""
+        (self._resting if asked else self._mute)[one] = None
+
+    def discard(self, one: Protocol) -> None:
+        """It has a request in flight, or has ended."""
+        self._mute.pop(one, None)
+        self._resting.pop(one, None)
+
+    def make_room(self, connections: set[Protocol]) -> None:
+        """Drops the one that has waited longest, where there are more than there may be."""
+        if len(connections) > self._most:
+            one = next(iter(self._mute or self._resting))
+            self.discard(one)
+            one.drop()
+
+
 class Protocol(H11Protocol):
-    """Drops connections that take too long to say what they want."""
+    """Drops connections that take too long to say what they want, or that go on when they were answered."""
 
     _late: asyncio.TimerHandle | None = None
+    _lingers = False
+
+    def __init__(
+        self, *arguments: Any, idle: Idle, head_seconds: float, linger_seconds: float, **named: Any
+    ) -> None:
+        super().__init__(*arguments, **named)
+        self._idle = idle
+        self._head_seconds = head_seconds
+        self._linger_seconds = linger_seconds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """A connection that sends nothing is dropped like one that sends too slowly."""
         super().connection_made(transport)
-        self._late = self.loop.call_later(HEAD_SECONDS, self._drop)
+        self._drop_after(self._head_seconds)
+        self._idle.add(self, asked=False)
+        self._idle.make_room(self.connections)  # type: ignore[arg-type]
 
     def data_received(self, data: bytes) -> None:
         """The clock runs from a request's first byte until its head is whole."""
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:
+        if self._is_left_over():
+            return
+        if self._lingers:
             self._forgive()
-        elif self._late is None:
-            self._late = self.loop.call_later(HEAD_SECONDS, self._drop)
+            self._idle.add(self, asked=True)
+        if self.conn.their_state is h11.IDLE:
+            self._drop_after(self._head_seconds)
+        else:
+            self._forgive()
+            self._idle.discard(self)
+
+    def on_response_complete(self) -> None:
+        """Who was answered before the body was whole may bring the rest of it, but not for ever."""
+        super().on_response_complete()
+        if self._is_left_over():
+            self._lingers = True
+            self._drop_after(self._linger_seconds)
+        elif self.conn.their_state is h11.IDLE:
+            self._idle.add(self, asked=True)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing to wait for any more."""
         self._forgive()
+        self._idle.discard(self)
         super().connection_lost(exc)
+
+    def drop(self) -> None:
+        """Ends the connection without a word."""
+        self.transport.abort()
+
+    def _is_left_over(self) -> bool:
+        return self.conn.our_state is h11.DONE and self.conn.their_state is h11.SEND_BODY
+
+    def _drop_after(self, seconds: float) -> None:
+        if self._late is None:
+            self._late = self.loop.call_later(seconds, self.drop)
 
     def _forgive(self) -> None:
         if self._late is not None:
             self._late.cancel()
             self._late = None
-
-    def _drop(self) -> None:
-        self.transport.abort()
+        self._lingers = False
 
 
 class WebSocket(WSProtocol):

@@ -12,7 +12,7 @@ from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message import Message
 
-from cairn_common import rpc
+from cairn_common import rpc, trace
 from cairn_common.auth import Principal
 from cairn_common.errors import DomainError, InvalidArgument, Unavailable, from_rpc_error
 from cairn_gateway.settings import GatewaySettings
@@ -39,8 +39,12 @@ class Caller:
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes on with a call."""
-        found = (("authorization", f"Bearer {self.token}"), ("x-request-id", self.request_id))
-        return (*found, ("x-client-address", self.address)) if self.address else found
+        found = [("authorization", f"Bearer {self.token}"), ("x-request-id", self.request_id)]
+        if self.address:
+            found.append(("x-client-address", self.address))
+        if parent := trace.parent():
+            found.append((trace.HEADER, parent))
+        return tuple(found)
 
 
 class Upstream:

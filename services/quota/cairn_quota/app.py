@@ -191,6 +191,7 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,
+        rates=settings.rates(),
         access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS, **WEBHOOK_ACCESS},
         authenticate=parts.authenticator,
         services=[

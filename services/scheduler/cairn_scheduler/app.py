@@ -117,6 +117,7 @@ async def run(
             ],
             names=[NAME, attach.NAME, orphans.NAME, outlook.NAME, reach.NAME],
             tls=settings.tls,
+            rates=settings.rates(),
         ) as server:
             log.info("scheduler.ready", cpu_milli=capacity.cpu_milli, gpus=capacity.gpus)
             if ready is not None:

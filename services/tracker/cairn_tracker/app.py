@@ -318,6 +318,7 @@ def _server(
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,
+        rates=settings.rates(),
         access=ACCESS,
         authenticate=authenticate,
         services=[

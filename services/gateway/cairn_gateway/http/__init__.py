@@ -18,6 +18,7 @@ from cairn.tracker.v1 import tracker_pb2
 from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
+from cairn_common.rate import Rates
 from cairn_gateway import mlflow, problems, wire
 from cairn_gateway.http import (
     artifacts,
@@ -40,7 +41,7 @@ from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.door import Door, Entrance, caller_of
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.events import Events
-from cairn_gateway.http.limits import Limits
+from cairn_gateway.http.limits import Limits, shares_of_teams
 from cairn_gateway.http.openapi import Documents
 from cairn_gateway.http.page import Page
 from cairn_gateway.http.request import read
@@ -105,6 +106,7 @@ class Behind:
     token: str = field(repr=False)
     cookie: Cookie
     proxies: Networks
+    rates: Rates
     version: str
 
 
@@ -123,22 +125,36 @@ def create_app(behind: Behind) -> ASGIApp:
         app.add_exception_handler(kind, _failed)
     _add_routes(app, behind)
     inner = Packing(app)
+    teams = shares_of_teams()
+    entries = frozenset((route.method, _template(route.path)) for route in ENTRIES) | {
+        ("GET", PREFIX + sign_on.BACK)
+    }
     entrance = Entrance(
         authenticate=behind.authenticate,
         cookie=behind.cookie,
         token=behind.token,
-        public=frozenset((route.method, _template(route.path)) for route in ENTRIES)
-        | {("GET", PREFIX + sign_on.BACK)},
+        public=entries,
         hosts=behind.hosts,
+        teams=teams,
         proxies=behind.proxies,
     )
-    edge = Edge(Limits(Door(inner, entrance), hosts=behind.hosts))
+    limits = Limits(
+        Door(inner, entrance),
+        hosts=behind.hosts,
+        rates=behind.rates,
+        entries=entries,
+        proxies=behind.proxies,
+    )
+    edge = Edge(limits)
     streams = Streams(behind.upstream, behind.tunnel, authenticate=behind.authenticate, hosts=behind.hosts)
     compatible = mlflow.create_app(
         upstream=behind.upstream,
         transfer=behind.transfer,
         authenticate=behind.authenticate,
         hosts=behind.hosts,
+        rates=behind.rates,
+        teams=teams,
+        proxies=behind.proxies,
     )
 
     async def one(scope: Scope, receive: Receive, send: Send) -> None:

@@ -17,9 +17,11 @@ from cairn_common.errors import Reason, Unauthenticated
 from cairn_gateway.http import cookie
 from cairn_gateway.http.address import Networks, client_address
 from cairn_gateway.http.cookie import Cookie
+from cairn_gateway.http.limits import Load
 from cairn_gateway.upstream import Caller
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
+_TEAM = re.compile(r"/api/v\d+/teams/([^/:]+)")
 NOBODY = Principal(subject="", scope=TokenScope.NONE)
 """Who has not come in yet."""
 
@@ -35,6 +37,7 @@ class Entrance:
     # Method and path of what needs no token.
     public: frozenset[tuple[str, str]]
     hosts: frozenset[str]
+    teams: Load
     proxies: Networks
 
 
@@ -49,9 +52,16 @@ class Door:
         if scope["path"] == "/api" or scope["path"].startswith("/api/"):
             caller = await self._caller(scope)
             scope["state"]["caller"] = caller
+            self._count(scope, caller.principal)
             if caller.by_cookie and scope["method"] == "GET":
                 send = _with_proof(send, caller.token)
         await self.app(scope, receive, send)
+
+    def _count(self, scope: Scope, who: Principal) -> None:
+        """Takes of the room of the team that the path names; who is not in it takes none."""
+        named = _TEAM.match(scope["path"])
+        if named is not None and named[1] in who.roles:
+            scope["state"]["lifetime"].held.enter_context(self._entrance.teams.slot(named[1]))
 
     async def _caller(self, scope: Scope) -> Caller:
         entrance, headers = self._entrance, Headers(scope=scope)

@@ -10,15 +10,19 @@ from typing import Protocol
 
 import structlog
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from cairn_common import trace
 from cairn_common.errors import DomainError
 from cairn_common.ids import new_uid
 from cairn_gateway import problems
 
 log = structlog.get_logger(__name__)
 
+# As nginx writes it in its log.
+CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ALWAYS = {
     # Images that runs logged are blobs: the page fetches them with the token.
@@ -52,9 +56,13 @@ class Edge:
         scope["state"]["request_id"] = answer.request_id
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=answer.request_id)
+        trace.enter(Headers(scope=scope).get(trace.HEADER, ""))
         began = time.monotonic()
         try:
             await self.app(scope, receive, answer.send)
+        except ClientDisconnect:
+            # It left before its body was whole: nothing of ours failed, and nobody is there for an answer.
+            answer.status = CLIENT_GONE
         except Exception as error:
             response = self._render(error, request_id=answer.request_id)
             if response.status_code == HTTPStatus.INTERNAL_SERVER_ERROR and not isinstance(

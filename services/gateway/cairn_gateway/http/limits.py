@@ -12,11 +12,18 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn_common.errors import DeadlineExceeded, Reason, ResourceExhausted, Unavailable
+from cairn_common.rate import Rates
+from cairn_gateway.http.address import Networks, client_address
 from cairn_gateway.problems import HttpError
 
 REQUEST_SECONDS = 30.0
 MOST_REQUESTS = 256
 MOST_REQUESTS_EACH = 64
+# What all tokens of one team have together: half, so that a team with many tokens leaves room for others.
+MOST_REQUESTS_TEAM = 128
+# By which people come in without a token, and by one address.
+MOST_ENTRIES = 96
+MOST_ENTRIES_EACH = 32
 MOST_STREAMS = 1000
 MOST_STREAMS_EACH = 32
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
@@ -25,10 +32,11 @@ LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 class Load:
     """Counts what is in flight: all of it, and each caller's share."""
 
-    def __init__(self, *, most: int, most_each: int, what: str) -> None:
+    def __init__(self, *, most: int, most_each: int, what: str, whose: str = "token") -> None:
         self._most = most
         self._most_each = most_each
         self._what = what
+        self._whose = whose
         self._each: Counter[str] = Counter()
 
     @contextmanager
@@ -36,7 +44,8 @@ class Load:
         """Room for one. Raises ResourceExhausted for the caller's own limit, Unavailable for everybody's."""
         if self._each[caller] >= self._most_each:
             raise ResourceExhausted(
-                f"{self._most_each} {self._what} at a time is the most for one token; wait for one to end",
+                f"{self._most_each} {self._what} at a time is the most for one {self._whose}; wait for "
+                "one to end",
                 reason=Reason.RATE_EXCEEDED,
             )
         if self._each.total() >= self._most:
@@ -52,6 +61,11 @@ class Load:
                 del self._each[caller]
 
 
+def shares_of_teams() -> Load:
+    """Counts what is in flight of each team, in all that the door answers."""
+    return Load(most=2 * MOST_REQUESTS, most_each=MOST_REQUESTS_TEAM, what="requests", whose="team")
+
+
 class Limits:
     """An ASGI application around the routes: host, path, load, time."""
 
@@ -60,15 +74,26 @@ class Limits:
         app: ASGIApp,
         *,
         hosts: Iterable[str],
+        rates: Rates,
+        entries: frozenset[tuple[str, str]] = frozenset(),
+        proxies: Networks = (),
         seconds: float = REQUEST_SECONDS,
         refuse_path: Callable[[str, bytes], None] | None = None,
     ) -> None:
-        """`refuse_path` raises for a path that may not be; without it `check_path` does."""
+        """`entries`: method and path of what needs no token. `proxies` are believed.
+
+        `refuse_path` raises for a path that may not be; without it `check_path` does."""
         self.app = app
         self._hosts = frozenset(hosts)
+        self._rates = rates
+        self._entries = entries
+        self._proxies = proxies
         self._seconds = seconds
         self._refuse_path = refuse_path or check_path
         self._load = Load(most=MOST_REQUESTS, most_each=MOST_REQUESTS_EACH, what="requests")
+        self._entering = Load(
+            most=MOST_ENTRIES, most_each=MOST_ENTRIES_EACH, what="requests to come in", whose="address"
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
@@ -78,9 +103,11 @@ class Limits:
         lifetime = Lifetime()
         scope["state"]["lifetime"] = lifetime
         with lifetime.held:
-            peer = scope["client"][0] if scope.get("client") else ""
-            who = _caller(headers) or peer
-            lifetime.held.enter_context(self._load.slot(who))
+            # Who comes in may say anything: that takes room of their address, and none of those who are in.
+            entering = (scope["method"], scope["path"]) in self._entries
+            who = (not entering and _caller(headers)) or client_address(scope, self._proxies)
+            self._rates.take(who)
+            lifetime.held.enter_context((self._entering if entering else self._load).slot(who))
             try:
                 async with asyncio.timeout(self._seconds) as lifetime.limit:
                     await self.app(scope, receive, send)

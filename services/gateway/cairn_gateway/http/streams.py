@@ -18,6 +18,7 @@ from starlette.datastructures import Headers
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
+from cairn_common import trace
 from cairn_common.auth import Principal
 from cairn_common.ids import new_uid
 from cairn_gateway import problems
@@ -67,6 +68,7 @@ class Streams:
         request_id = new_uid()
         structlog.contextvars.clear_contextvars()
         structlog.contextvars.bind_contextvars(request_id=request_id)
+        trace.enter(Headers(scope=scope).get(trace.HEADER, ""))
         accepted = False
         try:
             caller = await self._enter(scope, request_id)

@@ -19,8 +19,10 @@ from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn_common.auth import Principal, access, admit, require
+from cairn_common.rate import Rates
+from cairn_gateway.http.address import Networks
 from cairn_gateway.http.edge import Edge
-from cairn_gateway.http.limits import Limits
+from cairn_gateway.http.limits import Limits, Load
 from cairn_gateway.mlflow import (
     about,
     artifacts,
@@ -60,7 +62,14 @@ Respond = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    *, upstream: Upstream, transfer: Transfer, authenticate: Authenticate, hosts: frozenset[str]
+    *,
+    upstream: Upstream,
+    transfer: Transfer,
+    authenticate: Authenticate,
+    hosts: frozenset[str],
+    rates: Rates,
+    teams: Load,
+    proxies: Networks,
 ) -> ASGIApp:
     """The application for everything below `PREFIX`, every layer around it."""
     places = [
@@ -70,7 +79,7 @@ def create_app(
     ]
     exact: dict[tuple[str, str], Respond] = {}
     for route in ROUTES:
-        respond = _answer(route, upstream, transfer, authenticate)
+        respond = _answer(route, upstream, transfer, authenticate, teams)
         for path in _names(route.path):
             if "{" in path:
                 places.append(Place(path, respond, methods=[route.method]))
@@ -78,7 +87,15 @@ def create_app(
                 exact[route.method, path] = respond
     inner = _Below(exact, Router(places, redirect_slashes=False))
     return Edge(
-        Limits(inner, hosts=hosts, seconds=_SECONDS, refuse_path=refuse_path), render=errors.of_exception
+        Limits(
+            inner,
+            hosts=hosts,
+            rates=rates,
+            proxies=proxies,
+            seconds=_SECONDS,
+            refuse_path=refuse_path,
+        ),
+        render=errors.of_exception,
     )
 
 
@@ -134,7 +151,9 @@ def _open(answer: Callable[[], Awaitable[Response]]) -> Respond:
     return respond
 
 
-def _answer(route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate) -> Respond:
+def _answer(
+    route: Route, upstream: Upstream, transfer: Transfer, authenticate: Authenticate, teams: Load
+) -> Respond:
     rule = access(route.role, run_token=route.run_token)
 
     async def respond(request: Request) -> Response:
@@ -147,6 +166,7 @@ def _answer(route: Route, upstream: Upstream, transfer: Transfer, authenticate: 
         team = door.team_of(headers.getlist(door.WORKSPACE), principal)
         admit(principal, rule)
         require(principal, team, route.role)
+        request.state.lifetime.held.enter_context(teams.slot(team))
         asked = Asked(
             team=team,
             caller=Caller(token=token, principal=principal, request_id=request.state.request_id),

@@ -1,0 +1,135 @@
+"""Who floods a service's port, or asks too often, is cut off or told so, and nobody else waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+import structlog
+from grpc import aio
+
+from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2
+from cairn_common import rpc
+from cairn_common.auth import Principal, Role, Scope, access
+from cairn_common.errors import Reason, Unauthenticated
+from cairn_common.rate import Rates
+from tests.harness import http2
+from tests.harness.http2 import CONTINUATION, DATA, END_HEADERS, HEADERS, PING, RESET, SETTINGS, frame
+from tests.harness.problem import problem
+
+GET_TEAM = "/cairn.quota.v1.QuotaService/GetTeam"
+TOKEN, OTHER, SERVICE = "member-token-123456", "other-token-1234567", "service-token-12345"
+KNOWN = {
+    TOKEN: Principal("users/ada", Scope.WRITE, {"main": Role.MEMBER}, "t1"),
+    OTHER: Principal("users/bob", Scope.WRITE, {"main": Role.MEMBER}, "t2"),
+    SERVICE: Principal("services/gateway", Scope.ADMIN, {}, "t3"),
+}
+MANY = 4000
+
+
+async def authenticate(token: str) -> Principal:
+    try:
+        return KNOWN[token]
+    except KeyError:
+        raise Unauthenticated("this token is not known here") from None
+
+
+class Quota(quota_pb2_grpc.QuotaServiceServicer):
+    """Tells which trace its work belongs to."""
+
+    async def GetTeam(self, request: quota_pb2.GetTeamRequest, context: Any) -> team_pb2.Team:
+        return team_pb2.Team(name=structlog.contextvars.get_contextvars()["trace_id"])
+
+
+@pytest.fixture
+async def server(request: pytest.FixtureRequest) -> AsyncIterator[rpc.Server]:
+    async with rpc.server(
+        bind="127.0.0.1:0",
+        access={GET_TEAM: access(Role.VIEWER)},
+        authenticate=authenticate,
+        services=[lambda made: quota_pb2_grpc.add_QuotaServiceServicer_to_server(Quota(), made)],
+        names=[],
+        rates=Rates(*getattr(request, "param", (0.0, 1.0))),
+    ) as running:
+        yield running
+
+
+async def ask(channel: aio.Channel, token: str = TOKEN, **metadata: str) -> team_pb2.Team:
+    return await quota_pb2_grpc.QuotaServiceStub(channel).GetTeam(
+        quota_pb2.GetTeamRequest(name="main"),
+        metadata=(("authorization", f"Bearer {token}"), *metadata.items()),
+    )
+
+
+def each(flood: str) -> list[bytes]:
+    """The frames of a flood."""
+    head, streams = http2.call(GET_TEAM, TOKEN), itertools.count(1, 2)
+    begun = frame(HEADERS, END_HEADERS, 1, head)
+    match flood:
+        case "pings":
+            return [frame(PING, 0, 0, b"12345678")] * MANY
+        case "settings":
+            return [frame(SETTINGS, 0, 0)] * MANY
+        case "headers that go on":
+            return [
+                frame(HEADERS, 0, 1, head),
+                *[frame(CONTINUATION, 0, 1, http2.field("x", "y" * 99))] * MANY,
+            ]
+        case "empty data":
+            return [begun, *[frame(DATA, 0, 1)] * MANY]
+        case "calls taken back at once":
+            pairs = (next(streams) for _ in range(MANY))
+            return [
+                frame(HEADERS, END_HEADERS, number, head) + frame(RESET, 0, number, b"\0\0\0\x08")
+                for number in pairs
+            ]
+    raise AssertionError(flood)
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "pings",
+        "settings",
+        "headers that go on",
+        "empty data",
+        "calls taken back at once",
+    ],
+)
+async def test_others_are_served_while_somebody_floods_the_port(server: rpc.Server, flood: str) -> None:
+    """Pings, which cost nobody a call, end the connection that they come by."""
+    pieces = each(flood)
+    async with asyncio.timeout(30), rpc.channel(f"127.0.0.1:{server.port}") as channel:
+        pouring = asyncio.create_task(http2.pour(server.port, pieces, until_cut=flood == "pings"))
+        answered = 0
+        while not pouring.done() or not answered:
+            await ask(channel, OTHER)
+            answered += 1
+        await pouring
+        await ask(channel, OTHER)
+
+
+@pytest.mark.parametrize("server", [(0.01, 3)], indirect=True)
+async def test_a_token_that_asks_too_often_is_told_when_to_come_back(server: rpc.Server) -> None:
+    async with rpc.channel(f"127.0.0.1:{server.port}") as channel:
+        for _ in range(3):
+            await ask(channel)
+        refused = await problem(ask(channel))
+        assert (refused.reason, refused.metadata["retry_after"]) == (Reason.RATE_EXCEEDED, "100")
+        await ask(channel, OTHER)
+        # A service asks for everybody.
+        for _ in range(5):
+            await ask(channel, SERVICE)
+
+
+async def test_a_call_belongs_to_the_trace_that_its_caller_names(server: rpc.Server) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
+    async with rpc.channel(f"127.0.0.1:{server.port}") as channel:
+        assert (await ask(channel, traceparent=f"00-{trace}-00f067aa0ba902b7-01")).name == trace
+        for odd in ("", "00-0-0-0", f"ff-{trace}-00f067aa0ba902b7-01", f"00-{'0' * 32}-00f067aa0ba902b7-01"):
+            made = (await ask(channel, traceparent=odd)).name
+            assert len(made) == 32
+            assert made != trace
