@@ -212,7 +212,7 @@ async def test_what_is_no_trace_is_refused(door: Door) -> None:
         "x-mlflow-experiment-id": experiment,
     }  # fmt: skip
     answer = await door.http.post("/mlflow/v1/traces", headers=headers, content=bomb)
-    assert (answer.status_code, "larger than" in answer.json()["message"]) == (400, True)
+    assert (answer.status_code, "larger than" in answer.json()["message"]) == (413, True)
 
 
 async def test_another_teams_traces_do_not_exist_and_a_viewer_writes_none(door: Door) -> None:

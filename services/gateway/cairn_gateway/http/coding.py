@@ -1,4 +1,4 @@
-"""Bodies as they travel: packed by gzip or Zstandard, in both directions."""
+"""Bodies as they travel: packed by gzip or Zstandard in both directions, also by deflate on the way in."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def too_large(most: int) -> HttpError:
 def _unpacker(coding: str) -> _Unpacker | None:
     if coding == "identity":
         return None
-    if coding == "gzip":
-        return zlib.decompressobj(wbits=31)
+    if coding in ("gzip", "deflate"):
+        return zlib.decompressobj(wbits=31 if coding == "gzip" else 15)
     if coding == "zstd":
         return zstd.ZstdDecompressor(
             options={zstd.DecompressionParameter.window_log_max: _LARGEST_WINDOW_LOG}
@@ -76,8 +76,8 @@ def _unpacker(coding: str) -> _Unpacker | None:
     raise HttpError(
         415,
         "MEDIA_TYPE_REFUSED",
-        f"content-encoding {coding[:40]!r} is not known here; send gzip, zstd, or the body as it is",
-        headers={"Accept-Encoding": "gzip, zstd"},
+        f"content-encoding {coding[:40]!r} is not known here; send gzip, deflate, zstd, or the body as it is",
+        headers={"Accept-Encoding": "gzip, deflate, zstd"},
     )
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
 
 import structlog
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -24,7 +25,7 @@ log = structlog.get_logger(__name__)
 # As nginx writes it in its log.
 CLIENT_GONE = 499
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_ALWAYS = {
+_HEADERS = {
     # Images that runs logged are blobs: the page fetches them with the token.
     "Content-Security-Policy": "default-src 'self'; img-src 'self' blob:; base-uri 'none'; "
     "form-action 'none'; frame-ancestors 'none'; object-src 'none'",
@@ -34,6 +35,9 @@ _ALWAYS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
+# As they travel: made once, as every answer has them.
+_ALWAYS = tuple((name.lower().encode(), value.encode()) for name, value in _HEADERS.items())
+_OURS = frozenset((*(name for name, _ in _ALWAYS), b"x-request-id", b"date"))
 
 
 class Render(Protocol):
@@ -84,18 +88,22 @@ class _Answer:
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status = message["status"]
-            headers = MutableHeaders(scope=message)
-            for name, value in _ALWAYS.items():
-                headers[name] = value
-            headers["X-Request-Id"] = self.request_id
-            headers["Date"] = formatdate(usegmt=True)
-            headers.setdefault("Cache-Control", "no-store")
+            given = [pair for pair in message["headers"] if pair[0] not in _OURS]
+            if not any(name == b"cache-control" for name, _ in given):
+                given.append((b"cache-control", b"no-store"))
+            own = ((b"x-request-id", self.request_id.encode()), (b"date", _date(int(time.time()))))
+            message["headers"] = [*given, *_ALWAYS, *own]
         await self._send(message)
 
     async def problem(self, response: ASGIApp, scope: Scope, receive: Receive) -> None:
         if not self.status:
             await response(scope, receive, self.send)
         # Otherwise it is too late for another answer: leaving this one unfinished cuts the connection.
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    return formatdate(second, usegmt=True).encode()
 
 
 def _request_id(scope: Scope) -> str:

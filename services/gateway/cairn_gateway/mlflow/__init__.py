@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from cairn_common.auth import Principal, access, admit, require
 from cairn_common.rate import Rates
 from cairn_gateway.http.address import Networks
+from cairn_gateway.http.coding import read_body
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.limits import Limits, Load
 from cairn_gateway.mlflow import (
@@ -187,11 +188,7 @@ async def _fields(request: Request) -> Fields:
     if request.method == "GET":
         return of_query(request.query_params.multi_items())
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    text = bytearray()
-    async for chunk in request.stream():
-        text += chunk
-        if len(text) > LARGEST_BODY:
-            raise errors.invalid(f"the body is larger than {LARGEST_BODY // 2**20} MiB")
+    text = await read_body(request, most=LARGEST_BODY)
     if text and kind != "application/json":
         raise errors.invalid("Bad Request. Content-Type must be one of ['application/json'].")
-    return of_body(bytes(text))
+    return of_body(text)

@@ -30,6 +30,8 @@ class Fields:
 
     values: Mapping[str, Any]
     texts: bool = False
+    # Bytes of the body, unpacked.
+    size: int = 0
 
     def text(self, name: str, *, required: bool = False, default: str = "") -> str:
         """A text; its default without one. Raises MlflowError for what is none, or is required and missing
@@ -132,7 +134,7 @@ def of_body(text: bytes) -> Fields:
         return Fields({})
     if not isinstance(value, dict):
         raise MlflowError("BAD_REQUEST", "the body must be a JSON object")
-    return Fields(value)
+    return Fields(value, size=len(text))
 
 
 def of_query(items: Sequence[tuple[str, str]]) -> Fields:

@@ -10,7 +10,7 @@ from cairn_common.auth import Role
 from cairn_common.errors import NotFound
 from cairn_gateway.mlflow import pages
 from cairn_gateway.mlflow.checks import as_json, check_batch, check_metric, check_size, param, tag
-from cairn_gateway.mlflow.errors import invalid
+from cairn_gateway.mlflow.errors import MlflowError, invalid
 from cairn_gateway.mlflow.fields import SEE, as_object, missing_value, number, whole
 from cairn_gateway.mlflow.logged_models import measure
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
@@ -21,6 +21,9 @@ _MOST_INTERVAL: Final = 2_500
 _MOST_RUNS: Final = 100
 # Points of one answer; who asks for more has to ask in pages.
 _MOST_POINTS: Final = 200_000
+
+# Of metrics: keys, values, times and steps.
+Columns = tuple[list[str], list[float], list[int], list[int]]
 
 
 async def log_metric(asked: Asked) -> Json:
@@ -61,7 +64,7 @@ async def set_tag(asked: Asked) -> Json:
 async def log_batch(asked: Asked) -> Json:
     """runs/log-batch"""
     fields = asked.fields
-    check_size(int(asked.request.headers.get("content-length", "0")))
+    check_size(fields.size)
     run_id = fields.run_id()
     request = pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id)
     metrics = fields.items("metrics")
@@ -144,6 +147,36 @@ async def history_interval(asked: Asked) -> Json:
 
 def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> None:
     """Metrics into columns; the first thing that is wrong is told with its place."""
+    keys, values, times, steps = _as_sent(metrics) or _read_one_by_one(metrics)
+    request.metric_keys.extend(keys)
+    request.metric_values.extend(values)
+    request.metric_times.extend(times)
+    request.metric_steps.extend(steps)
+
+
+def _as_sent(metrics: Sequence[Any]) -> Columns | None:
+    """The columns, where all of them have their types and nothing is wrong, as from MLflow's own clients."""
+    try:
+        keys = [item["key"] for item in metrics]
+        values = [item["value"] for item in metrics]
+        times = [item["timestamp"] for item in metrics]
+        steps = [item["step"] for item in metrics]
+    except (KeyError, TypeError):
+        return None
+    typed = {*map(type, keys)} == {str} and {*map(type, values)} == {float}
+    if not typed or {*map(type, times)} != {int} or {*map(type, steps)} != {int}:
+        return None
+    if min(times) < 0 or max(times) >= 2**63 or min(steps) < -(2**63) or max(steps) >= 2**63:
+        return None
+    try:
+        for key in set(keys):
+            check_metric("", key, 0.0, 0)
+    except MlflowError:
+        return None
+    return (keys, values, times, steps) if "" not in keys else None
+
+
+def _read_one_by_one(metrics: Sequence[Any]) -> Columns:
     known: set[str] = set()
     keys, values, times, steps = [], [], [], []
     for place, item in enumerate(metrics):
@@ -152,12 +185,10 @@ def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> 
         for name, given in (("key", key), ("value", value), ("timestamp", time)):
             if given is None or given == "":
                 raise missing_value(f"metrics[{place}].{name}")
-        step = item.get("step", 0)
-        if type(value) is not float:
-            value = number(f"metrics[{place}].value", value)
-        if type(time) is not int or type(step) is not int:
-            time = whole(f"metrics[{place}].timestamp", time)
-            step = whole(f"metrics[{place}].step", 0 if step is None else step)
+        step = item.get("step")
+        value = number(f"metrics[{place}].value", value)
+        time = whole(f"metrics[{place}].timestamp", time)
+        step = whole(f"metrics[{place}].step", 0 if step is None else step)
         if not isinstance(key, str):
             raise invalid(f"metrics[{place}].key is not a text")
         if key not in known or time < 0:
@@ -167,10 +198,7 @@ def _fill_metrics(request: pb.LogMlflowBatchRequest, metrics: Sequence[Any]) -> 
         values.append(value)
         times.append(time)
         steps.append(step)
-    request.metric_keys.extend(keys)
-    request.metric_values.extend(values)
-    request.metric_times.extend(times)
-    request.metric_steps.extend(steps)
+    return keys, values, times, steps
 
 
 async def _log(asked: Asked, request: pb.LogMlflowBatchRequest) -> Json:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
-import io
-import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any, Final
 
@@ -16,6 +13,7 @@ from cairn.tracker.v1 import span_pb2
 from cairn.tracker.v1 import trace_pb2 as pb
 from cairn_common.auth import Role
 from cairn_gateway import wire
+from cairn_gateway.http.coding import read_body
 from cairn_gateway.mlflow.errors import MlflowError, invalid, missing
 from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, as_object, missing_value, wrong_type
 from cairn_gateway.mlflow.route import Asked, Route, empty
@@ -125,7 +123,7 @@ async def export(asked: Asked) -> Response:
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "application/x-protobuf":
         raise invalid(f"Invalid Content-Type: {kind[:80]}. Expected: application/x-protobuf")
-    batch = _batch(_unpacked(await _body(asked), headers.get("content-encoding", "")))
+    batch = _batch(await read_body(asked.request, most=LARGEST_BODY))
     spans = [
         span for resource in batch.resource_spans for scope in resource.scope_spans for span in scope.spans
     ]
@@ -140,34 +138,6 @@ async def export(asked: Asked) -> Response:
         )
         await asked.call("TraceService/ExportSpans", request, pb.ExportSpansResponse)
     return Response(b"", media_type="application/x-protobuf")
-
-
-async def _body(asked: Asked) -> bytes:
-    text = bytearray()
-    async for chunk in asked.request.stream():
-        text += chunk
-        if len(text) > LARGEST_BODY:
-            raise invalid(f"the body is larger than {LARGEST_BODY // 2**20} MiB")
-    return bytes(text)
-
-
-def _unpacked(body: bytes, encoding: str) -> bytes:
-    """A body as it was before it was packed, if that is not too large."""
-    if encoding.lower() in ("", "identity"):
-        return body
-    if encoding.lower() not in ("gzip", "deflate"):
-        raise invalid(f"Content-Encoding {encoding[:40]!r} is not known here; use gzip")
-    try:
-        if encoding.lower() == "gzip":
-            with gzip.GzipFile(fileobj=io.BytesIO(body)) as file:
-                text = file.read(LARGEST_BODY + 1)
-        else:
-            text = zlib.decompressobj().decompress(body, LARGEST_BODY + 1)
-    except (OSError, EOFError, zlib.error):
-        raise invalid("the body is not what its Content-Encoding says") from None
-    if len(text) > LARGEST_BODY:
-        raise invalid(f"the unpacked body is larger than {LARGEST_BODY // 2**20} MiB")
-    return text
 
 
 def _batch(body: bytes) -> span_pb2.SpanBatch:

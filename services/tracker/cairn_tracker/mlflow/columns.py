@@ -6,7 +6,7 @@ is the place in a writer's spool; the order of such places is that in which MLfl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -39,7 +39,7 @@ def points(calls: Sequence[Call]) -> Points:
             numbers.setdefault(MetricKey(*call.run, key), len(numbers))
     metrics = sorted(numbers)
     ranks = {metric: rank for rank, metric in enumerate(metrics)}
-    metric = np.array([ranks[MetricKey(*call.run, key)] for call in calls for key in call.keys], np.int64)
+    metric = np.array([rank for call in calls for rank in _ranks(call, ranks)], np.int64)
     step = np.array([step for call in calls for step in call.steps], np.int64)
     time = np.array([time for call in calls for time in call.times], np.int64)
     value = np.array([point for call in calls for point in call.points], np.float64)
@@ -76,6 +76,12 @@ def latest(
         if known is None or rank > known[0]:
             found[key] = (rank, value)
     return [(key, value, rank[0], rank[1]) for key, (rank, value) in sorted(found.items())]
+
+
+def _ranks(call: Call, ranks: Mapping[MetricKey, int]) -> Iterator[int]:
+    """Of each point its metric's place."""
+    known = {key: ranks[MetricKey(*call.run, key)] for key in set(call.keys)}
+    return map(known.__getitem__, call.keys)
 
 
 def _rank(value: Floats) -> Ints:
