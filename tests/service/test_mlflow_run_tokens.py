@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from secrets import token_bytes
 from typing import Any
 
 import pytest
 
+from cairn.tracker.v1 import span_pb2
 from cairn_common.ids import new_uid
 from tests.harness.gateway import bearer
 from tests.harness.mlflow import Rest
@@ -116,3 +118,50 @@ async def test_a_run_registers_what_it_logged_and_nothing_else(world: World) -> 
         ("model-versions/set-tag", {"version": "1", "key": "a", "value": "b"}),
     ):
         assert (await own.refusal(route, name=name, **fields))[0] == "PERMISSION_DENIED", route
+
+
+async def test_a_run_writes_traces_of_its_own_alone(world: World) -> None:
+    own, (mine, theirs) = world.own, world.runs
+
+    async def start(rest: Rest, trace_id: str, run: str, experiment: str = world.experiment) -> int:
+        place = {"mlflow_experiment": {"experiment_id": experiment}}
+        said = {"assessment_name": "a", "source": {"source_type": "CODE"}, "feedback": {"value": 1}}
+        info = {
+            "trace_id": trace_id, "trace_location": place, "request_time": "2026-01-01T00:00:00Z",
+            "state": "OK", "trace_metadata": {"mlflow.sourceRun": run} if run else {}, "assessments": [said],
+        }  # fmt: skip
+        url, headers = "/mlflow/api/3.0/mlflow/traces", bearer(rest.token)
+        answer = await rest.http.post(url, json={"trace": {"trace_info": info}}, headers=headers)
+        return answer.status_code
+
+    async def export(span: span_pb2.Span, experiment: str = world.experiment, run: str = "") -> int:
+        scope = span_pb2.SpanBatch.Scope(spans=[span])
+        resource = span_pb2.SpanBatch.Resource(scope_spans=[scope])
+        headers = bearer(own.token) | {
+            "content-type": "application/x-protobuf", "x-mlflow-experiment-id": experiment,
+            "x-mlflow-run-id": run,
+        }  # fmt: skip
+        body = span_pb2.SpanBatch(resource_spans=[resource]).SerializeToString()
+        return (await own.http.post("/mlflow/v1/traces", content=body, headers=headers)).status_code
+
+    named, unnamed, foreign, spoken = (f"tr-{token_bytes(16).hex()}" for _ in range(4))
+    assert [await start(own, named, mine), await start(own, unnamed, "")] == [200, 200]
+    assert await start(world.rest, foreign, theirs) == 200
+    for refused in (
+        start(own, foreign, mine),
+        start(own, f"tr-{new_uid()}", theirs),
+        start(own, f"tr-{new_uid()}", mine, await world.rest.experiment()),
+    ):
+        assert await refused == 404
+    span = span_pb2.Span(span_id=token_bytes(8), name="s", start_time_unix_nano=1)
+    for trace_id, status in ((named, 200), (spoken, 200), (foreign, 404)):
+        span.trace_id = bytes.fromhex(trace_id.removeprefix("tr-"))
+        assert await export(span) == status
+    assert (await export(span, run=theirs), await export(span, "0")) == (404, 404)
+    url, places = (
+        "/mlflow/api/3.0/mlflow/traces/search",
+        [{"mlflow_experiment": {"experiment_id": world.experiment}}],
+    )
+    asked = {"locations": places, "filter": f"metadata.`mlflow.sourceRun` = '{mine}'"}
+    found = (await own.http.post(url, json=asked, headers=bearer(world.rest.token))).json()["traces"]
+    assert {one["trace_id"] for one in found} == {named, unnamed, spoken}

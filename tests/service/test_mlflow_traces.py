@@ -198,6 +198,83 @@ async def test_tags_change_and_traces_go(door: Door) -> None:
     assert (await door.ask("POST", f"{TRACES}/delete-traces", experiment_id=experiment)).status_code == 400
 
 
+def feedback(value: Any, **fields: Any) -> dict[str, Any]:
+    source = {"source_type": "HUMAN", "source_id": "ada"}
+    return {"assessment_name": "correct", "source": source, "feedback": {"value": value}, **fields}
+
+
+async def test_what_is_said_of_a_trace_is_kept_changed_shown_and_taken_back(door: Door) -> None:
+    experiment, trace_id = await door.experiment(), f"tr-{new_uid()}"
+    told = await door.start(experiment, trace_id, assessments=[feedback(True)])
+    # Again, as a client that heard no answer does: said once.
+    assert (await door.start(experiment, trace_id, assessments=[feedback(True)])) == told
+    (first,) = told["trace"]["trace_info"]["assessments"]
+    all_of = f"{TRACES}/{trace_id}/assessments"
+    second = (
+        await door.good(
+            "POST",
+            all_of,
+            assessment=feedback({"score": 2.5}, overrides=first["assessment_id"], metadata={"by": "hand"}),
+        )
+    )["assessment"]
+    expected = {
+        **feedback(None),
+        "assessment_name": "answer",
+        "expectation": {"value": "42"},
+        "feedback": None,
+    }
+    await door.good("POST", all_of, assessment=expected)
+    (found,) = (await door.found(experiment))["traces"]
+    assert [(one["assessment_name"], one["valid"]) for one in found["assessments"]] == [
+        ("correct", False), ("correct", True), ("answer", True),
+    ]  # fmt: skip
+    one = f"{all_of}/{second['assessment_id']}"
+    changed = {**feedback("no"), "rationale": "too short", "metadata": {"more": "x"}}
+    await door.good("PATCH", one, assessment=changed, update_mask="feedback,rationale,metadata")
+    got = (await door.good("GET", one))["assessment"]
+    assert (got["feedback"], got["rationale"], got["create_time"]) == (
+        {"value": "no"}, "too short", second["create_time"],
+    )  # fmt: skip
+    assert (got["metadata"], got["source"]) == ({"by": "hand", "more": "x"}, feedback(0)["source"])
+    for text, count in (
+        ("feedback.correct = 'no'", 1), ("feedback.correct = 'true'", 0), ("expectation.answer LIKE '4%'", 1),
+        ("feedback.other IS NULL", 1), ("expectation.answer IS NULL", 0),
+    ):  # fmt: skip
+        assert len((await door.found(experiment, filter=text)).get("traces", [])) == count, text
+    await door.good("DELETE", one)
+    got = await door.good("GET", f"{TRACES}/get", trace_id=trace_id)
+    assert [item["valid"] for item in got["trace"]["trace_info"]["assessments"]] == [True, True]
+
+
+async def test_what_cannot_be_said_is_refused(door: Door) -> None:
+    experiment, trace_id = await door.experiment(), f"tr-{new_uid()}"
+    told = await door.start(experiment, trace_id, assessments=[feedback(1)])
+    (known,) = told["trace"]["trace_info"]["assessments"]
+    all_of = f"{TRACES}/{trace_id}/assessments"
+    one = f"{all_of}/{known['assessment_id']}"
+    bad, missing = "INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST"
+    for method, path, fields, code in (
+        ("POST", all_of, {}, bad),
+        ("POST", all_of, {"assessment": feedback(1, assessment_name="")}, bad),
+        ("POST", all_of, {"assessment": feedback(1, feedback=None)}, bad),
+        ("POST", all_of, {"assessment": feedback(1, source={"source_type": "CROWD"})}, bad),
+        ("POST", all_of, {"assessment": feedback("x" * 30_000)}, bad),
+        ("POST", all_of, {"assessment": feedback("\0")}, bad),
+        ("POST", all_of, {"assessment": feedback(1, metadata={"a": 1})}, bad),
+        ("POST", all_of, {"assessment": feedback(1, overrides="a-none")}, missing),
+        ("POST", f"{TRACES}/tr-none/assessments", {"assessment": feedback(1)}, missing),
+        ("PATCH", one, {"assessment": {"expectation": {"value": 1}}}, bad),
+        ("PATCH", one, {"assessment": {}, "update_mask": "create_time"}, bad),
+        ("DELETE", f"{all_of}/a-none", {}, missing),
+    ):
+        answer = await door.ask(method, path, **fields)
+        assert answer.json().get("error_code") == code, (method, path, str(fields)[:200], answer.text[:300])
+    stranger, viewer = Door(door.http, STRANGER), Door(door.http, VIEWER)
+    assert (await stranger.ask("GET", one)).status_code == 404
+    assert (await viewer.good("GET", one))["assessment"]["feedback"] == {"value": 1}
+    assert (await viewer.ask("DELETE", one)).status_code == 403
+
+
 async def test_what_is_no_trace_is_refused(door: Door) -> None:
     experiment = await door.experiment()
     good = span(token_bytes(16), "s")
@@ -230,7 +307,7 @@ async def test_another_teams_traces_do_not_exist_and_a_viewer_writes_none(door: 
     ("path", "code"),
     [
         ("/api/2.0/mlflow/webhooks", "NOT_IMPLEMENTED"),
-        ("/api/3.0/mlflow/traces/tr-1/assessments", "NOT_IMPLEMENTED"),
+        ("/api/3.0/mlflow/traces/tr-1/info", "NOT_IMPLEMENTED"),
         ("/api/3.0/mlflow/datasets/search", "NOT_IMPLEMENTED"),
         ("/ajax-api/2.0/mlflow/webhooks", "NOT_IMPLEMENTED"),
         ("/ajax-api/2.0/mlflow/nothing", "ENDPOINT_NOT_FOUND"),

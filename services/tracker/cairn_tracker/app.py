@@ -54,6 +54,7 @@ from cairn_tracker.api.runs import TrackerApi
 from cairn_tracker.api.sharing import ShareApi
 from cairn_tracker.api.traces import TraceApi
 from cairn_tracker.artifacts import Artifacts
+from cairn_tracker.assessments import Assessments
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.collection import Collector
 from cairn_tracker.handlers import JobEvents, Steps, reconcile
@@ -305,7 +306,11 @@ def _server(
     registry = Registry(db=parts.db, clock=parts.clock)
     registrations = Registrations(db=parts.db, artifacts=artifacts, registry=registry, clock=parts.clock)
     registry_api = RegistryApi(db=parts.db, registry=registry, registrations=registrations)
-    trace_api = TraceApi(db=parts.db, traces=Traces(db=parts.db, clock=parts.clock))
+    trace_api = TraceApi(
+        db=parts.db,
+        traces=Traces(db=parts.db, clock=parts.clock),
+        assessments=Assessments(db=parts.db, clock=parts.clock),
+    )
     logged_models = LoggedModels(db=parts.db, clock=parts.clock)
     logged_model_api = LoggedModelApi(models=logged_models)
     promotions = Promotions(db=parts.db, clock=parts.clock)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from cairn_common.errors import InvalidArgument
 from cairn_tracker.mlflow.grammar import LISTED, NULL, TEXTUAL, Clause, Vocabulary, parse, parse_order
 from cairn_tracker.mlflow.search import number_test, text_test
 from cairn_tracker.search import Parameters
@@ -21,9 +22,11 @@ VOCABULARY: Final = Vocabulary(
     entities={
         "attribute": "attribute", "attributes": "attribute", "attr": "attribute", "trace": "attribute",
         "tag": "tag", "tags": "tag", "metadata": "metadata", "request_metadata": "metadata",
+        "feedback": "feedback", "expectation": "expectation",
     },
     comparators={
         "attribute": TEXTUAL | LISTED | NULL, "tag": TEXTUAL | NULL, "metadata": TEXTUAL | NULL,
+        "feedback": TEXTUAL | NULL, "expectation": TEXTUAL | NULL,
     },
     attributes={
         key: "number" if key.endswith("_ms") else "text" for key in _COLUMNS
@@ -66,6 +69,8 @@ def search(
 
 
 def _test(clause: Clause, given: Parameters) -> str:
+    if clause.kind in ("feedback", "expectation"):
+        return _said(clause, given)
     column = _column(clause.kind, clause.key, given)
     number = clause.kind == "attribute" and VOCABULARY.attributes[clause.key] == "number"
     if number and clause.comparator not in NULL:
@@ -73,7 +78,20 @@ def _test(clause: Clause, given: Parameters) -> str:
     return text_test(clause, column, given)
 
 
+def _said(clause: Clause, given: Parameters) -> str:
+    """A comparison with what is said of a trace, by its name."""
+    name, sign = given.add(clause.key, "text"), "" if clause.kind == "expectation" else "NOT "
+    value = "true" if clause.comparator in NULL else text_test(clause, "(a.content ->> 'value')", given)
+    there = (
+        "EXISTS (SELECT FROM assessments a WHERE a.team = $1 AND a.trace_id = traces.trace_id"
+        f" AND a.valid AND {sign}a.expected AND a.name = {name} AND {value})"
+    )
+    return f"NOT {there}" if clause.comparator == "IS NULL" else there
+
+
 def _column(kind: str, key: str, given: Parameters) -> str:
     if kind == "attribute":
         return _COLUMNS[key]
+    if kind not in ("tag", "metadata"):
+        raise InvalidArgument(f"order_by: traces are not sorted by {kind}", field="order_by")
     return f"({'tags' if kind == 'tag' else 'metadata'} ->> {given.add(key, 'text')})"

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Final
 
 from cairn.tracker.v1 import span_pb2, trace_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
+from cairn_tracker.mlflow.errors import unknown_run
 from cairn_tracker.mlflow.experiments import Experiments
 from cairn_tracker.store import traces as store
 from cairn_tracker.store.traces import StoredSpan, Trace
 
 SPANS: Final = ("mlflow.trace.spansLocation", "TRACKING_STORE")
 _NAME: Final = "mlflow.traceName"
-_RUN: Final = "mlflow.sourceRun"
+RUN: Final = "mlflow.sourceRun"
+"""Where a trace's metadata has its run."""
 _TRACE_ID: Final = "mlflow.traceRequestId"
 _PREVIEWS: Final = {"request": "mlflow.spanInputs", "response": "mlflow.spanOutputs"}
 _LONGEST_PREVIEW: Final = 1_000
@@ -32,19 +35,29 @@ class Traces:
         self._db = db
         self._experiments = Experiments(db=db, clock=clock)
 
-    async def start(self, trace: Trace) -> Trace:
-        """Writes what a client says of a trace. Raises NotFound for an unknown experiment."""
+    async def start(self, trace: Trace, *, of_run: str = "") -> Trace:
+        """Writes what a client says of a trace; `of_run`: only as one of this run. Raises NotFound for an
+        unknown experiment, or what is another run's."""
         await self._experiments.active(trace.team, trace.experiment_id)
+        if of_run:
+            told = trace.metadata.get(RUN, of_run)
+            await self._check_own(trace.team, trace.experiment_id, told, [trace.trace_id], of_run=of_run)
+            trace = replace(trace, metadata={**trace.metadata, RUN: of_run})
         await store.tell(self._db, trace)
         return await self.get(trace.team, trace.trace_id)
 
-    async def hear(self, team: str, experiment_id: str, run_id: str, spans: Sequence[span_pb2.Span]) -> None:
-        """Adds spans, and their traces. Raises NotFound for an unknown experiment, InvalidArgument for a span
-        without ids or times."""
+    async def hear(
+        self, team: str, experiment_id: str, run_id: str, spans: Sequence[span_pb2.Span], *, of_run: str = ""
+    ) -> None:
+        """Adds spans, and their traces; `of_run` as in `start`. Raises NotFound for an unknown experiment,
+        InvalidArgument for a span without ids or times."""
         by_trace: dict[str, list[span_pb2.Span]] = {}
         for span in spans:
             by_trace.setdefault(_trace_id(span), []).append(span)
         await self._experiments.active(team, experiment_id)
+        if of_run:
+            run_id = run_id or of_run
+            await self._check_own(team, experiment_id, run_id, list(by_trace), of_run=of_run)
         async with self._db.transaction() as conn:
             # In one order, so that two that tell of the same traces do not wait for each other.
             for trace_id in sorted(by_trace):
@@ -57,6 +70,20 @@ class Traces:
         if not found:
             raise _unknown(trace_id)
         return found[0]
+
+    async def _check_own(
+        self, team: str, experiment_id: str, run_id: str, trace_ids: Sequence[str], *, of_run: str
+    ) -> None:
+        """Holds that these are traces of this run, in its experiment, as far as they are there."""
+        if run_id != of_run:
+            raise unknown_run(run_id)
+        if await store.experiment_of(self._db, team, of_run) != int(experiment_id):
+            raise NotFound(
+                f"No Experiment with id={experiment_id} exists", reason=Reason.EXPERIMENT_NOT_FOUND
+            )
+        for known in await store.get(self._db, team, trace_ids):
+            if known.metadata.get(RUN) != of_run:
+                raise _unknown(known.trace_id)
 
     async def change_tags(
         self, team: str, trace_id: str, *, set_tags: Mapping[str, str], remove_tags: Sequence[str]
@@ -108,7 +135,7 @@ def _heard(
         execution_duration=end - start,
         request_preview=_text(root, _PREVIEWS["request"])[:_LONGEST_PREVIEW] if root else "",
         response_preview=_text(root, _PREVIEWS["response"])[:_LONGEST_PREVIEW] if root else "",
-        metadata={_RUN: run_id} if run_id else {},
+        metadata={RUN: run_id} if run_id else {},
         tags=dict([SPANS]) | ({_NAME: root.name.replace("\0", "")[:_LONGEST_NAME]} if root else {}),
         has_spans=True,
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from google.protobuf import duration_pb2, timestamp_pb2
 
-from cairn.tracker.v1 import span_pb2, trace_pb2
+from cairn.tracker.v1 import assessment_pb2, span_pb2, trace_pb2
 from cairn_common.errors import InvalidArgument
 from cairn_tracker import model_names
 from cairn_tracker.store.traces import StoredSpan, Trace
@@ -13,8 +15,8 @@ _MILLIS = 1_000_000
 _LATEST = 2**52
 
 
-def trace(value: Trace) -> trace_pb2.Trace:
-    """A trace as the API has it."""
+def trace(value: Trace, said: Sequence[assessment_pb2.Assessment] = ()) -> trace_pb2.Trace:
+    """A trace as the API has it, with what is said of it."""
     made = trace_pb2.Trace(
         trace_id=value.trace_id,
         client_request_id=value.client_request_id,
@@ -26,6 +28,7 @@ def trace(value: Trace) -> trace_pb2.Trace:
         tags=value.tags,
         location=f"mlflow-artifacts:/{value.experiment_id}/traces/{value.trace_id}/artifacts",
         has_spans=value.has_spans,
+        assessments=said,
     )
     made.request_time.FromMilliseconds(value.request_time)
     if value.execution_duration is not None:

@@ -27,6 +27,7 @@ from cairn_gateway.http.limits import Limits, Load
 from cairn_gateway.mlflow import (
     about,
     artifacts,
+    assessments,
     direct,
     door,
     errors,
@@ -54,6 +55,7 @@ ROUTES: Final[Sequence[Route]] = (
     *registry.ROUTES,
     *logged_models.ROUTES,
     *traces.ROUTES,
+    *assessments.ROUTES,
 )
 # Bytes of files come and go through here: longer than a question takes.
 _SECONDS: Final = 900.0

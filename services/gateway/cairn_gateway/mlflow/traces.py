@@ -9,11 +9,12 @@ from google.protobuf import duration_pb2, timestamp_pb2
 from google.protobuf.message import DecodeError
 from starlette.responses import Response
 
-from cairn.tracker.v1 import span_pb2
+from cairn.tracker.v1 import assessment_pb2, span_pb2
 from cairn.tracker.v1 import trace_pb2 as pb
 from cairn_common.auth import Role
 from cairn_gateway import wire
 from cairn_gateway.http.coding import read_body
+from cairn_gateway.mlflow import assessments
 from cairn_gateway.mlflow.errors import MlflowError, invalid, missing
 from cairn_gateway.mlflow.fields import LARGEST_BODY, Fields, as_object, missing_value, wrong_type
 from cairn_gateway.mlflow.route import Asked, Route, empty
@@ -34,8 +35,17 @@ async def start(asked: Asked) -> Json:
     info = trace.get("trace_info")
     if not isinstance(info, dict):
         raise missing_value("trace")
-    request = pb.StartTraceRequest(parent=asked.parent, trace=_told(Fields(info)))
-    return {"trace": {"trace_info": _info(await asked.call("TraceService/StartTrace", request, pb.Trace))}}
+    fields = Fields(info)
+    trace_id = fields.text("trace_id", required=True)
+    said = [assessments.told(one, trace_id=trace_id) for one in fields.objects("assessments")]
+    request = pb.StartTraceRequest(parent=asked.parent, trace=_told(fields))
+    made = await asked.call("TraceService/StartTrace", request, pb.Trace)
+    known = [_what(one) for one in made.assessments]
+    for one in said:
+        # Who tells of a trace again has not said it twice.
+        if _what(one) not in known:
+            made.assessments.append(await assessments.add(asked, one))
+    return {"trace": {"trace_info": _info(made)}}
 
 
 async def get_info(asked: Asked) -> Json:
@@ -140,6 +150,12 @@ async def export(asked: Asked) -> Response:
     return Response(b"", media_type="application/x-protobuf")
 
 
+def _what(value: assessment_pb2.Assessment) -> tuple[Any, ...]:
+    content = value.expectation if value.HasField("expectation") else value.feedback
+    place = (value.name, value.span_id, value.source_type, value.source_id, value.WhichOneof("content"))
+    return (*place, wire.to_json(content))
+
+
 def _batch(body: bytes) -> span_pb2.SpanBatch:
     try:
         return span_pb2.SpanBatch.FromString(body)
@@ -219,6 +235,8 @@ def _info(trace: pb.Trace) -> dict[str, Any]:
     }  # fmt: skip
     if trace.HasField("execution_duration"):
         made["execution_duration"] = trace.execution_duration.ToJsonString()
+    if trace.assessments:
+        made["assessments"] = [assessments.said(one) for one in trace.assessments]
     for name in ("client_request_id", "request_preview", "response_preview"):
         if text := getattr(trace, name):
             made[name] = text
@@ -278,14 +296,14 @@ def _duration(text: str) -> duration_pb2.Duration:
     return made
 
 
-def _of(method: str, path: str, role: Role, handler: Any) -> Route:
-    return Route(method, f"/api/3.0/mlflow/traces{path}", role, handler)
+def _of(method: str, path: str, role: Role, handler: Any, *, run_token: bool = False) -> Route:
+    return Route(method, f"/api/3.0/mlflow/traces{path}", role, handler, run_token=run_token)
 
 
 _V2: Final = "/api/2.0/mlflow/traces"
 ROUTES: Final[tuple[Route, ...]] = (
-    Route("POST", "/v1/traces", Role.MEMBER, export, streams=True),
-    _of("POST", "", Role.MEMBER, start),
+    Route("POST", "/v1/traces", Role.MEMBER, export, streams=True, run_token=True),
+    _of("POST", "", Role.MEMBER, start, run_token=True),
     _of("POST", "/search", Role.VIEWER, search),
     _of("GET", "/get", Role.VIEWER, get),
     _of("GET", "/batchGet", Role.VIEWER, batch_get),

@@ -15,7 +15,7 @@ _FAMILIES: Final = (
 )  # fmt: skip
 _PATH: Final = re.compile(
     rf"/(?:ajax-)?api/\d\.\d/mlflow/(?:{'|'.join(_FAMILIES)})(?:/.*)?"
-    r"|/(?:ajax-)?api/\d\.\d/mlflow/traces(?:/[^/]+(?:/(?:info|assessments(?:/.*)?))?)?|/graphql"
+    r"|/(?:ajax-)?api/\d\.\d/mlflow/traces(?:/[^/]+(?:/info)?)?|/graphql"
 )
 
 

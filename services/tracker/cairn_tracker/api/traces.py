@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from grpc import aio
 
-from cairn.tracker.v1 import trace_pb2, trace_pb2_grpc
+from cairn.tracker.v1 import assessment_pb2, trace_pb2, trace_pb2_grpc
 from cairn_common.auth import Access, Role, access
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import model_names, registry_search, trace_search, wire_traces
+from cairn_tracker import model_names, registry_search, trace_search, wire_assessments, wire_traces
 from cairn_tracker.api.names import team_of
+from cairn_tracker.assessments import Assessments
 from cairn_tracker.store import traces as store
-from cairn_tracker.store.traces import StoredSpan
+from cairn_tracker.store.assessments import of_traces
+from cairn_tracker.store.traces import StoredSpan, Trace
 from cairn_tracker.traces import Traces
 
 NAME: Final = "cairn.tracker.v1.TraceService"
 ACCESS: Mapping[str, Access] = {
-    f"/{NAME}/StartTrace": access(Role.MEMBER),
-    f"/{NAME}/ExportSpans": access(Role.MEMBER),
+    f"/{NAME}/StartTrace": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/ExportSpans": access(Role.MEMBER, run_token=True),
     f"/{NAME}/GetTraces": access(Role.VIEWER),
     f"/{NAME}/ListSpans": access(Role.VIEWER),
     f"/{NAME}/SearchTraces": access(Role.VIEWER),
     f"/{NAME}/UpdateTrace": access(Role.MEMBER),
     f"/{NAME}/DeleteTraces": access(Role.MEMBER),
+    f"/{NAME}/CreateAssessment": access(Role.MEMBER, run_token=True),
+    f"/{NAME}/GetAssessment": access(Role.VIEWER),
+    f"/{NAME}/UpdateAssessment": access(Role.MEMBER),
+    f"/{NAME}/DeleteAssessment": access(Role.MEMBER),
 }
 
 _MOST: Final = 1_000
@@ -38,6 +44,7 @@ _MOST_BYTES: Final = 2 * 1024**2
 _AT_ONCE: Final = 50
 _LARGEST_SPAN: Final = 3 * 1024**2
 _ALL: Final = 2**31 - 1
+_CHANGEABLE: Final = frozenset({"name", "feedback", "expectation", "rationale", "metadata"})
 
 Context = aio.ServicerContext[Any, Any]
 Place = tuple[str, int, str]
@@ -46,14 +53,17 @@ Place = tuple[str, int, str]
 class TraceApi(trace_pb2_grpc.TraceServiceServicer):
     """What applications did for one request."""
 
-    def __init__(self, *, db: Database, traces: Traces) -> None:
+    def __init__(self, *, db: Database, traces: Traces, assessments: Assessments) -> None:
         self._db = db
         self._traces = traces
+        self._assessments = assessments
 
     async def StartTrace(self, request: trace_pb2.StartTraceRequest, context: Context) -> trace_pb2.Trace:
         """Writes all of a trace but its spans."""
         team = team_of(caller(), request.parent, Role.MEMBER)
-        return wire_traces.trace(await self._traces.start(wire_traces.told(team, request.trace)))
+        told = wire_traces.told(team, request.trace)
+        made = await self._traces.start(told, of_run=caller().run_uid)
+        return (await self._whole(team, [made]))[0]
 
     async def ExportSpans(
         self, request: trace_pb2.ExportSpansRequest, context: Context
@@ -66,7 +76,7 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
             raise InvalidArgument("spans: a span has at most 3 MiB", field="spans")
         experiment_id = model_names.check_text("experiment_id", request.experiment_id)
         run_id = model_names.check_text("run_id", request.run_id)
-        await self._traces.hear(team, experiment_id, run_id, request.spans)
+        await self._traces.hear(team, experiment_id, run_id, request.spans, of_run=caller().run_uid)
         return trace_pb2.ExportSpansResponse()
 
     async def GetTraces(
@@ -76,7 +86,7 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
         team = team_of(caller(), request.parent, Role.VIEWER)
         _check_count(len(request.trace_ids), "trace_ids")
         found = await store.get(self._db, team, request.trace_ids)
-        return trace_pb2.GetTracesResponse(traces=[wire_traces.trace(one) for one in found])
+        return trace_pb2.GetTracesResponse(traces=await self._whole(team, found))
 
     async def ListSpans(
         self, request: trace_pb2.ListSpansRequest, context: Context
@@ -114,10 +124,10 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
             team, request.experiment_ids, request.filter, request.order_by, offset=place, limit=size + 1
         )
         found = await store.search(self._db, wanted)
-        more = registry_search.page_token(place + size) if len(found) > size else ""
-        return trace_pb2.SearchTracesResponse(
-            traces=[wire_traces.trace(one) for one in found[:size]], next_page_token=more
-        )
+        page = await self._whole(team, found[:size])
+        fitting = _fitting(page)
+        more = registry_search.page_token(place + fitting) if fitting < len(found) else ""
+        return trace_pb2.SearchTracesResponse(traces=page[:fitting], next_page_token=more)
 
     async def UpdateTrace(self, request: trace_pb2.UpdateTraceRequest, context: Context) -> trace_pb2.Trace:
         """Sets and removes tags."""
@@ -154,6 +164,54 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
             count = await store.delete(self._db, team, request.experiment_id, request.trace_ids)
         return trace_pb2.DeleteTracesResponse(count=count)
 
+    async def CreateAssessment(
+        self, request: trace_pb2.CreateAssessmentRequest, context: Context
+    ) -> assessment_pb2.Assessment:
+        """Says something of a trace."""
+        team = team_of(caller(), request.parent, Role.MEMBER)
+        told = wire_assessments.told(request.assessment, new=True)
+        made = await self._assessments.create(team, told, of_run=caller().run_uid)
+        return wire_assessments.assessment(made)
+
+    async def GetAssessment(
+        self, request: trace_pb2.GetAssessmentRequest, context: Context
+    ) -> assessment_pb2.Assessment:
+        """What was said."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        found = await self._assessments.get(team, request.trace_id, request.assessment_id)
+        return wire_assessments.assessment(found)
+
+    async def UpdateAssessment(
+        self, request: trace_pb2.UpdateAssessmentRequest, context: Context
+    ) -> assessment_pb2.Assessment:
+        """Says it otherwise."""
+        team = team_of(caller(), request.parent, Role.MEMBER)
+        paths = list(request.update_mask.paths)
+        if unknown := set(paths) - _CHANGEABLE:
+            raise InvalidArgument(
+                f"update_mask: {min(unknown)[:40]!r} is none of {', '.join(sorted(_CHANGEABLE))}",
+                field="update_mask",
+            )
+        told = wire_assessments.told(request.assessment, new=False)
+        if "name" in paths and not told.name:
+            raise InvalidArgument("name: it is empty", field="name")
+        return wire_assessments.assessment(await self._assessments.update(team, told, paths))
+
+    async def DeleteAssessment(
+        self, request: trace_pb2.DeleteAssessmentRequest, context: Context
+    ) -> assessment_pb2.Assessment:
+        """Takes it back."""
+        team = team_of(caller(), request.parent, Role.MEMBER)
+        gone = await self._assessments.delete(team, request.trace_id, request.assessment_id)
+        return wire_assessments.assessment(gone)
+
+    async def _whole(self, team: str, traces: Sequence[Trace]) -> list[trace_pb2.Trace]:
+        said = await of_traces(self._db, team, [one.trace_id for one in traces])
+        return [
+            wire_traces.trace(one, [wire_assessments.assessment(item) for item in said.get(one.trace_id, ())])
+            for one in traces
+        ]
+
     async def _spans(self, team: str, trace_ids: Any, place: Place) -> tuple[list[StoredSpan], bool]:
         """The next spans, as many as a message takes, and whether there are more."""
         found: list[StoredSpan] = []
@@ -172,6 +230,16 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
 
 def _place(at: Mapping[str, str | int]) -> Place:
     return str(at["trace"]), int(at["start"]), str(at["span"])
+
+
+def _fitting(page: Sequence[trace_pb2.Trace]) -> int:
+    """How many fit into one answer; at least one."""
+    size = 0
+    for place, item in enumerate(page):
+        size += item.ByteSize()
+        if size > _MOST_BYTES and place:
+            return place
+    return len(page)
 
 
 def _check_count(count: int, field: str) -> None:

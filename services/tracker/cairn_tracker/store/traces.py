@@ -102,6 +102,16 @@ async def get(db: Reads, team: str, trace_ids: Sequence[str]) -> list[Trace]:
     return [found[trace_id] for trace_id in dict.fromkeys(trace_ids) if trace_id in found]
 
 
+async def experiment_of(db: Reads, team: str, run_uid: str) -> int | None:
+    """The number of a run's experiment; None: there is no such run, or it was deleted."""
+    rows = await db.fetch(
+        "SELECT e.number FROM runs r JOIN experiments e ON e.team = r.team AND e.id = r.experiment"
+        " WHERE r.team = $1 AND r.uid = $2 AND r.delete_time IS NULL",
+        *(team, run_uid),
+    )
+    return rows[0]["number"] if rows else None
+
+
 async def spans(
     db: Reads, team: str, trace_ids: Sequence[str], *, after: tuple[str, int, str], limit: int
 ) -> list[StoredSpan]:
