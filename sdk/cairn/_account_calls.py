@@ -127,6 +127,21 @@ class AccountCalls(TeamCalls):
         path = self._team("webhooks", webhook, "deliveries")
         return list(self.api.pages(path, "deliveries", limit=limit))
 
+    def set_secret(self, variable: str, value: str, *, shared: bool = False) -> Json:
+        """Keeps a value for one's own jobs, or (``shared``) for all of the team's. It is never shown again."""
+        return self.api.post(f"{self._secrets(shared)}/{segment(variable)}:set", {"value": value})
+
+    def secrets(self, *, shared: bool = False) -> list[Json]:
+        """One's own, or the team's, without their values."""
+        return list(self.api.get(self._secrets(shared)).get("secrets", []))
+
+    def delete_secret(self, variable: str, *, shared: bool = False) -> Json:
+        """Gives it to no attempt that begins later."""
+        return self.api.post(f"{self._secrets(shared)}/{segment(variable)}:delete")
+
+    def _secrets(self, shared: bool) -> str:
+        return self._team("secrets") if shared else f"{BASE}/users/me/secrets"
+
     def audit(
         self, *, every: bool = False, actor: str = "", action: str = "", since: str = "", until: str = "",
         limit: int | None = None,

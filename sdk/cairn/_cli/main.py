@@ -68,6 +68,7 @@ BUILT_IN = (
     ("Account", "quota", "quota", "quota"),
     ("Account", "usage", "usage", "usage"),
     ("Account", "token", "account", "token"),
+    ("Account", "secret", "secret", "secret"),
     ("Account", "audit", "audit", "audit"),
     ("Account", "webhook", "webhook", "webhook"),
     ("Account", "completion", "completion", "completion"),

@@ -58,7 +58,7 @@ class RunCommand(click.Command):
     "secret",
     multiple=True,
     metavar="NAME[=VALUE]",
-    help="A secret variable; NAME alone takes yours.",
+    help="A secret variable; NAME alone takes yours, or what `cairn secret set` keeps.",
 )
 @click.option(
     "--secret-file",

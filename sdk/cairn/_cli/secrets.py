@@ -1,4 +1,6 @@
-"""Values of a task's secrets: from options, a file, or this shell's environment. No error says a value."""
+"""Values of a task's secrets: from options, a file, or this shell's environment. No error says a value.
+
+What has no value here is the platform's to know (`cairn secret set`); it says what it does not know, either."""
 
 from __future__ import annotations
 
@@ -13,21 +15,17 @@ from cairn._cli.errors import USAGE, CliError
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
-def given(pairs: Sequence[str], file: Path | None) -> dict[str, str]:
-    """What `--secret NAME[=VALUE]` and `--secret-file` say; options go first. Raises `CliError`."""
-    values = {} if file is None else _read(file)
+def given(pairs: Sequence[str], file: Path | None) -> dict[str, str | None]:
+    """What `--secret NAME[=VALUE]` and `--secret-file` say; options go first. None: it is not known here.
+    Raises `CliError`."""
+    values: dict[str, str | None] = {} if file is None else {**_read(file)}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         if not _NAME.fullmatch(name):
             raise CliError(
                 "--secret: give NAME, or NAME=VALUE; the name has letters, digits and _", code=USAGE
             )
-        if not equals and name not in os.environ:
-            raise CliError(
-                f"--secret {name}: there is no such variable here", code=USAGE,
-                hint=f"set it (read -rs {name} && export {name}), or give --secret-file",
-            )  # fmt: skip
-        values[name] = value if equals else os.environ[name]
+        values[name] = value if equals else os.environ.get(name)
     return values
 
 
@@ -44,22 +42,16 @@ def declare(task: dict[str, Any], names: Sequence[str]) -> None:
         task["secrets"] = {**known, **dict.fromkeys(missing)}
 
 
-def complete(task: Mapping[str, Any], values: Mapping[str, str]) -> dict[str, str]:
-    """All values but those that stand in the file. Raises `CliError` naming each that is nowhere."""
+def complete(task: Mapping[str, Any], values: Mapping[str, str | None]) -> dict[str, str]:
+    """All values that are known here, but those that stand in the file."""
     declared = task.get("secrets")
     if isinstance(declared, list):
         declared = {str(name).removeprefix("secrets:"): None for name in declared}
     open_names = [] if not isinstance(declared, dict) else [
-        str(name) for name, value in declared.items() if value is None and str(name) not in values
+        str(name) for name, value in declared.items() if value is None and values.get(str(name)) is None
     ]  # fmt: skip
-    missing = [name for name in open_names if name not in os.environ]
-    if missing:
-        paths = ", ".join(f"secrets.{name}" for name in missing)
-        raise CliError(
-            f"{paths}: no value is known here", code=USAGE,
-            hint=f"set {' and '.join(missing)} in your environment, or give --secret {missing[0]}=VALUE",
-        )  # fmt: skip
-    return {**{name: os.environ[name] for name in open_names}, **values}
+    found = {name: os.environ[name] for name in open_names if name in os.environ}
+    return {**found, **{name: value for name, value in values.items() if value is not None}}
 
 
 def _read(file: Path) -> dict[str, str]:

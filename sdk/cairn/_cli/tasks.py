@@ -34,7 +34,8 @@ class Wishes:
     infra: str = ""
     # A requirements file, as it was typed.
     requirements: str = ""
-    secrets: dict[str, str] = field(default_factory=dict, repr=False)
+    # None: its value is not known here.
+    secrets: dict[str, str | None] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,8 @@ def from_command(command: Sequence[str], wishes: Wishes) -> Task:
     _overlay(task, wishes, workdir)
     environments.check(task, workdir)
     task["run"] = command[0] if len(command) == 1 else shlex.join(command)
-    return Task(text=to_yaml(task), workdir=workdir, name=str(task["name"]), secrets=wishes.secrets)
+    values = secrets.complete(task, wishes.secrets)
+    return Task(text=to_yaml(task), workdir=workdir, name=str(task["name"]), secrets=values)
 
 
 def name_of(command: Sequence[str]) -> str:

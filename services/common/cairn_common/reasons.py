@@ -94,6 +94,8 @@ class Reason(StrEnum):
     SHARE_NOT_FOUND = "SHARE_NOT_FOUND"
     # `there is no webhook 01j... in team main`
     WEBHOOK_NOT_FOUND = "WEBHOOK_NOT_FOUND"
+    # `there is no secret HF_TOKEN in team main`
+    SECRET_NOT_FOUND = "SECRET_NOT_FOUND"  # noqa: S105
     # `there is no login WDJB-MJHT that waits`
     LOGIN_NOT_FOUND = "LOGIN_NOT_FOUND"
     # `there is no reservation 01j...-1 in team main`
@@ -152,6 +154,8 @@ class Reason(StrEnum):
     PASSWORD_NEEDED = "PASSWORD_NEEDED"  # noqa: S105
     # `single sign-on is not set up here`
     SIGN_ON_OFF = "SIGN_ON_OFF"
+    # `secret HF_TOKEN of team main was sealed with another key than the service has now`
+    SECRET_SEALED = "SECRET_SEALED"  # noqa: S105
     # `job 01j... has ended as SUCCEEDED; it cannot be cancelled`
     JOB_ENDED = "JOB_ENDED"
     # `run 01j... has ended`

@@ -8,11 +8,15 @@ import os
 import secrets
 from pathlib import Path
 
+import structlog
 from nacl.exceptions import CryptoError
 from nacl.secret import Aead
 from pydantic import SecretStr
 
+from cairn_common.db import Database
 from cairn_common.settings import SettingsError
+
+log = structlog.get_logger(__name__)
 
 KEY_FILE = "secrets.key"
 _LEAST_KEY = 32
@@ -25,35 +29,91 @@ class Sealed(Exception):
 class Sealer:
     """Seals bytes for one thing alone: under another name they do not open (XChaCha20-Poly1305)."""
 
-    def __init__(self, key: str, *, purpose: bytes) -> None:
-        """`key`: at least 32 characters that nobody can guess. `purpose` (at most 16 bytes): what is sealed
-        under the same key for another purpose does not open."""
-        self._box = Aead(hashlib.blake2b(key.encode(), digest_size=Aead.KEY_SIZE, person=purpose).digest())
+    def __init__(self, *keys: str, purpose: bytes) -> None:
+        """`keys`: each at least 32 characters that nobody can guess. The first seals; what one of the others
+        has sealed opens, too. `purpose` (at most 16 bytes): what is sealed for another one does not open."""
+        self._boxes = [
+            Aead(hashlib.blake2b(key.encode(), digest_size=Aead.KEY_SIZE, person=purpose).digest())
+            for key in keys
+        ]
+
+    @property
+    def has_old(self) -> bool:
+        """Whether there may be something that was sealed under an earlier key."""
+        return len(self._boxes) > 1
 
     def seal(self, name: str, value: bytes) -> bytes:
         """The value, encrypted and bound to the name."""
-        return bytes(self._box.encrypt(value, name.encode()))
+        return bytes(self._boxes[0].encrypt(value, name.encode()))
 
     def open(self, name: str, sealed: bytes) -> bytes:
         """Raises Sealed where the key is another one, or the bytes are something else's."""
-        try:
-            return bytes(self._box.decrypt(sealed, name.encode()))
-        except (CryptoError, ValueError):
-            raise Sealed("it was sealed with another key (CAIRN_SECRETS_KEY, or secrets.key)") from None
+        return self._open(name, sealed)[1]
+
+    def renewed(self, name: str, sealed: bytes) -> bytes | None:
+        """The same under the first key; None where it is already. Raises as `open`."""
+        number, value = self._open(name, sealed)
+        return self.seal(name, value) if number else None
+
+    def _open(self, name: str, sealed: bytes) -> tuple[int, bytes]:
+        for number, box in enumerate(self._boxes):
+            with contextlib.suppress(CryptoError, ValueError):
+                return number, bytes(box.decrypt(sealed, name.encode()))
+        raise Sealed("it was sealed with another key (CAIRN_SECRETS_KEY, or secrets.key)")
 
 
-def key_of(key: SecretStr, folder: Path) -> str:
-    """The operator's key, else one that is made once and kept in `folder` (0600).
+def keys_of(key: SecretStr, old: SecretStr, folder: Path) -> list[str]:
+    """The operator's key and the one before it; else those of a file in `folder` (0600), one a line, which is
+    made with one where there is none.
 
-    Raises SettingsError for a key that is too short.
+    Raises SettingsError for a key that is too short, and for an old one without a new one.
     """
-    text = key.get_secret_value()
-    if text and len(text) < _LEAST_KEY:
-        raise SettingsError(f"CAIRN_SECRETS_KEY has fewer than {_LEAST_KEY} characters")
-    return text or _own_key(folder / KEY_FILE)
+    text, before = key.get_secret_value(), old.get_secret_value()
+    for name, value in (("CAIRN_SECRETS_KEY", text), ("CAIRN_SECRETS_KEY_OLD", before)):
+        if value and len(value) < _LEAST_KEY:
+            raise SettingsError(f"{name} has fewer than {_LEAST_KEY} characters")
+    if before and not text:
+        raise SettingsError("CAIRN_SECRETS_KEY_OLD is set without CAIRN_SECRETS_KEY, the key that follows it")
+    return [text, *([before] if before else [])] if text else _own_keys(folder / KEY_FILE)
 
 
-def _own_key(path: Path) -> str:
+async def reseal(db: Database, sealer: Sealer, *, table: str, key: str, name: str) -> None:
+    """Seals every row of `table` under the first key of `sealer`, so that nothing needs the others any more.
+
+    `key`: the column that rows are found by; `name`: SQL for what `sealed` is bound to. Several processes may
+    do it at once; rows that no key opens are left as they are, and counted in the log.
+    """
+    if not sealer.has_old:
+        return
+    last, done, lost = "", 0, 0
+    while True:
+        rows = await db.fetch(
+            f"SELECT {key} AS key, {name} AS name, sealed FROM {table} WHERE {key} > $1"  # noqa: S608
+            f" ORDER BY {key} LIMIT 500",
+            last,
+        )
+        if not rows:
+            break
+        last = rows[-1]["key"]
+        for row in rows:
+            try:
+                fresh = sealer.renewed(row["name"], bytes(row["sealed"]))
+            except Sealed:
+                lost += 1
+                continue
+            if fresh is not None:
+                # Somebody may have replaced it meanwhile.
+                await db.execute(
+                    f"UPDATE {table} SET sealed = $2 WHERE {key} = $1 AND sealed = $3",  # noqa: S608
+                    row["key"],
+                    fresh,
+                    row["sealed"],
+                )
+                done += 1
+    log.info("sealing.renewed", table=table, rows=done, lost=lost)
+
+
+def _own_keys(path: Path) -> list[str]:
     if not path.exists():
         # Whole or not at all: nothing is ever sealed with half a key.
         fresh = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
@@ -65,7 +125,9 @@ def _own_key(path: Path) -> str:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)
         fresh.unlink()
-    text = path.read_text().strip()
-    if len(text) < _LEAST_KEY:
-        raise SettingsError(f"{path} holds no key; put it back from your backup")
-    return text
+    keys = path.read_text().split()
+    if not keys or min(map(len, keys)) < _LEAST_KEY:
+        raise SettingsError(
+            f"{path} holds no key, or one of fewer than {_LEAST_KEY} characters; put it back from your backup"
+        )
+    return keys

@@ -17,6 +17,7 @@ from cairn.quota.v1 import (
     allocation_pb2_grpc,
     audit_pb2_grpc,
     quota_pb2_grpc,
+    secret_service_pb2_grpc,
     user_service_pb2_grpc,
     webhook_service_pb2_grpc,
 )
@@ -29,7 +30,7 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
-from cairn_common.sealing import Sealer, key_of
+from cairn_common.sealing import Sealer, keys_of, reseal
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
 from cairn_quota.allocation_api import ALLOCATION, ALLOCATION_ACCESS, AllocationApi
@@ -51,6 +52,8 @@ from cairn_quota.oidc import Party, party_of
 from cairn_quota.passwords import Passwords
 from cairn_quota.plan_store import PlanStore
 from cairn_quota.reconcile import Reconciler
+from cairn_quota.secret_api import SECRET_ACCESS, SECRETS, SecretApi
+from cairn_quota.secret_store import SecretStore
 from cairn_quota.settings import QuotaSettings
 from cairn_quota.store import Store
 from cairn_quota.team_store import TeamStore
@@ -95,8 +98,9 @@ class Parts:
     authority: Authority
     identities: IdentityStore
     authenticator: Authenticator
-    # None: there is no key to keep webhooks by.
+    # None: there is no key to keep webhooks and secrets by.
     sealer: Sealer | None
+    vault: Sealer | None
     sender: Sender | None
     streams: TeamStreams
     # None: there is no single sign-on.
@@ -106,7 +110,8 @@ class Parts:
     @classmethod
     def over(cls, db: Database, clock: Clock, settings: QuotaSettings | None = None) -> Parts:
         """All parts over one database; without settings none that tell others. Raises SettingsError."""
-        sealer = _sealer(settings) if settings is not None else None
+        keys = _keys(settings) if settings is not None else []
+        sealer = Sealer(*keys, purpose=b"cairn-webhooks") if keys else None
         reach = Reach.of(settings.webhook_networks if settings is not None else "")
         identities = IdentityStore(db)
         authority = Authority(db)
@@ -121,18 +126,28 @@ class Parts:
             identities=identities,
             authenticator=Authenticator(identities, clock),
             sealer=sealer,
+            vault=Sealer(*keys, purpose=b"cairn-secrets") if keys else None,
             sender=Sender(WebhookStore(db), sealer, reach, clock) if sealer is not None else None,
             party=party_of(settings) if settings is not None else None,
             clock=clock,
         )
 
 
-def _sealer(settings: QuotaSettings) -> Sealer | None:
-    """None where there is neither a key nor a folder to keep one in."""
-    if not settings.secrets_key.get_secret_value() and settings.data_dir is None:
-        return None
-    key = key_of(settings.secrets_key, settings.data_dir or Path())
-    return Sealer(key, purpose=b"cairn-webhooks")
+def _keys(settings: QuotaSettings) -> list[str]:
+    """Without any where there is neither a key nor a folder to keep one in."""
+    given = settings.secrets_key.get_secret_value() or settings.secrets_key_old.get_secret_value()
+    if not given and settings.data_dir is None:
+        return []
+    return keys_of(settings.secrets_key, settings.secrets_key_old, settings.data_dir or Path())
+
+
+async def _reseal(parts: Parts) -> None:
+    """What is kept under an earlier key is kept under the present one from now on."""
+    if parts.sealer is not None and parts.vault is not None:
+        await reseal(parts.db, parts.sealer, table="webhooks", key="uid", name="uid")
+        await reseal(
+            parts.db, parts.vault, table="secrets", key="uid", name="owner || '/secrets/' || variable"
+        )
 
 
 async def serve(settings: QuotaSettings) -> None:
@@ -165,6 +180,7 @@ async def run(
                 identities=parts.identities,
                 clock=parts.clock,
             )
+        await _reseal(parts)
         works = [tasks.create_task(work) for work in _works(settings, parts)]
         # Needs nothing but the database: callers are answered while the bus or the scheduler is away.
         async with _server(settings, parts) as server:
@@ -186,13 +202,21 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
     )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
     hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, parts.clock)
+    hidden = SecretApi(SecretStore(parts.db), parts.vault, parts.clock)
     noted = AuditApi(parts.db, parts.clock)
     users = UserApi(parts.db, Passwords(), parts.clock, parts.party)
     return rpc.server(
         bind=settings.grpc_bind,
         tls=settings.tls,
         rates=settings.rates(),
-        access={**ACCESS, **ALLOCATION_ACCESS, **USER_ACCESS, **AUDIT_ACCESS, **WEBHOOK_ACCESS},
+        access={
+            **ACCESS,
+            **ALLOCATION_ACCESS,
+            **USER_ACCESS,
+            **AUDIT_ACCESS,
+            **WEBHOOK_ACCESS,
+            **SECRET_ACCESS,
+        },
         authenticate=parts.authenticator,
         services=[
             lambda server: quota_pb2_grpc.add_QuotaServiceServicer_to_server(quota, server),
@@ -201,8 +225,9 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
             lambda server: user_service_pb2_grpc.add_UserServiceServicer_to_server(users, server),
             lambda server: audit_pb2_grpc.add_AuditServiceServicer_to_server(noted, server),
             lambda server: webhook_service_pb2_grpc.add_WebhookServiceServicer_to_server(hooks, server),
+            lambda server: secret_service_pb2_grpc.add_SecretServiceServicer_to_server(hidden, server),
         ],
-        names=[QUOTA, IDENTITY, ALLOCATION, USERS, AUDIT, WEBHOOKS],
+        names=[QUOTA, IDENTITY, ALLOCATION, USERS, AUDIT, WEBHOOKS, SECRETS],
     )
 
 

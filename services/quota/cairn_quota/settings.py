@@ -29,8 +29,11 @@ class QuotaSettings(ServiceSettings):
     # is full, because no tracker takes anything in, it refuses more: what is logged waits on the jobs' disks.
     job_stream_bytes: int = Field(default=1024**3, gt=0)
     job_streams_bytes: int = Field(default=8 * 1024**3, gt=0)
-    # Under which webhooks' URLs and secrets are kept; empty: one made once in data_dir; neither: no webhooks.
+    # Under which secrets and webhooks' URLs are kept; empty: one made once in data_dir; neither: there are
+    # none.
     secrets_key: SecretStr = SecretStr("")
+    # The one before it, while what was sealed under that is sealed anew.
+    secrets_key_old: SecretStr = SecretStr("")
     # Networks inside that webhooks may lead to, with commas between; all that is not public is refused else.
     webhook_networks: str = ""
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection
 from dataclasses import replace
-from datetime import datetime
 
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import InvalidArgument, Reason
@@ -13,16 +12,13 @@ from cairn_common.ids import new_uid, parse_name
 from cairn_scheduler import secrecy, submit
 from cairn_scheduler.model import Code, Job, Spec, State
 from cairn_scheduler.origin import Origin, OriginKind
-from cairn_scheduler.places import Place
-from cairn_scheduler.submit import AgainRequest, Draft
+from cairn_scheduler.submit import AgainRequest, Draft, Terms
 from cairn_scheduler.task import variables
 
 _CHECKPOINT = "teams/{team}/artifacts/{artifact}/versions/{version}"
 
 
-def draft(
-    source: Job, message: AgainRequest, *, creator: str, places: Sequence[Place], now: datetime
-) -> Draft:
+def draft(source: Job, message: AgainRequest, terms: Terms) -> Draft:
     """One job of what `source` ran. Raises InvalidArgument (TASK_INVALID, FIELD_INVALID) or
     FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
     changed = {
@@ -35,21 +31,21 @@ def draft(
         params={**source.spec.params, **changed},
         origin=_origin(source, message),
     )
-    secrets = _secrets(spec, message)
-    spec = replace(spec, secrets=tuple(secrets))
-    submit.check_fit(spec, places)
+    secrets = _secrets(spec, message, terms)
+    spec = replace(spec, secrets=tuple(secrets.kept))
+    submit.check_fit(spec, terms.places)
     job = Job(
         uid="" if message.validate_only else new_uid(),
         team=source.team,
         state=State.PENDING,
         revision=1,
-        creator=creator,
-        create_time=now,
-        update_time=now,
+        creator=terms.creator,
+        create_time=terms.now,
+        update_time=terms.now,
         spec=spec,
         display_name=submit.display_name(message.display_name) or source.display_name,
         experiment=source.experiment,
-        code=_code(source.code, secrets),
+        code=_code(source.code, secrets.values),
         priority=source.priority,
         project=source.project,
         priority_class=source.priority_class,
@@ -60,7 +56,9 @@ def draft(
     plain = copy.deepcopy(message)
     plain.secrets.clear()
     plain.secrets.update(dict.fromkeys(spec.secrets, ""))
-    return Draft(job.team, creator, submit.identified(plain), (job,), secrets=secrets, message=told)
+    return Draft(
+        job.team, terms.creator, submit.identified(plain), (job,), secrets=secrets.kept, message=told
+    )
 
 
 def _origin(source: Job, message: AgainRequest) -> Origin:
@@ -77,17 +75,21 @@ def _origin(source: Job, message: AgainRequest) -> Origin:
     return Origin(OriginKind.RESUME, source.uid, message.checkpoint)
 
 
-def _secrets(spec: Spec, message: AgainRequest) -> dict[str, str]:
-    """Their values once more: those of the other job were erased when it had ended."""
+def unknown(source: Job, message: AgainRequest) -> list[str]:
+    """The job's secrets whose values did not come again."""
+    return [name for name in source.spec.secrets if name not in message.secrets]
+
+
+def _secrets(spec: Spec, message: AgainRequest, terms: Terms) -> secrecy.Settled:
+    """Their values once more: those that came with the other job were erased when it had ended."""
     given = variables(dict(message.secrets), "secrets", beside=spec.envs)
     shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
-    return secrecy.settle(
-        dict.fromkeys(spec.secrets), {n: v for n, v in given.items() if v is not None}, shown=shown
-    )
+    known = {name: value for name, value in given.items() if value is not None}
+    return secrecy.settle(dict.fromkeys(spec.secrets), known, stored=terms.stored, shown=shown)
 
 
-def _code(code: Code, hidden: Mapping[str, str]) -> Code:
-    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden.values()))
+def _code(code: Code, hidden: Collection[str]) -> Code:
+    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden))
 
 
 def _bad_checkpoint(message: str) -> InvalidArgument:

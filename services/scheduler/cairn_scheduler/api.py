@@ -39,6 +39,7 @@ from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
 from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.terms import Reading
 from cairn_scheduler.timeline import timeline
 from cairn_scheduler.watch import Watch
 
@@ -83,6 +84,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         watch: Watch,
         wake: Callable[[], None],
         intake: Intake,
+        reading: Reading,
     ) -> None:
         self._db = db
         self._places = places
@@ -90,13 +92,13 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self._watch = watch
         self._wake = wake
         self._intake = intake
+        self._reading = reading
 
     async def CreateJob(self, request: scheduler_pb2.CreateJobRequest, context: Context) -> job_pb2.Job:
         """Queues one job, once for each request_id."""
-        require(caller(), team_of(request.parent), Role.MEMBER)
-        draft = await self._after(
-            submit.draft_job(request, creator=caller().subject, places=self._places(), now=self._clock.now())
-        )
+        team = team_of(request.parent)
+        require(caller(), team, Role.MEMBER)
+        draft = await self._after(submit.draft_job(request, await self._reading.terms(team, request)))
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
         return (await self._create([draft]))[0]
@@ -105,10 +107,9 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.BatchCreateJobsRequest, context: Context
     ) -> scheduler_pb2.BatchCreateJobsResponse:
         """Queues many jobs in one transaction, each once for its request_id."""
-        require(caller(), team_of(request.parent), Role.MEMBER)
-        drafts = submit.draft_batch(
-            request, creator=caller().subject, places=self._places(), now=self._clock.now()
-        )
+        team = team_of(request.parent)
+        require(caller(), team, Role.MEMBER)
+        drafts = submit.draft_batch(request, await self._reading.terms(team, *request.requests))
         drafts = [await self._after(draft) for draft in drafts]
         if request.validate_only or not drafts:
             jobs = [wire.job_message(draft.jobs[0]) for draft in drafts]
@@ -120,12 +121,9 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         self, request: scheduler_pb2.CreateSweepRequest, context: Context
     ) -> sweep_pb2.Sweep:
         """Queues the jobs of a grid in one transaction, once for each request_id."""
-        require(caller(), team_of(request.parent), Role.MEMBER)
-        draft = await self._after(
-            submit.draft_sweep(
-                request, creator=caller().subject, places=self._places(), now=self._clock.now()
-            )
-        )
+        team = team_of(request.parent)
+        require(caller(), team, Role.MEMBER)
+        draft = await self._after(submit.draft_sweep(request, await self._reading.terms(team, request)))
         assert draft.sweep is not None
         if request.validate_only:
             return _sweep_message(draft.sweep, draft.jobs)
@@ -257,9 +255,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         team, uid = _job_name(request.name)
         require(caller(), team, Role.MEMBER)
         source = await steer.found(self._db, team=team, uid=uid)
-        draft = again.draft(
-            source, request, creator=caller().subject, places=self._places(), now=self._clock.now()
-        )
+        draft = again.draft(source, request, await self._reading.terms_again(source, request))
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
         return (await self._create([draft]))[0]

@@ -31,6 +31,7 @@ from cairn_common.db import pool
 from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
+from cairn_common.sealing import reseal
 from cairn_common.settings import SettingsError, required
 from cairn_scheduler import attach, handlers, lease, orphans, outlook, reach
 from cairn_scheduler.api import ACCESS, NAME, SchedulerApi
@@ -43,6 +44,7 @@ from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.settings import SchedulerSettings
 from cairn_scheduler.sky import cluster as sky
+from cairn_scheduler.terms import Reading
 from cairn_scheduler.vault import open_vault
 from cairn_scheduler.watch import Watch
 
@@ -86,7 +88,8 @@ async def run(
     ):
         _own(settings.data_dir, await lease.platform(db))
         bell, watch, checker = Bell(db), Watch(db), TokenChecker(channel, clock)
-        vault = open_vault(settings.secrets_key, settings.data_dir)
+        vault = open_vault(settings.secrets_key, settings.secrets_key_old, settings.data_dir)
+        await reseal(db, vault.sealer, table="job_secrets", key="job_uid", name="job_uid")
         intake = Intake(db, vault=vault, gate=Gate(Quota(channel)))
         quota = Quota(channel, remember=TREE_SECONDS)
         office = Office(settings, settings.data_dir, capacity, db, quota, clock, bell, vault, opening)
@@ -99,10 +102,21 @@ async def run(
         # Whether this one decides is known, and if so its places are open: what is asked of them is answered.
         await office.settled.wait()
         places = _places(settings, capacity)
-        api = SchedulerApi(db, places=lambda: places, clock=clock, watch=watch, wake=bell.ring, intake=intake)
+        reading = Reading(Quota(channel), places=lambda: places, clock=clock)
+        api = SchedulerApi(
+            db,
+            places=lambda: places,
+            clock=clock,
+            watch=watch,
+            wake=bell.ring,
+            intake=intake,
+            reading=reading,
+        )
         audit = orphans.OrphanApi(db, clusters=office.clusters)
         looking = outlook.OutlookApi(db, quota=Quota(channel), places=lambda: places, clock=clock)
-        reaching = reach.InfraApi(db, clusters=office.clusters, clock=clock, forecast=looking.forecast)
+        reaching = reach.InfraApi(
+            db, clusters=office.clusters, clock=clock, forecast=looking.forecast, quota=Quota(channel)
+        )
         attaching = attach.AttachApi(db, clock=clock, watch=watch, check=checker.check)
         async with rpc.server(
             bind=settings.grpc_bind,

@@ -34,6 +34,9 @@ _TOGETHER = 64
 _AT_ONCE = 16
 _PAUSE = 0.2
 
+Secrets = dict[str, str] | Sealed
+"""The values of an attempt's secrets, or why they are not to be had."""
+
 
 class Launching:
     """See the module. `ended` takes the end of an attempt that never began, until it is written down; `wake`
@@ -104,6 +107,7 @@ class Launching:
 
     async def _begin(self, intents: Sequence[Step]) -> bool:
         tokens = await self._tokens([new for _, new, _ in intents])
+        secrets = await self._all_secrets([new for _, new, _ in intents])
         intents = [step for step in intents if _active(step[1]).uid in tokens]
         async with self._out.lead.transaction() as conn:
             done = await self._out.recent.save(conn, intents)
@@ -111,18 +115,18 @@ class Launching:
             await steps.set_tokens(conn, {_active(new).uid: tokens[_active(new).uid].uid for new in begun})
         self._out.recent.note(intents, done)
         log.info("jobs.launching", jobs=[new.uid for new in begun])
-        await self._at_places(begun, tokens)
+        await self._at_places(begun, tokens, secrets)
         return len(done) == len(intents)
 
     async def start(self, jobs: Sequence[Job]) -> None:
         """Starts attempts whose intents are written; done twice they start once."""
         if not jobs:
             return
-        tokens = await self._tokens(jobs)
+        tokens, secrets = await self._tokens(jobs), await self._all_secrets(jobs)
         ready = [job for job in jobs if _active(job).uid in tokens]
         async with self._out.lead.transaction() as conn:
             await steps.set_tokens(conn, {_active(job).uid: tokens[_active(job).uid].uid for job in ready})
-        await self._at_places(ready, tokens)
+        await self._at_places(ready, tokens, secrets)
 
     async def _tokens(self, jobs: Sequence[Job]) -> dict[str, RunToken]:
         """By attempt. What quota refuses is logged and left out: the next round asks again."""
@@ -152,17 +156,19 @@ class Launching:
                 )
         return made
 
-    async def _at_places(self, jobs: Sequence[Job], tokens: Mapping[str, RunToken]) -> None:
+    async def _at_places(
+        self, jobs: Sequence[Job], tokens: Mapping[str, RunToken], secrets: Mapping[str, Secrets]
+    ) -> None:
         # Written and not begun is found again; begun by one who no longer decides is not.
         await self._out.lead.check()
-        await asyncio.gather(*(self._at_place(job, tokens[_active(job).uid]) for job in jobs))
+        await asyncio.gather(
+            *(self._at_place(job, tokens[_active(job).uid], secrets[_active(job).uid]) for job in jobs)
+        )
 
-    async def _at_place(self, job: Job, token: RunToken) -> None:
+    async def _at_place(self, job: Job, token: RunToken, secrets: Secrets) -> None:
         attempt = _active(job)
-        try:
-            secrets = await self._secrets(job)
-        except Sealed as error:
-            await self._failed(attempt, str(error), refused=True)
+        if isinstance(secrets, Sealed):
+            await self._failed(attempt, str(secrets), refused=True)
             return
         order = Order(
             team=job.team,
@@ -189,6 +195,16 @@ class Launching:
         end = self._out.clock.now().timestamp()
         await self._ended(Ended(attempt.uid, Evidence(message=message, refused=refused, end_time=end)))
 
+    async def _all_secrets(self, jobs: Sequence[Job]) -> dict[str, Secrets]:
+        """By attempt. Raises Unavailable before anything is begun."""
+        found = await asyncio.gather(*(self._secrets(job) for job in jobs), return_exceptions=True)
+        made: dict[str, Secrets] = {}
+        for job, secrets in zip(jobs, found, strict=True):
+            if isinstance(secrets, BaseException) and not isinstance(secrets, Sealed):
+                raise secrets
+            made[_active(job).uid] = secrets
+        return made
+
     async def _secrets(self, job: Job) -> dict[str, str]:
         """Raises Sealed where they are not to be had."""
         if not job.spec.secrets:
@@ -196,7 +212,32 @@ class Launching:
         sealed = await vault.kept(self._out.db, job.uid)
         if sealed is None:
             raise Sealed("Its secrets are not kept any more. Submit it again.")
-        return self._out.vault.open(job.uid, sealed)
+        values = self._out.vault.open(job.uid, sealed)
+        stored = await self._stored(job, [name for name, value in values.items() if value is None])
+        return {name: stored[name] if value is None else value for name, value in values.items()}
+
+    async def _stored(self, job: Job, names: Sequence[str]) -> dict[str, str]:
+        """What the quota service keeps, as it is now."""
+        if not names:
+            return {}
+        try:
+            found = await self._out.quota.secrets(
+                names,
+                team=job.team,
+                user=job.creator,
+                job=f"teams/{job.team}/jobs/{job.uid}",
+                attempt_uid=_active(job).uid,
+            )
+        except Unavailable:
+            raise
+        except DomainError as error:
+            raise Sealed(f"Its secrets are not to be had: {error.message}") from None
+        if missing := [name for name in names if name not in found]:
+            raise Sealed(
+                f"No value is kept any more for {', '.join(missing)}, or {job.creator} is no member any more."
+                f" Set it again (`cairn secret set {missing[0]}`), and rerun the job."
+            )
+        return found
 
 
 def _active(job: Job) -> Attempt:

@@ -17,6 +17,8 @@ from cairn.quota.v1 import (
     plan_pb2,
     quota_pb2,
     quota_pb2_grpc,
+    secret_service_pb2,
+    secret_service_pb2_grpc,
     token_pb2,
     tree_pb2,
 )
@@ -92,6 +94,7 @@ class Quota:
         self._quota = quota_pb2_grpc.QuotaServiceStub(channel)
         self._allocation = allocation_pb2_grpc.AllocationServiceStub(channel)
         self._identity = quota_pb2_grpc.IdentityServiceStub(channel)
+        self._secrets = secret_service_pb2_grpc.SecretServiceStub(channel)
         # Reservations whose jobs have given up their places since the last plan.
         self._ends: dict[str, None] = {}
         self._budgets = True
@@ -203,6 +206,16 @@ class Quota:
             )
             made += [RunToken(one.token.uid, one.secret) for one in answer.tokens]
         return made
+
+    async def secrets(
+        self, names: Sequence[str], *, team: str, user: str, job: str = "", attempt_uid: str = ""
+    ) -> dict[str, str]:
+        """Values of those that the user or the team has kept there. `job`, `attempt_uid`: who gets them, which
+        is noted; none: they are looked at."""
+        request = secret_service_pb2.UseSecretsRequest(
+            parent=f"teams/{team}", user=user, variables=names, job=job, attempt_uid=attempt_uid
+        )
+        return dict((await _answer(self._secrets.UseSecrets(request))).values)
 
     async def renew(self, token_uid: str) -> None:
         """Lets a run token live on."""

@@ -20,6 +20,8 @@ from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.infra import Accelerator, Infra, InfraState, NoPlacement, Placement, Survey
 from cairn_scheduler.model import Job, pool_of
 from cairn_scheduler.places import Place
+from cairn_scheduler.quota import Quota
+from cairn_scheduler.terms import Reading
 
 NAME = "cairn.scheduler.v1.InfraService"
 ACCESS = {
@@ -40,12 +42,14 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         clusters: Mapping[str, Cluster],
         clock: Clock,
         forecast: Callable[[Job], Awaitable[outlook_pb2.Explanation]],
+        quota: Quota,
     ) -> None:
         """`forecast`: why a job would wait, were it submitted now."""
         self._db = db
         self._clusters = clusters
         self._clock = clock
         self._forecast = forecast
+        self._reading = Reading(quota, places=self._places, clock=clock)
 
     def _known(self) -> Mapping[str, Cluster]:
         if not self._clusters:
@@ -71,7 +75,7 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         """Where a task would go, and whether it would start now."""
         require(caller(), submit.team_of(request.parent), Role.MEMBER)
         self._check_deciding()
-        draft = self._draft(request)
+        draft = await self._draft(request)
         spec = draft.jobs[0].spec
         try:
             placements = await self._known()[spec.pool].placements(spec)
@@ -92,23 +96,20 @@ class InfraApi(infra_pb2_grpc.InfraServiceServicer):
         if not self._clusters:
             raise Unavailable("this scheduler waits while another one decides; ask again")
 
-    def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
+    async def _draft(self, request: infra_pb2.PlanJobRequest) -> submit.Draft:
         """As CreateJob or CreateSweep would make it. Raises what they would."""
-        creator, places, now = caller().subject, self._places(), self._clock.now()
         fields: dict[str, Any] = {
             "parent": request.parent, "task": request.task, "code": request.code, "secrets": request.secrets,
             "mounts": request.mounts, "validate_only": True,
         }  # fmt: skip
+        job = scheduler_pb2.CreateJobRequest(**fields)
+        terms = await self._reading.terms(submit.team_of(request.parent), job)
         try:
-            return submit.draft_job(
-                scheduler_pb2.CreateJobRequest(**fields), creator=creator, places=places, now=now
-            )
+            return submit.draft_job(job, terms)
         except InvalidArgument as error:
             if error.metadata.get("path") != "cairn.sweep":
                 raise
-        return submit.draft_sweep(
-            scheduler_pb2.CreateSweepRequest(**fields), creator=creator, places=places, now=now
-        )
+        return submit.draft_sweep(scheduler_pb2.CreateSweepRequest(**fields), terms)
 
     def _places(self) -> list[Place]:
         return [Place(name, cluster.capacity()) for name, cluster in sorted(self._known().items())]

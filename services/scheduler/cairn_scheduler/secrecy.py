@@ -1,11 +1,14 @@
 """Secrets of a task file: what is declared, the file without their values, what comes with the request.
 
-A value is never part of what is recorded, told or shown: the file that a job keeps says `null` instead. Pure.
+A value is never part of what is recorded, told or shown: the file that a job keeps says `null` instead. One
+that came with the job is kept with it; one that its user or its team has at the quota service is asked for anew
+by each attempt. Pure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 
 import yaml
 
@@ -16,6 +19,16 @@ MASK = "********"
 LEAST_HIDDEN = 6
 MOST_BYTES = 64 * 1024
 MOST_SECRETS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """The secrets of a job."""
+
+    # By name; None: each attempt asks for it.
+    kept: Mapping[str, str | None] = field(repr=False)
+    # All values, which nothing that is recorded may hold.
+    values: Collection[str] = field(repr=False)
 
 
 def names(value: object) -> list[str] | None:
@@ -49,33 +62,38 @@ def hide(text: str, declared: Mapping[str, str | None]) -> str:
 
 
 def settle(
-    declared: Mapping[str, str | None], given: Mapping[str, str], *, shown: Iterable[str]
-) -> dict[str, str]:
-    """Each secret's value: what is given with the request goes before what stood in the file.
+    declared: Mapping[str, str | None],
+    given: Mapping[str, str],
+    *,
+    stored: Mapping[str, str],
+    shown: Iterable[str],
+) -> Settled:
+    """What is given with the request goes before what stood in the file, and that before what is stored.
 
     `shown`: texts that are recorded with the job. Raises InvalidArgument TASK_INVALID with the path of a
     secret that has no value, or whose value is part of those.
     """
-    values = {name: given.get(name, value) for name, value in {**dict.fromkeys(given), **declared}.items()}
-    for name, value in values.items():
-        if value is None:
-            raise _invalid(
-                f"secrets.{name}",
-                f"has no value; `cairn run --secret {name}` takes it from your environment",
-            )
-    settled = {name: value for name, value in values.items() if value is not None}
-    if len(settled) > MOST_SECRETS or sum(len(v.encode()) for v in settled.values()) > MOST_BYTES:
+    kept = {name: given.get(name, value) for name, value in {**dict.fromkeys(given), **declared}.items()}
+    settled = {name: stored.get(name) if value is None else value for name, value in kept.items()}
+    if missing := [name for name, value in settled.items() if value is None]:
+        raise _invalid(
+            f"secrets.{missing[0]}",
+            f"no value is known for {', '.join(missing)}. `cairn secret set {missing[0]}` keeps one for your jobs"
+            f" (--shared: for all of the team's); `cairn run --secret {missing[0]}` takes your environment's",
+        )
+    whole = {name: value for name, value in settled.items() if value is not None}
+    if len(whole) > MOST_SECRETS or sum(len(v.encode()) for v in whole.values()) > MOST_BYTES:
         raise _invalid(
             "secrets", f"are more than {MOST_SECRETS}, or larger than {MOST_BYTES // 1024} KiB together"
         )
     texts = list(shown)
-    for name, value in settled.items():
+    for name, value in whole.items():
         if len(value) >= LEAST_HIDDEN and any(value in text for text in texts):
             raise _invalid(
                 f"secrets.{name}",
                 f"its value stands elsewhere in the task, too, where it is shown; write ${name} there",
             )
-    return settled
+    return Settled(kept, tuple(whole.values()))
 
 
 def mask(text: str, values: Iterable[str]) -> str:

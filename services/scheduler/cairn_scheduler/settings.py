@@ -23,5 +23,7 @@ class SchedulerSettings(ServiceSettings):
     # What the secrets of jobs are encrypted with, at least 32 characters: the same for all replicas. Empty:
     # a key that is made once in the data folder.
     secrets_key: SecretStr = SecretStr("")
+    # The one before it, while what was sealed under that is sealed anew.
+    secrets_key_old: SecretStr = SecretStr("")
     # Python environments of jobs are kept up to this size, those in use besides.
     local_environments_gib: int = Field(default=50, ge=1, le=100_000)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
@@ -23,6 +23,7 @@ FIRST_REASON = "NotEvaluated: the scheduler has not looked at it yet"
 # What a fact may carry, less room for the attempts that come.
 MOST_JOB_BYTES = 600_000
 MOST_BATCH = 1000
+MOST_SECRETS = secrecy.MOST_SECRETS
 # All jobs of a sweep are written in one transaction, and answered in one message.
 MOST_SWEEP_BYTES = 64 * 2**20
 MOST_SWEEP_ANSWER = 2 * 2**20
@@ -31,6 +32,18 @@ _LONGEST_REQUEST_ID = 128
 
 CreateRequest = scheduler_pb2.CreateJobRequest | scheduler_pb2.CreateSweepRequest
 AgainRequest = scheduler_pb2.RerunJobRequest | scheduler_pb2.ResumeJobRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a request is read with."""
+
+    # Who asks.
+    creator: str
+    places: tuple[Place, ...]
+    now: datetime
+    # Values of the secrets that the request leaves open, where the team or who asks has them kept.
+    stored: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +57,8 @@ class Draft:
     sweep: Sweep | None = None
     # What its jobs are to run after, as it was written.
     after: tuple[Wish, ...] = ()
-    # Of each of the jobs, by name.
-    secrets: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # Of each of the jobs, by name; None: an attempt asks for it.
+    secrets: Mapping[str, str | None] = field(default_factory=dict, repr=False)
     # Of one job: how it is told and answered, once it is in.
     message: job_pb2.Job | None = field(default=None, repr=False, compare=False)
 
@@ -55,30 +68,26 @@ def team_of(parent: str) -> str:
     return parse_name("teams/{team}", parent)["team"]
 
 
-def draft_job(
-    message: scheduler_pb2.CreateJobRequest, *, creator: str, places: Sequence[Place], now: datetime
-) -> Draft:
+def draft_job(message: scheduler_pb2.CreateJobRequest, terms: Terms) -> Draft:
     """One job. Raises InvalidArgument (TASK_INVALID, ...) or FailedPrecondition (CAPACITY_IMPOSSIBLE)."""
-    task, secrets = _read(message, places)
+    task, secrets = _read(message, terms)
     if task.grid:
         raise invalid("cairn.sweep", "makes many jobs; submit it as a sweep (CreateSweep)")
-    job = _job(message, task, task.spec, creator=creator, now=now, hidden=secrets)
+    job = _job(message, task, task.spec, terms, hidden=secrets.values)
     told = checked_message(job)
-    request = _request(message, task, secrets)
-    return Draft(job.team, creator, request, (job,), after=task.after, secrets=secrets, message=told)
+    request = _request(message, task, secrets.values)
+    return Draft(
+        job.team, terms.creator, request, (job,), after=task.after, secrets=secrets.kept, message=told
+    )
 
 
-def draft_sweep(
-    message: scheduler_pb2.CreateSweepRequest, *, creator: str, places: Sequence[Place], now: datetime
-) -> Draft:
+def draft_sweep(message: scheduler_pb2.CreateSweepRequest, terms: Terms) -> Draft:
     """One job for each point of the grid. Raises as `draft_job`."""
-    task, secrets = _read(message, places)
+    task, secrets = _read(message, terms)
     if not task.grid:
         raise invalid("cairn.sweep", "is missing: a sweep needs `cairn: {sweep: {parameters: ...}}`")
     uid = "" if message.validate_only else new_uid()
-    jobs = tuple(
-        _job(message, task, spec, creator=creator, now=now, sweep=uid, hidden=secrets) for spec in task.jobs()
-    )
+    jobs = tuple(_job(message, task, spec, terms, sweep=uid, hidden=secrets.values) for spec in task.jobs())
     messages = [wire.job_message(job) for job in jobs]
     largest = max(one.ByteSize() for one in messages)
     if largest > MOST_JOB_BYTES:
@@ -92,14 +101,12 @@ def draft_sweep(
             "(the diff is kept with each job), put long texts into files of `workdir`, or use a smaller grid",
             reason=Reason.SWEEP_INVALID,
         )
-    sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, creator, task.experiment, now)
-    request = _request(message, task, secrets)
-    return Draft(jobs[0].team, creator, request, jobs, sweep, after=task.after, secrets=secrets)
+    sweep = Sweep(uid, jobs[0].team, jobs[0].display_name, terms.creator, task.experiment, terms.now)
+    request = _request(message, task, secrets.values)
+    return Draft(jobs[0].team, terms.creator, request, jobs, sweep, after=task.after, secrets=secrets.kept)
 
 
-def draft_batch(
-    message: scheduler_pb2.BatchCreateJobsRequest, *, creator: str, places: Sequence[Place], now: datetime
-) -> list[Draft]:
+def draft_batch(message: scheduler_pb2.BatchCreateJobsRequest, terms: Terms) -> list[Draft]:
     """One job for each request. Raises as `draft_job`, with the request's place in the metadata `index`."""
     if len(message.requests) > MOST_BATCH:
         raise InvalidArgument(
@@ -118,7 +125,7 @@ def draft_batch(
             )
         one.parent = message.parent
         try:
-            drafts.append(draft_job(one, creator=creator, places=places, now=now))
+            drafts.append(draft_job(one, terms))
         except (InvalidArgument, FailedPrecondition) as error:
             raise type(error)(
                 f"requests[{index}]: {error.message}", reason=error.reason, **error.metadata, index=index
@@ -147,10 +154,17 @@ def _parsed(text: str, places: tuple[Place, ...]) -> Task:
     return parse(text, skypilot=_skypilot(places), fits=lambda need: exceeds(need, here) is None)
 
 
-def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[str, str]]:
+def unknown(message: CreateRequest, places: tuple[Place, ...]) -> list[str]:
+    """Secrets that the task declares, and whose values neither stand in it nor came with it. Raises
+    InvalidArgument."""
+    declared = _parsed(message.task, places).secrets
+    return [name for name, value in declared.items() if value is None and name not in message.secrets]
+
+
+def _read(message: CreateRequest, terms: Terms) -> tuple[Task, secrecy.Settled]:
     """The task with all that came beside it, and its secrets' values."""
-    task = _parsed(message.task, tuple(places))
-    check_fit(task.spec, places)
+    task = _parsed(message.task, terms.places)
+    check_fit(task.spec, terms.places)
     has_code = bool(message.code.digest)
     environment.check_code(task.spec.environment, has_code=has_code)
     if task.repository and not has_code:
@@ -160,11 +174,12 @@ def _read(message: CreateRequest, places: Sequence[Place]) -> tuple[Task, dict[s
     spec = task.spec
     shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
     given = variables(dict(message.secrets), "secrets", beside=spec.envs)
-    secrets = secrecy.settle(task.secrets, {n: v for n, v in given.items() if v is not None}, shown=shown)
+    known = {name: value for name, value in given.items() if value is not None}
+    secrets = secrecy.settle(task.secrets, known, stored=terms.stored, shown=shown)
     brought = mounts.match(task.mounts, wire.mount_values(message.mounts))
     # Jobs of one text, with nothing beside it, share what was read.
-    if secrets or brought:
-        task = replace(task, spec=replace(spec, secrets=tuple(secrets), mounts=brought))
+    if secrets.kept or brought:
+        task = replace(task, spec=replace(spec, secrets=tuple(secrets.kept), mounts=brought))
     return task, secrets
 
 
@@ -172,10 +187,9 @@ def _job(
     message: CreateRequest,
     task: Task,
     spec: Spec,
+    terms: Terms,
     *,
-    creator: str,
-    now: datetime,
-    hidden: Mapping[str, str],
+    hidden: Collection[str],
     sweep: str = "",
 ) -> Job:
     return Job(
@@ -183,9 +197,9 @@ def _job(
         team=team_of(message.parent),
         state=State.PENDING,
         revision=1,
-        creator=creator,
-        create_time=now,
-        update_time=now,
+        creator=terms.creator,
+        create_time=terms.now,
+        update_time=terms.now,
         spec=spec,
         display_name=display_name(message.display_name) or task.name,
         experiment=task.experiment or "default",
@@ -199,10 +213,10 @@ def _job(
     )
 
 
-def _code(message: CreateRequest, hidden: Mapping[str, str]) -> Code:
+def _code(message: CreateRequest, hidden: Collection[str]) -> Code:
     """The task file may be part of what was not committed."""
     code = wire.code_value(message.code)
-    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden.values()))
+    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden))
 
 
 def check_fit(spec: Spec, places: Sequence[Place]) -> None:
@@ -230,14 +244,14 @@ def display_name(text: str) -> str:
     return text
 
 
-def _request(message: CreateRequest, task: Task, hidden: Mapping[str, str]) -> Request:
+def _request(message: CreateRequest, task: Task, hidden: Collection[str]) -> Request:
     """What tells one request from another under the same id: all of it but `validate_only`, and but what is
     secret, which not even a digest shall help to guess."""
     plain = copy.deepcopy(message)
     plain.task = task.spec.task
     plain.secrets.clear()
     plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
-    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden.values())
+    plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden)
     return identified(plain)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from cairn_common import document
 from cairn_common.errors import InvalidArgument, Reason
+from cairn_common.variables import LONGEST, NAME, TAKEN
 from cairn_scheduler import dependencies, elsewhere, environment, fields, mounts, resources, secrecy
 from cairn_scheduler.dependencies import Wish
 from cairn_scheduler.fields import kind, show
@@ -24,7 +25,6 @@ MOST_NODES = 1000
 MOST_RETRIES = 100
 # A script travels as one argument of `bash -c`; Linux allows 128 KiB for one.
 LONGEST_SCRIPT = 120 * 1024
-LONGEST_ENV = 64 * 1024
 LONGEST_RUNTIME = 366 * 86400.0
 LONGEST_GRACE = 3600.0
 
@@ -55,9 +55,6 @@ _NEVER_RETRIED = {
     "cancelled": "somebody stopped it",
 }
 _NAME = re.compile(r"[a-zA-Z0-9]+(?:[._-]{1,2}[a-zA-Z0-9]+)*")
-_ENV_NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
-# But what SkyPilot logs in to a registry of images with.
-_ENV_TAKEN = re.compile(r"CAIRN_.*|SKYPILOT_(?!DOCKER_(?:USERNAME|PASSWORD|SERVER)$).*|CUDA_VISIBLE_DEVICES")
 _EXPERIMENT = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 _FLAVOR = re.compile(r"[a-z0-9](?:[a-z0-9-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9-]*[a-z0-9])?)*")
 _DURATION = re.compile(r"(?:(\d+)d)?\s*(?:(\d+)h)?\s*(?:(\d+)m)?\s*(?:(\d+(?:\.\d+)?)s?)?")
@@ -269,10 +266,8 @@ def _workdir(root: Mapping[str, object]) -> bool:
 
 def _envs(root: Mapping[str, object]) -> dict[str, str | None]:
     envs = variables(_mapping(root, "envs", ""), "envs")
-    if sum(len(n) + len(v or "") for n, v in envs.items()) > 2 * LONGEST_ENV:
-        raise invalid(
-            "envs", f"are larger than {2 * LONGEST_ENV // 1024} KiB together; use a file of `workdir`"
-        )
+    if sum(len(n) + len(v or "") for n, v in envs.items()) > 2 * LONGEST:
+        raise invalid("envs", f"are larger than {2 * LONGEST // 1024} KiB together; use a file of `workdir`")
     return envs
 
 
@@ -288,9 +283,9 @@ def variables(given: Mapping[str, object], at: str, *, beside: Collection[str] =
     found: dict[str, str | None] = {}
     for name, value in given.items():
         path = f"{at}.{name}"
-        if not _ENV_NAME.fullmatch(name):
+        if not NAME.fullmatch(name):
             raise invalid(path, f"{show(name)} is not a name for a variable: letters, digits and _")
-        if _ENV_TAKEN.fullmatch(name):
+        if TAKEN.fullmatch(name):
             raise invalid(path, "is set by the platform itself; choose another name")
         if name in beside:
             raise invalid(path, "stands in `envs`, too; keep one of them")
@@ -313,8 +308,8 @@ def _value(value: object, path: str) -> str:
         text = str(value)
     except ValueError:  # an integer of thousands of digits
         raise invalid(path, "is a number with too many digits") from None
-    if _size(text, path) > LONGEST_ENV:
-        raise invalid(path, f"is longer than {LONGEST_ENV // 1024} KiB; put it into a file of `workdir`")
+    if _size(text, path) > LONGEST:
+        raise invalid(path, f"is longer than {LONGEST // 1024} KiB; put it into a file of `workdir`")
     return text
 
 

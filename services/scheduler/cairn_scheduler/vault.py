@@ -9,7 +9,7 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from cairn_common.db import Connection, Database
-from cairn_common.sealing import Sealed, Sealer, key_of
+from cairn_common.sealing import Sealed, Sealer, keys_of
 
 __all__ = ["Sealed", "Vault", "keep", "kept", "open_vault"]
 
@@ -17,18 +17,18 @@ __all__ = ["Sealed", "Vault", "keep", "kept", "open_vault"]
 class Vault:
     """Seals a job's secrets for that job alone: under another job's uid they do not open."""
 
-    def __init__(self, key: str) -> None:
-        """`key`: at least 32 characters that nobody can guess."""
-        self._sealer = Sealer(key, purpose=b"cairn-vault")
+    def __init__(self, *keys: str) -> None:
+        """`keys`: see `Sealer`."""
+        self.sealer = Sealer(*keys, purpose=b"cairn-vault")
 
-    def seal(self, job_uid: str, values: Mapping[str, str]) -> bytes:
-        """The values, encrypted and bound to the job."""
-        return self._sealer.seal(job_uid, json.dumps(dict(values)).encode())
+    def seal(self, job_uid: str, values: Mapping[str, str | None]) -> bytes:
+        """The values, encrypted and bound to the job; None: an attempt asks the quota service for it."""
+        return self.sealer.seal(job_uid, json.dumps(dict(values)).encode())
 
-    def open(self, job_uid: str, sealed: bytes) -> dict[str, str]:
+    def open(self, job_uid: str, sealed: bytes) -> dict[str, str | None]:
         """Raises Sealed where the key is another one, or the bytes are another job's."""
         try:
-            values: dict[str, str] = json.loads(self._sealer.open(job_uid, sealed))
+            values: dict[str, str | None] = json.loads(self.sealer.open(job_uid, sealed))
         except (Sealed, ValueError):
             raise Sealed(
                 "Its secrets cannot be opened: they were sealed with another key than the scheduler has now "
@@ -37,12 +37,9 @@ class Vault:
         return values
 
 
-def open_vault(key: SecretStr, folder: Path) -> Vault:
-    """With the operator's key, else with one that is made once and kept in `folder` (0600).
-
-    Raises SettingsError for a key that is too short.
-    """
-    return Vault(key_of(key, folder))
+def open_vault(key: SecretStr, old: SecretStr, folder: Path) -> Vault:
+    """With the operator's keys, else with those in `folder` (0600). Raises SettingsError as `keys_of`."""
+    return Vault(*keys_of(key, old, folder))
 
 
 async def keep(conn: Connection, job_uid: str, sealed: bytes) -> None:

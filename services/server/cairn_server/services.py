@@ -27,8 +27,8 @@ _OF_A_JOB = frozenset(
         "SECRETS", "SPOOL", "TEAM", "TOKEN", "TOKEN_FILE", "URL",
     )
 )  # fmt: skip
-# Of those alone who keep something under it: the scheduler and quota.
-_SECRETS_KEY = "CAIRN_SECRETS_KEY"
+# Of those alone who keep something under them: the scheduler and quota.
+_SECRETS_KEYS = ("CAIRN_SECRETS_KEY", "CAIRN_SECRETS_KEY_OLD")
 # Quota's alone: the secret of single sign-on is among them.
 _SIGN_ON = "CAIRN_OIDC_"
 _KEPT = (
@@ -146,7 +146,7 @@ def _own(
 
 
 def _key(operator: Mapping[str, str]) -> dict[str, str]:
-    return {key: operator[key] for key in (_SECRETS_KEY,) if key in operator}
+    return {key: operator[key] for key in _SECRETS_KEYS if key in operator}
 
 
 def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
@@ -158,7 +158,7 @@ def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
         if key.startswith("CAIRN_")
         and key not in _OF_A_JOB
         and not key.startswith(elsewhere)
-        and key != _SECRETS_KEY
+        and key not in _SECRETS_KEYS
     }
     extra = {key: operator[key] for key in ("CAIRN_S3_BUCKET", "CAIRN_S3_PUBLIC_ENDPOINT") if key in operator}
     return {key: operator[key] for key in _KEPT if key in operator} | settings | extra

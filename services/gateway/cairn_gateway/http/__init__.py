@@ -30,6 +30,7 @@ from cairn_gateway.http import (
     quota,
     results,
     runs,
+    secrets,
     sharing,
     sign_on,
     tags,
@@ -81,6 +82,7 @@ ROUTES = (
     *results.ROUTES,
     *sharing.ROUTES,
     *webhooks.ROUTES,
+    *secrets.ROUTES,
 )
 
 ENTRIES = (

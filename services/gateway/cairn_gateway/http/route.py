@@ -10,7 +10,14 @@ from functools import cached_property
 from google.protobuf.descriptor import Descriptor, FieldDescriptor, MethodDescriptor
 
 from cairn.gateway.v1 import gateway_pb2
-from cairn.quota.v1 import allocation_pb2, audit_pb2, quota_pb2, user_service_pb2, webhook_service_pb2
+from cairn.quota.v1 import (
+    allocation_pb2,
+    audit_pb2,
+    quota_pb2,
+    secret_service_pb2,
+    user_service_pb2,
+    webhook_service_pb2,
+)
 from cairn.scheduler.v1 import infra_pb2, orphan_pb2, outlook_pb2, scheduler_pb2
 from cairn.tracker.v1 import (
     evaluation_pb2,
@@ -39,6 +46,7 @@ SERVICES = {
         user_service_pb2,
         audit_pb2,
         webhook_service_pb2,
+        secret_service_pb2,
         tracker_pb2,
         keeping_pb2,
         registry_pb2,

@@ -1,0 +1,11 @@
+"""Names of the variables that a job's environment can have from people."""
+
+from __future__ import annotations
+
+import re
+
+NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
+# What the platform sets itself; but what SkyPilot logs in to a registry of images with.
+TAKEN = re.compile(r"CAIRN_.*|SKYPILOT_(?!DOCKER_(?:USERNAME|PASSWORD|SERVER)$).*|CUDA_VISIBLE_DEVICES")
+LONGEST = 64 * 1024
+"""Of a value, in bytes."""
