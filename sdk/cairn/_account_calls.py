@@ -128,7 +128,7 @@ class AccountCalls(TeamCalls):
         return list(self.api.pages(path, "deliveries", limit=limit))
 
     def set_secret(self, variable: str, value: str, *, shared: bool = False) -> Json:
-        """Keeps a value for one's own jobs, or (``shared``) for all of the team's. It is never shown again."""
+        """Keeps a value for one's own jobs, or (``shared``) for all of the team's. It is never shown."""
         return self.api.post(f"{self._secrets(shared)}/{segment(variable)}:set", {"value": value})
 
     def secrets(self, *, shared: bool = False) -> list[Json]:
@@ -188,6 +188,11 @@ class AccountCalls(TeamCalls):
     def finish_ask(self, secret: str) -> Json:
         """The session, once somebody has said so; `ApiError` with reason LOGIN_PENDING until then."""
         return self.api.post(f"{BASE}/device-logins:finish", {"secret": secret})
+
+    def finish_loopback(self, code: str, *, verifier: str, redirect_uri: str) -> Json:
+        """The session, for the code that a browser on this machine has brought."""
+        body = {"code": code, "code_verifier": verifier, "redirect_uri": redirect_uri}
+        return self.api.post(f"{BASE}/loopback-logins:finish", body, patience=0)
 
     def tokens(self) -> list[Json]:
         """The caller's tokens, without their secrets."""

@@ -17,6 +17,7 @@ from cairn.quota.v1 import (
     audit_pb2_grpc,
     quota_pb2,
     quota_pb2_grpc,
+    secret_service_pb2_grpc,
     team_pb2,
     token_pb2,
     user_service_pb2_grpc,
@@ -84,6 +85,10 @@ class Quota:
     async def webhooks(self, token: str | None = None) -> webhook_service_pb2_grpc.WebhookServiceAsyncStub:
         """WebhookService as the admin, or with another token."""
         return webhook_service_pb2_grpc.WebhookServiceStub(await self.channel(token or self.tokens.admin))
+
+    async def secrets(self, token: str | None = None) -> secret_service_pb2_grpc.SecretServiceAsyncStub:
+        """SecretService as the admin, or with another token."""
+        return secret_service_pb2_grpc.SecretServiceStub(await self.channel(token or self.tokens.admin))
 
     async def door(self) -> user_service_pb2_grpc.UserServiceAsyncStub:
         """UserService as the gateway, for whoever comes without a token."""

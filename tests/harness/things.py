@@ -39,6 +39,7 @@ def furnish(http: httpx.Client, token: str) -> dict[str, list[str]]:
     invited = post(f"{team}/invitations", {"email": f"{new_uid()}@example.org", "role": "ROLE_MEMBER"})
     account = post(f"{team}/accounts", {"account_id": f"a{new_uid()}", "role": "ROLE_MEMBER"})
     hook = {"url": "http://127.0.0.1:9/", "events": ["job.finished"]}
+    post(f"{team}/secrets/HF_TOKEN:set", {"value": "hf_of the team"})
     asked = post(f"{team}/artifacts/model/versions/1:promote", {"alias": f"tried-{new_uid()}"})
     return {
         "team": [TEAM],
@@ -51,6 +52,7 @@ def furnish(http: httpx.Client, token: str) -> dict[str, list[str]]:
         "user": [account["name"].rpartition("/")[2]],
         "token": [post("/tokens", {"scope": "SCOPE_READ"})["token"]["uid"]],
         "invitation": [invited["invitation"]["uid"]],
+        "variable": ["HF_TOKEN"],
         "webhook": [post(f"{team}/webhooks", {"webhook": hook})["webhook"]["uid"]],
         "share": [post(f"{team}/shares", {"runs": runs})["share"]["uid"]],
         "promotion": [asked.get("uid", "") or new_uid()],

@@ -50,8 +50,15 @@ OF_MLFLOWS_RUNS = {
 LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword", "ApproveDeviceLogin"}
+OWN |= {"SetUserSecret", "DeleteUserSecret", "CreateLoopbackLogin"}
 # By which people come in; no token is asked for.
-PUBLIC = {"AcceptInvitation", "CreateDeviceLogin", "CreateSession", "FinishDeviceLogin"}
+PUBLIC = {
+    "AcceptInvitation",
+    "CreateDeviceLogin",
+    "CreateSession",
+    "FinishDeviceLogin",
+    "FinishLoopbackLogin",
+}
 PUBLIC |= {"ConfirmOidcLogin", "CreateOidcLogin", "GetSignInWays"}
 PUBLIC |= {"GetSharedRuns", "QuerySharedSeries"}
 OF_SERVICES = {
@@ -65,6 +72,7 @@ OF_SERVICES = {
     "CreateOidcLogin",
     "CreateSession",
     "FinishDeviceLogin",
+    "FinishLoopbackLogin",
     "FinishOidcLogin",
     "GetSharedRuns",
     "GetSignInWays",
@@ -72,6 +80,7 @@ OF_SERVICES = {
     "RenewToken",
     "ReserveQuota",
     "ReleaseReservation",
+    "UseSecrets",
 }
 # What a PATCH changes: something that its resource has.
 CHANGES: dict[str, dict[str, object]] = {"SetKeeping": {"retention": []}}
@@ -122,7 +131,7 @@ class Operation:
         """The path with ids of nothing in it."""
         uid = new_uid()
         ids = {"team": team, "artifact": "weights", "version": "1", "digest": "a" * 64, "user": "nobody"}
-        ids["code"] = "BBBB-BBBB"
+        ids |= {"code": "BBBB-BBBB", "variable": "HF_TOKEN"}
         ids |= dict.fromkeys(
             ("job", "run", "sweep", "token", "budget", "invitation", "promotion", "share", "webhook"), uid
         )

@@ -16,7 +16,9 @@ from tests.harness.gateway import bearer
 
 @pytest_asyncio.fixture
 async def place(database_url: Callable[[str], str], nats_url: str, tmp_path: Path) -> AsyncIterator[Place]:
-    async with entry(postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path) as made:
+    async with entry(
+        postgres_url=database_url("quota"), nats_url=nats_url, folder=tmp_path, data_dir=tmp_path
+    ) as made:
         yield made
 
 
@@ -87,10 +89,29 @@ async def test_programs_have_accounts_and_people_have_tokens_of_their_own(
 async def test_a_command_line_is_let_in_by_a_browser(place: Place, tmp_path: Path) -> None:
     config, url = tmp_path / "device.json", str(place.http.base_url)
     ada = bearer((await place.member("ada.device@lab.example"))["secret"])
-    waiting = asyncio.create_task(place.cairn("login", url, "--browser", config=config))
+    waiting = asyncio.create_task(place.cairn("login", url, "--device", config=config))
     async with asyncio.timeout(30):
         while not (code := await place.quota.db.fetchval("SELECT code FROM device_logins")):
             await asyncio.sleep(0.05)
     assert (await place.http.post(f"/api/v1/device-logins/{code}:approve", headers=ada)).status_code == 200
     assert "ada-device at" in await waiting
     assert (await place.http.get("/api/v1/me", headers=bearer(token_in(config)))).status_code == 200
+
+
+async def test_secrets_are_kept_from_stdin_and_never_shown(place: Place, tmp_path: Path) -> None:
+    config, url, value = tmp_path / "ada.json", str(place.http.base_url).rstrip("/"), "hf_q1w2e3r4"
+    token = (await place.member("ada.secret@lab.example"))["secret"]
+    config.write_text(json.dumps({"url": url, "token": token, "team": "main"}))
+    config.chmod(0o600)
+    kept = await place.cairn("secret", "set", "HF_TOKEN", config=config, stdin=value + "\n")
+    assert "HF_TOKEN is kept for you" in kept
+    await place.http.post(
+        "/api/v1/teams/main/secrets/HF_TOKEN:set",
+        json={"value": value},
+        headers=bearer(place.quota.tokens.admin),
+    )
+    shown = await place.cairn("secret", "ls", config=config)
+    assert re.findall(r"HF_TOKEN +(you|teams/main) +(\S+) .* never", shown) == [
+        ("you", "ada-secret"), ("teams/main", "admin"),
+    ]  # fmt: skip
+    assert value not in kept + shown

@@ -14,8 +14,11 @@ import grpc
 import pytest
 
 from cairn.job.v1 import events_pb2
+from cairn.quota.v1 import secret_service_pb2 as pb
+from cairn.quota.v1 import token_pb2
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_common.bus import connect
+from cairn_common.db import Database
 from cairn_common.subjects import team_stream
 from tests.harness import quota, scheduler, servers
 from tests.harness.scheduler import Scheduler
@@ -41,7 +44,10 @@ async def start(
     nats_server: servers.Nats, database_url: Callable[[str], str], tmp_path: Path
 ) -> AsyncIterator[Start]:
     async with quota.running(
-        postgres_url=database_url("quota"), nats_url=nats_server.url, folder=tmp_path / "quota"
+        postgres_url=database_url("quota"),
+        nats_url=nats_server.url,
+        folder=tmp_path / "quota",
+        data_dir=tmp_path / "quota",
     ) as running:
 
         def make(**settings: Any) -> AbstractAsyncContextManager[Scheduler]:
@@ -53,10 +59,11 @@ async def start(
         yield make
 
 
-async def everything(cairn: Scheduler) -> str:
-    """All rows of all of the scheduler's tables, as text."""
-    tables = await cairn.db.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'scheduler'")
-    rows = [await cairn.db.fetch(f"SELECT t::text AS row FROM {table['tablename']} t") for table in tables]
+async def everything(cairn: Scheduler, db: Database | None = None, schema: str = "scheduler") -> str:
+    """All rows of all of a service's tables, as text."""
+    db = db or cairn.db
+    tables = await db.fetch("SELECT tablename FROM pg_tables WHERE schemaname = $1", schema)
+    rows = [await db.fetch(f"SELECT t::text AS row FROM {table['tablename']} t") for table in tables]
     return "\n".join(row["row"] for found in rows for row in found)
 
 
@@ -149,6 +156,55 @@ async def test_all_jobs_of_a_sweep_have_them_and_a_dry_run_keeps_nothing(start: 
         for job in sweep.jobs:
             assert (await cairn.ended(await cairn.job(job.name))).state == Job.SUCCEEDED
         assert await cairn.db.fetchval("SELECT count(*) FROM job_secrets") == 0
+
+
+async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_attempt(
+    start: Start, nats_url: str
+) -> None:
+    text = """
+        secrets: [HF_TOKEN, OTHER]
+        resources: {cpus: 0.5}
+        run: |
+          test "$HF_TOKEN" = "hf_""q1w2e3r4t5" || exit 3
+          echo "saying $HF_TOKEN and $OTHER"
+    """
+    async with start(local_cpus=0.5) as cairn:
+        member = await cairn.quota.member("main", token_pb2.ROLE_MEMBER)
+        ada = await cairn.calling(member)
+        create = scheduler_pb2.CreateJobRequest(parent="teams/main", task=text)
+        create.code.git_diff = f"+token = {INLINE}"
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await ada.CreateJob(create)
+        assert "no value is known for HF_TOKEN, OTHER. `cairn secret set HF_TOKEN`" in str(refused.value)
+        team, own = await cairn.quota.secrets(), await cairn.quota.secrets(member)
+        for stub, owner, name, value in (
+            (team, "teams/main", "HF_TOKEN", "of the team alone"),
+            (team, "teams/main", "OTHER", INLINE),
+            (own, "users/me", "HF_TOKEN", "an old one of hers"),
+        ):
+            await stub.SetSecret(pb.SetSecretRequest(name=f"{owner}/secrets/{name}", value=value))
+        first = await cairn.submit("run: exec sleep 600\nresources: {cpus: 0.5}")
+        await cairn.until(first, lambda now: now.state == Job.RUNNING)
+        job, late = await ada.CreateJob(create), await ada.CreateJob(create)
+        assert job.code.git_diff == "+token = ********"
+        # What it is when an attempt begins counts, not what it was before.
+        await own.SetSecret(pb.SetSecretRequest(name="users/me/secrets/HF_TOKEN", value=SECRET))
+        await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=first.name))
+        end = await cairn.ended(job)
+        assert end.state == Job.SUCCEEDED, end.message
+        assert "saying ******** and ********" in await said(nats_url, job.uid, attempts=1)
+        assert (await cairn.ended(late)).state == Job.SUCCEEDED
+        for told in (await everything(cairn), await everything(cairn, cairn.quota.db, "quota"), str(end)):
+            assert SECRET not in told
+            assert INLINE not in told
+        noted = await cairn.quota.db.fetch(
+            "SELECT actor, resource FROM audit_entries WHERE action = 'secret.used' AND detail::text ~ $1",
+            job.uid,
+        )
+        assert {(row["actor"], row["resource"]) for row in noted} == {
+            (job.creator, f"{job.creator}/secrets/HF_TOKEN"),
+            (job.creator, "teams/main/secrets/OTHER"),
+        }
 
 
 async def test_a_lost_key_ends_the_job_with_a_sentence(start: Start) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import pytest_asyncio
 
 from cairn_common.ids import new_uid
 from cairn_server.ports import free
+from tests.harness.chromium import chromium
 from tests.harness.entry import PASSWORD, Place, entry
 from tests.harness.gateway import bearer
 from tests.harness.sign_on import SECRET, Provider, asked, browser, installed, key
@@ -155,6 +158,43 @@ async def test_who_was_invited_comes_in_by_the_provider_and_is_the_same_ever_aft
     assert [one["state"] for one in states if one["email"] == me["email"]] == ["ACCEPTED"]
     assert await entries(lab, "identity.linked", me["name"]) == 1
     assert await entries(lab, "session.created", me["name"]) == 2
+
+
+async def test_a_person_comes_in_by_button_and_password_and_lets_a_command_line_in(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await lab.place.link(lab.of("ada"))
+    await lab.place.member(lab.of("bob"))
+    async with chromium(tmp_path / "profile") as real:
+        page = await real.page(lab.url)
+        await page.click("Our university")
+        await page.until(f"location.origin === {lab.provider.issuer!r}")
+        await page.fill(login="id-ada", password="any")
+        await page.click("Sign-in")
+        await page.click("Continue")
+        await page.until(f"location.origin === {lab.url!r} && !document.getElementById('leave').hidden")
+        me = await page.get("fetch('/api/v1/users/me').then(answer => answer.json())")
+        assert me["email"] == lab.of("ada")
+        # The command line opens it; somebody signs in there by password, and says yes.
+        (opener := tmp_path / "opener").write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/opened\n')
+        opener.chmod(0o700)
+        monkeypatch.setenv("BROWSER", f"{opener} %s")
+        config, opened = tmp_path / "bob.json", tmp_path / "opened"
+        waiting = asyncio.create_task(lab.place.cairn("login", lab.url, "--browser", config=config))
+        async with asyncio.timeout(30):
+            while not (opened.exists() and opened.read_text().endswith("\n")):
+                await asyncio.sleep(0.02)
+        page = await real.page(opened.read_text().strip())
+        await page.fill(email=lab.of("bob"), password=PASSWORD)
+        await page.click("Sign in")
+        assert lab.of("bob") in await page.until(
+            "document.querySelector('.card p')?.innerText.includes('asks to act') && document.body.innerText"
+        )
+        await page.click("Yes, let it in")
+        await page.until("document.body.innerText.includes('You are in.')")
+        assert "bob at" in await waiting
+    token = json.loads(config.read_text())["token"]
+    assert (await lab.place.http.get(PEOPLE, headers=bearer(token))).json()["email"] == lab.of("bob")
 
 
 async def test_an_address_is_worth_what_the_provider_has_verified(lab: Lab) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from cairn import _env
 from cairn._cli import repository, secrets
 from cairn._cli.errors import CliError
+from cairn._cli.secret import secret
 from cairn._cli.tasks import Wishes, from_command, from_file
 
 
@@ -39,14 +41,25 @@ def test_a_command_can_have_them_too(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert (yaml.safe_load(task.text)["secrets"], task.secrets) == ({"A": None}, {"A": "value of a"})
 
 
-@pytest.mark.parametrize("declared", ["{GONE: null, ALSO: null}", "[GONE, ALSO]"])
-def test_what_has_no_value_is_named_before_anything_is_sent(
+@pytest.mark.parametrize("declared", ["{GONE: null, HERE: null}", "[GONE, HERE]"])
+def test_what_has_no_value_here_is_left_to_the_platform(
     declared: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("GONE", raising=False)
+    monkeypatch.setenv("HERE", "from here")
     (tmp_path / "t.yaml").write_text(f"run: x\nsecrets: {declared}\n")
-    with pytest.raises(CliError, match=r"secrets\.GONE, secrets\.ALSO: no value is known here"):
-        from_file(tmp_path / "t.yaml", Wishes())
+    wishes = Wishes(secrets=secrets.given(["GONE"], None))
+    assert from_file(tmp_path / "t.yaml", wishes).secrets == {"HERE": "from here"}
+    command = from_command(["x"], wishes)
+    assert (yaml.safe_load(command.text)["secrets"], command.secrets) == ({"GONE": None}, {})
+
+
+def test_a_value_is_not_taken_from_the_command_line(tmp_path: Path) -> None:
+    for words in (["HF_TOKEN=hf_12345678"], ["HF_TOKEN", "--from-file", str(tmp_path / "gone")]):
+        done = CliRunner().invoke(secret, ["set", *words])
+        assert isinstance(done.exception, CliError)
+        assert "hf_12345678" not in str(done.exception) + done.exception.told.hint
+        assert ("history" in str(done.exception)) is ("=" in words[0])
 
 
 def test_no_error_says_a_value(tmp_path: Path) -> None:

@@ -298,14 +298,19 @@ def test_values_of_secrets_are_no_part_of_what_a_job_keeps() -> None:
     assert parse("run: x\nsecrets: [A, 'secrets:B']").secrets == {"A": None, "B": None}
 
 
-def test_secrets_come_from_the_request_before_the_file_and_stand_nowhere_else() -> None:
-    assert settle({"A": None, "B": "in the file"}, {"A": "given", "C": "more"}, shown=["run"]) == {
-        "C": "more", "A": "given", "B": "in the file",
-    }  # fmt: skip
-    with pytest.raises(InvalidArgument) as caught:
-        settle({"A": None}, {}, shown=[])
+def test_secrets_come_from_the_request_the_file_or_the_store_and_stand_nowhere_else() -> None:
+    declared = {"A": None, "B": "in the file", "D": None}
+    stored = {"A": "kept", "D": "kept, too"}
+    made = settle(declared, {"A": "given", "C": "more"}, stored=stored, shown=["run"])
+    assert made.kept == {"C": "more", "A": "given", "B": "in the file", "D": None}
+    assert set(made.values) == {"given", "in the file", "more", "kept, too"}
+    assert "kept" not in repr(made)
+    with pytest.raises(InvalidArgument, match="known for A, D") as caught:
+        settle({"A": None, "D": None}, {}, stored={}, shown=[])
     assert caught.value.metadata["path"] == "secrets.A"
+    with pytest.raises(InvalidArgument):
+        settle({"D": None}, {}, stored=stored, shown=["train.py --token 'kept, too'"])
     with pytest.raises(InvalidArgument) as caught:
-        settle({}, {"A": "hf_12345678"}, shown=["train.py --token hf_12345678"])
+        settle({}, {"A": "hf_12345678"}, stored={}, shown=["train.py --token hf_12345678"])
     assert caught.value.metadata["path"] == "secrets.A"
     assert "hf_" not in caught.value.message

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import click
 from rich.text import Text
 
+from cairn._cli import loopback
 from cairn._cli.errors import NOT_ALLOWED, USAGE, CliError
 from cairn._cli.session import Session, common
 from cairn._cli.text import clean
@@ -32,26 +33,31 @@ class _Ways:
     email: str
     invite: str
     browser: bool
+    device: bool
 
 
 @click.command(short_help="Sign in to a server: by password, invitation, browser or token.")
 @click.argument("url", required=False)
-@click.option("--token", default="", help="The token; better typed when asked, or given on stdin.")
+@click.option("--token", default="", help="A token; `-`: asked for, or given on stdin.")
 @click.option(
     "--email", default="", metavar="E-MAIL", help="Sign in by password, which is asked for (or on stdin)."
 )
 @click.option("--invite", default="", metavar="LINK", help="Come in by an invitation.")
-@click.option("--browser", is_flag=True, help="Be let in by somebody who is signed in with a browser.")
+@click.option("--browser", is_flag=True, help="By the browser of this machine.")
+@click.option("--device", is_flag=True, help="By a code, confirmed in a browser anywhere.")
 @common
-def login(session: Session, url: str | None, token: str, email: str, invite: str, browser: bool) -> None:
+def login(
+    session: Session, url: str | None, token: str, email: str, invite: str, browser: bool, device: bool
+) -> None:
     """Sign in, and remember the server and the token for this user (readable by you alone).
 
-    Without an option a token is asked for, or read from stdin. CAIRN_URL, CAIRN_TOKEN and CAIRN_TEAM win over
-    what is remembered.
+    Without an option the browser of this machine is opened, or, where there is none, a code is shown that is
+    confirmed in any other; in a script a token is read from stdin. CAIRN_URL, CAIRN_TOKEN and CAIRN_TEAM win
+    over what is remembered.
     """
-    if sum(map(bool, (token, email, invite, browser))) > 1:
-        raise CliError("give one of --token, --email, --invite and --browser", code=USAGE)
-    ways = _Ways(token, email, invite, browser)
+    if sum(map(bool, (token, email, invite, browser, device))) > 1:
+        raise CliError("give one of --token, --email, --invite, --browser and --device", code=USAGE)
+    ways = _Ways(token, email, invite, browser, device)
     if invite:
         url, _, _ = invite.partition("#")
     known = load_config()
@@ -71,9 +77,11 @@ def _secret(session: Session, nobody: Client, ways: _Ways) -> str:
     if ways.email:
         password = _ask("Password")
         return _given(lambda: nobody.sign_in(ways.email, password, ttl_seconds=SESSION_SECONDS))
-    if ways.browser:
-        return _by_browser(session, nobody)
-    return ways.token or _ask("Token")
+    if ways.token or not (ways.browser or ways.device or sys.stdin.isatty()):
+        return ways.token if ways.token not in ("", "-") else _ask("Token")
+    if not ways.device and (secret := loopback.come_in(session, nobody)):
+        return secret
+    return _by_device(session, nobody)
 
 
 def _by_invitation(session: Session, nobody: Client, link: str) -> str:
@@ -90,15 +98,11 @@ def _by_invitation(session: Session, nobody: Client, link: str) -> str:
     return _given(lambda: nobody.accept_invitation(secret, password, **fields))
 
 
-def _by_browser(session: Session, nobody: Client) -> str:
-    import webbrowser
-
+def _by_device(session: Session, nobody: Client) -> str:
     asked = nobody.ask_in(f"cairn on {platform.node()[:60]}")
     code = clean(str(asked.get("login", {}).get("code", "")))
     page = f"{nobody.url}/#/device/{code}"
     session.say(Text(f"open {page}\nand confirm the code ").append(code, "bold"))
-    if session.interactive:
-        webbrowser.open(page)
     end = time.monotonic() + _WAIT_SECONDS
     while time.monotonic() < end:
         try:

@@ -13,9 +13,7 @@ from cairn._cli.looks import plain_table
 from cairn._cli.session import Session, common
 from cairn._cli.text import age, clean, moment
 
-_shared = click.option(
-    "--shared", is_flag=True, help="The team's, for jobs of all its members (admins set it)."
-)
+_shared = click.option("--shared", is_flag=True, help="The team's, for all its members; admins set it.")
 _LONGEST = 64 * 1024
 
 

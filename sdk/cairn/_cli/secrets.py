@@ -1,6 +1,7 @@
 """Values of a task's secrets: from options, a file, or this shell's environment. No error says a value.
 
-What has no value here is the platform's to know (`cairn secret set`); it says what it does not know, either."""
+What has no value here is the platform's to know (`cairn secret set`), or to say that it is not known.
+"""
 
 from __future__ import annotations
 

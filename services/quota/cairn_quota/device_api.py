@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
 
 from cairn.quota.v1 import device_login_pb2, user_service_pb2
 from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
@@ -13,7 +14,8 @@ from cairn_common.clock import Clock
 from cairn_common.rpc import caller, origin
 from cairn_quota import checks, people_wire, user_checks, wire
 from cairn_quota.device_store import LIFE, DeviceLogin, DeviceStore, login_not_found
-from cairn_quota.people import UserState
+from cairn_quota.model import NewToken
+from cairn_quota.people import User, UserState
 from cairn_quota.sight import self_of
 from cairn_quota.sign_in import attempts_under, neighbourhood, new_session, too_often
 from cairn_quota.user_store import UserStore, user_not_found
@@ -78,17 +80,9 @@ class DeviceCalls(UserServiceServicer):
         hashed = hash_token(request.secret)
         login = await self.devices.find(hashed, now=now)
         assert login.subject is not None, "find gives those that were confirmed"
-        user = await self.users.user(login.subject.removeprefix("users/"))
-        if user is None or user.state is not UserState.ACTIVE:
-            raise user_not_found(login.subject)
-        if login.latest is not None:
-            life = min(life, login.latest - now)
-        session, secret = new_session(user.subject, life=life, now=now)
-        if login.latest is not None:
-            # It stands for the token that confirmed it, and may make nothing that outlives it.
-            session = replace(session, token=replace(session.token, session=False))
-        await self.devices.finish(hashed, session)
-        return people_wire.session_message(session, user, secret)
+        made = await session_in_place_of(self.users, login.subject, life=life, latest=login.latest, now=now)
+        await self.devices.finish(hashed, made.session)
+        return people_wire.session_message(made.session, made.user, made.secret)
 
     async def _code(self, name: str) -> str:
         await self._count("look", caller().subject, most=MOST_LOOKS)
@@ -101,6 +95,32 @@ class DeviceCalls(UserServiceServicer):
         wait = await self.users.attempt([attempts_under(*parts, most=most)], now=self.clock.now())
         if wait is not None:
             raise too_often(wait)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A session that is not written yet."""
+
+    session: NewToken
+    user: User
+    secret: str = field(repr=False)
+
+
+async def session_in_place_of(
+    users: UserStore, subject: str, *, life: timedelta, latest: datetime | None, now: datetime
+) -> Opened:
+    """For whom somebody has let in as `subject`, by what is good until `latest` (None: a session). Raises
+    NotFound/USER_NOT_FOUND, also for a user who is disabled since."""
+    user = await users.user(subject.removeprefix("users/"))
+    if user is None or user.state is not UserState.ACTIVE:
+        raise user_not_found(subject)
+    if latest is not None:
+        life = min(life, latest - now)
+    session, secret = new_session(user.subject, life=life, now=now)
+    if latest is not None:
+        # It stands for the token that let it in, and may make nothing that outlives it.
+        session = replace(session, token=replace(session.token, session=False))
+    return Opened(session, user, secret)
 
 
 def _message(login: DeviceLogin) -> device_login_pb2.DeviceLogin:

@@ -56,7 +56,7 @@ class SecretApi(SecretServiceServicer):
         self, request: secret_service_pb2.ListSecretsRequest, context: object
     ) -> secret_service_pb2.ListSecretsResponse:
         """What there is, without values."""
-        found = await self.store.secrets(_owner(request.parent, Role.MEMBER))
+        found = await self.store.secrets(_owner(request.parent, Role.VIEWER))
         return secret_service_pb2.ListSecretsResponse(secrets=[_message(one) for one in found])
 
     async def DeleteSecret(

@@ -20,6 +20,7 @@ from cairn_quota.device_api import DeviceCalls
 from cairn_quota.device_store import DeviceStore
 from cairn_quota.entry_api import EntryCalls
 from cairn_quota.invitation_store import InvitationStore
+from cairn_quota.loopback_api import LoopbackCalls
 from cairn_quota.member_api import MemberCalls
 from cairn_quota.member_store import MemberStore
 from cairn_quota.oidc import Party
@@ -56,6 +57,8 @@ USER_ACCESS: Mapping[str, Access] = MappingProxyType(
         f"/{USERS}/GetDeviceLogin": access(Role.NONE),
         f"/{USERS}/ApproveDeviceLogin": access(Role.NONE, scope=Scope.ADMIN),
         f"/{USERS}/FinishDeviceLogin": access(Role.SERVICE),
+        f"/{USERS}/CreateLoopbackLogin": access(Role.NONE, scope=Scope.ADMIN),
+        f"/{USERS}/FinishLoopbackLogin": access(Role.SERVICE),
         f"/{USERS}/CreateServiceAccount": access(Role.ADMIN),
         f"/{USERS}/CreateAccountToken": access(Role.ADMIN),
         f"/{USERS}/DisableServiceAccount": access(Role.ADMIN),
@@ -137,7 +140,7 @@ class UserCalls(UserServiceServicer):
         return people_wire.user_message(changed)
 
 
-class UserApi(UserCalls, MemberCalls, EntryCalls, OidcCalls, DeviceCalls):
+class UserApi(UserCalls, MemberCalls, EntryCalls, OidcCalls, DeviceCalls, LoopbackCalls):
     """The whole UserService, over one database. `party` None: without single sign-on."""
 
     def __init__(self, db: Database, passwords: Passwords, clock: Clock, party: Party | None = None) -> None:
@@ -149,3 +152,4 @@ class UserApi(UserCalls, MemberCalls, EntryCalls, OidcCalls, DeviceCalls):
         sign_on = SignOn.over(db, party, clock) if party is not None else None
         OidcCalls.__init__(self, users, sign_on, sign_in, clock)
         DeviceCalls.__init__(self, users, DeviceStore(db), clock)
+        LoopbackCalls.__init__(self, users, db, clock)

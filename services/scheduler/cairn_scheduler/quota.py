@@ -210,8 +210,8 @@ class Quota:
     async def secrets(
         self, names: Sequence[str], *, team: str, user: str, job: str = "", attempt_uid: str = ""
     ) -> dict[str, str]:
-        """Values of those that the user or the team has kept there. `job`, `attempt_uid`: who gets them, which
-        is noted; none: they are looked at."""
+        """Values of those that the user or the team has kept there. `job`, `attempt_uid`: who gets them,
+        which is noted; none: they are looked at."""
         request = secret_service_pb2.UseSecretsRequest(
             parent=f"teams/{team}", user=user, variables=names, job=job, attempt_uid=attempt_uid
         )

@@ -1,7 +1,7 @@
 """Secrets of a task file: what is declared, the file without their values, what comes with the request.
 
 A value is never part of what is recorded, told or shown: the file that a job keeps says `null` instead. One
-that came with the job is kept with it; one that its user or its team has at the quota service is asked for anew
+that came with the job is kept with it; one that its user or its team keeps at the quota service is asked for
 by each attempt. Pure.
 """
 
@@ -78,8 +78,8 @@ def settle(
     if missing := [name for name, value in settled.items() if value is None]:
         raise _invalid(
             f"secrets.{missing[0]}",
-            f"no value is known for {', '.join(missing)}. `cairn secret set {missing[0]}` keeps one for your jobs"
-            f" (--shared: for all of the team's); `cairn run --secret {missing[0]}` takes your environment's",
+            f"no value is known for {', '.join(missing)}. `cairn secret set {missing[0]}` keeps one for your"
+            f" jobs (--shared: the team's); `cairn run --secret {missing[0]}` takes your environment's",
         )
     whole = {name: value for name, value in settled.items() if value is not None}
     if len(whole) > MOST_SECRETS or sum(len(v.encode()) for v in whole.values()) > MOST_BYTES:

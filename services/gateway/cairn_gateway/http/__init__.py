@@ -86,7 +86,7 @@ ROUTES = (
 )
 
 ENTRIES = (
-    *(people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH),
+    *(people.SIGN_IN, people.ACCEPT, people.ASK_IN, people.FINISH, people.FINISH_LOOPBACK),
     *(sign_on.WAYS, sign_on.BEGIN, sign_on.CONFIRM),
     *sharing.SHARED,
 )
@@ -178,7 +178,7 @@ def _add_routes(app: FastAPI, behind: Behind) -> None:
 
     for route in ROUTES:
         add(route, _answer(route, behind.upstream))
-    for route in (people.SIGN_IN, people.ACCEPT, people.FINISH):
+    for route in (people.SIGN_IN, people.ACCEPT, people.FINISH, people.FINISH_LOOPBACK):
         add(route, entry.come_in(route, behind.upstream, behind.cookie))
     for route in (people.ASK_IN, sign_on.WAYS, *sharing.SHARED):
         add(route, _answer(route, behind.upstream))

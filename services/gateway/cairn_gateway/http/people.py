@@ -148,6 +148,12 @@ DEVICE = (
         summary="Let a command line in as oneself.",
         bind={"name": "deviceLogins/{code}"},
     ),
+    Route(
+        method="POST",
+        path="/loopback-logins",
+        rpc="UserService/CreateLoopbackLogin",
+        summary="Let a command line on one's own machine in as oneself: where the browser goes now.",
+    ),
 )
 # By which people come in: the only ones that need no token.
 SIGN_IN = Route(
@@ -176,6 +182,13 @@ FINISH = Route(
     path="/device-logins:finish",
     rpc="UserService/FinishDeviceLogin",
     summary="Come in, once somebody has said so.",
+    public=True,
+)
+FINISH_LOOPBACK = Route(
+    method="POST",
+    path="/loopback-logins:finish",
+    rpc="UserService/FinishLoopbackLogin",
+    summary="Come in with the code that the browser has brought, and its verifier.",
     public=True,
 )
 SIGN_OUT = Route(

@@ -123,6 +123,35 @@ export class DeviceView {
   close() {}
 }
 
+/** The view in which somebody lets in the command line that has opened this browser, and listens on this machine. */
+export class LoopbackView {
+  constructor(query) {
+    const port = query.get("port") || "";
+    // By number, and never elsewhere: what is handed over here is somebody.
+    this.redirect = /^[1-9][0-9]{3,4}$/.test(port) ? `http://127.0.0.1:${port}/callback` : "";
+    this.port = port;
+    this.state = query.get("state") || "";
+    this.challenge = query.get("challenge") || "";
+    this.client = (query.get("on") || "this computer").slice(0, 60);
+    this.node = h("div");
+  }
+
+  async open() {
+    if (!this.redirect) throw new Error("This address is not whole: run cairn login again.");
+    const me = await get("/users/me");
+    const who = me.email || me.name.split("/").pop();
+    const no = () => location.assign(`${this.redirect}?${new URLSearchParams({ error: "access_denied", state: this.state })}`);
+    this.node.replaceChildren(card("Let it in?", [h("b", {}, `cairn on ${this.client}`), ` (this computer, port ${this.port}) asks to act as `, h("b", {}, who), ". Say yes only if you have just run ", h("code", {}, "cairn login"), " here."], [], "Yes, let it in", async () => {
+      const body = { redirect_uri: this.redirect, state: this.state, code_challenge: this.challenge, client: `cairn on ${this.client}` };
+      location.assign((await call("POST", "/loopback-logins", { body })).url);
+    }, [h("button", { class: "quiet", onclick: no }, "No")]));
+  }
+
+  event() {}
+
+  close() {}
+}
+
 /** Ends the session: the cookie's is revoked, a token is only forgotten by this tab. */
 export async function leave() {
   if (session.token) session.token = "";

@@ -4,7 +4,7 @@ import { follow, get, session } from "./api.js";
 import { BoardView } from "./board.js";
 import { CompareView } from "./compare.js";
 import { h, passes } from "./dom.js";
-import { DeviceView, confirmCard, inviteCard, leave, signInCard, why } from "./entry.js";
+import { DeviceView, LoopbackView, confirmCard, inviteCard, leave, signInCard, why } from "./entry.js";
 import { QuotaView } from "./quota.js";
 import { LineageView, ResultsView, isResults } from "./results.js";
 import { RunView } from "./run.js";
@@ -134,6 +134,7 @@ function viewOf(parts, query) {
   const uids = (query.get("runs") || "").split(",").filter(Boolean).slice(0, 20);
   if (parts[0] === "compare" && uids.length) return new CompareView(team, uids);
   if (parts[0] === "device" && parts[1]) return new DeviceView(parts[1]);
+  if (parts[0] === "loopback") return new LoopbackView(query);
   if (parts[0] === "quota") return new QuotaView(team);
   if (isResults(parts[0])) return new ResultsView(team, parts[0]);
   if (parts[0] === "board" && parts[1]) return new BoardView(team, parts[1], parts[2]);
