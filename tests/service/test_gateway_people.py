@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import secrets
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -126,3 +129,58 @@ async def test_who_comes_in_finds_the_team_and_manages_it_by_its_role(place: Pla
     assert (await place.http.get("/api/v1/me", headers=program)).status_code == 401
     assert (await place.http.post(f"{members}/ada-b:remove", headers=ada)).status_code == 200
     assert (await place.http.get("/api/v1/teams/main", headers=ada)).status_code == 401
+
+
+def pkce() -> tuple[str, str]:
+    """A verifier, and its challenge."""
+    verifier = secrets.token_urlsafe(48)
+    digest = hashlib.sha256(verifier.encode()).digest()
+    return verifier, base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+
+
+async def test_a_loopback_login_leads_to_this_machine_alone_and_is_good_once(place: Place) -> None:
+    http, redirect = place.http, "http://127.0.0.1:7001/callback"
+    verifier, challenge = pkce()
+    asked = {"redirect_uri": redirect, "state": "s" * 22, "code_challenge": challenge, "client": "cairn"}
+    token = bearer((await place.member("ada.loop@lab.example"))["secret"])
+
+    async def begin(**other: str) -> httpx.Response:
+        return await http.post("/api/v1/loopback-logins", json={**asked, **other}, headers=token)
+
+    async def code() -> str:
+        made = (await begin()).json()["url"]
+        assert made.startswith(f"{redirect}?code=cairn_code_")
+        assert made.endswith("&state=" + "s" * 22)
+        return str(made).partition("code=")[2].partition("&")[0]
+
+    async def finish(given: str, **other: str) -> tuple[int, str]:
+        body = {"code": given, "code_verifier": verifier, "redirect_uri": redirect, **other}
+        answer = await http.post("/api/v1/loopback-logins:finish", json=body)
+        return answer.status_code, answer.json().get("reason") or answer.json()["user"]["name"]
+
+    for wrong in (
+        "http://localhost:7001/callback", "http://127.0.0.1.evil.example:7001/callback",
+        "http://127.0.0.1:7001@evil.example/callback", "https://127.0.0.1:7001/callback",
+        "http://127.0.0.1:80/callback", "http://127.0.0.1:70000/callback", "http://127.0.0.1/callback",
+        "http://127.0.0.1:7001/callback?x=1", "http://127.0.0.1:7001/callback\n", "http://127.1:7001/callback",
+        "http://0.0.0.0:7001/callback", "javascript:alert(1)", "",
+    ):  # fmt: skip
+        assert (await begin(redirect_uri=wrong)).status_code == 400, wrong
+    for name, value in (("state", "short"), ("code_challenge", verifier), ("code_challenge", "")):
+        assert (await begin(**{name: value})).status_code == 400, name
+    refused = (401, "LOGIN_REFUSED")
+    # A wrong verifier, or another port, uses it up: whoever has only the code has nothing.
+    for other in ({"code_verifier": pkce()[0]}, {"redirect_uri": "http://127.0.0.1:7002/callback"}):
+        stolen = await code()
+        assert [await finish(stolen, **other), await finish(stolen)] == [refused] * 2
+    late = await code()
+    await place.quota.db.execute("UPDATE loopback_logins SET expire_time = now() - interval '1 second'")
+    assert await finish(late) == refused
+    good = await code()
+    assert [await finish(good), await finish(good)] == [(200, "users/ada-loop"), refused]
+    assert good not in str(await place.quota.db.fetch("SELECT l::text FROM loopback_logins l"))
+    # By the page's cookie it takes the proof that no other site has.
+    body = {"email": "ada.loop@lab.example", "password": PASSWORD}
+    assert (await http.post("/api/v1/sessions", json=body, headers=COOKIE)).status_code == 200
+    forged = await http.post("/api/v1/loopback-logins", json=asked)
+    assert (forged.status_code, forged.json()["reason"]) == (403, "REQUEST_FORGED")

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from cairn_common.ids import new_uid
 from cairn_server.ports import free
-from tests.harness.chromium import chromium
+from tests.harness.chromium import Browser, Page, chromium
 from tests.harness.entry import PASSWORD, Place, entry
 from tests.harness.gateway import bearer
 from tests.harness.sign_on import SECRET, Provider, asked, browser, installed, key
@@ -160,19 +160,26 @@ async def test_who_was_invited_comes_in_by_the_provider_and_is_the_same_ever_aft
     assert await entries(lab, "session.created", me["name"]) == 2
 
 
+async def provided(real: Browser, lab: Lab, account: str) -> Page:
+    """A window that goes to the provider by the page's button, and is sent back."""
+    page = await real.page(lab.url)
+    await page.click("Our university")
+    await page.until(f"location.origin === {lab.provider.issuer!r}")
+    await page.fill(login=account, password="any")
+    await page.click("Sign-in")
+    await page.click("Continue")
+    return page
+
+
 async def test_a_person_comes_in_by_button_and_password_and_lets_a_command_line_in(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await lab.place.link(lab.of("ada"))
     await lab.place.member(lab.of("bob"))
+    inside = f"location.origin === {lab.url!r} && !document.getElementById('leave').hidden"
     async with chromium(tmp_path / "profile") as real:
-        page = await real.page(lab.url)
-        await page.click("Our university")
-        await page.until(f"location.origin === {lab.provider.issuer!r}")
-        await page.fill(login="id-ada", password="any")
-        await page.click("Sign-in")
-        await page.click("Continue")
-        await page.until(f"location.origin === {lab.url!r} && !document.getElementById('leave').hidden")
+        page = await provided(real, lab, "id-ada")
+        await page.until(inside)
         me = await page.get("fetch('/api/v1/users/me').then(answer => answer.json())")
         assert me["email"] == lab.of("ada")
         # The command line opens it; somebody signs in there by password, and says yes.
@@ -193,6 +200,12 @@ async def test_a_person_comes_in_by_button_and_password_and_lets_a_command_line_
         await page.click("Yes, let it in")
         await page.until("document.body.innerText.includes('You are in.')")
         assert "bob at" in await waiting
+        # By the button, too, once the password has shown that it is the same person.
+        page = await provided(real, lab, "id-bob")
+        await page.until("document.querySelector('h1')?.innerText === 'Is it you?'")
+        await page.fill(password=PASSWORD)
+        await page.click("It is me")
+        await page.until(inside)
     token = json.loads(config.read_text())["token"]
     assert (await lab.place.http.get(PEOPLE, headers=bearer(token))).json()["email"] == lab.of("bob")
 

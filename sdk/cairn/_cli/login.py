@@ -12,7 +12,6 @@ from urllib.parse import urlsplit
 import click
 from rich.text import Text
 
-from cairn._cli import loopback
 from cairn._cli.errors import NOT_ALLOWED, USAGE, CliError
 from cairn._cli.session import Session, common
 from cairn._cli.text import clean
@@ -79,6 +78,8 @@ def _secret(session: Session, nobody: Client, ways: _Ways) -> str:
         return _given(lambda: nobody.sign_in(ways.email, password, ttl_seconds=SESSION_SECONDS))
     if ways.token or not (ways.browser or ways.device or sys.stdin.isatty()):
         return ways.token if ways.token not in ("", "-") else _ask("Token")
+    from cairn._cli import loopback
+
     if not ways.device and (secret := loopback.come_in(session, nobody)):
         return secret
     return _by_device(session, nobody)

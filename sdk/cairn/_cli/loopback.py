@@ -12,6 +12,7 @@ import re
 import secrets
 import sys
 import threading
+import webbrowser
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,7 +49,7 @@ def come_in(session: Session, nobody: Client) -> str | None:
         }
         page = f"{nobody.url}/#/loopback?{urlencode(asked)}"
         session.say(Text(f"in your browser, let this command line in; else open\n{page}"))
-        if not opener.open(page):  # type: ignore[attr-defined]
+        if not opener.open(page):
             return None
         try:
             code = answers.get(timeout=_WAIT_SECONDS)
@@ -117,10 +118,8 @@ def _listening(state: str) -> Iterator[tuple[int, queue.Queue[str]]]:
         server.server_close()
 
 
-def _browser() -> object | None:
+def _browser() -> webbrowser.BaseBrowser | None:
     """What opens pages here; None where nobody would see them."""
-    import webbrowser
-
     screen = sys.platform in ("darwin", "win32") or any(
         os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
     )

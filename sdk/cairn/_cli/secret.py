@@ -19,8 +19,8 @@ _LONGEST = 64 * 1024
 
 @click.group(short_help="Keep tokens and passwords for your jobs, or the team's.")
 def secret() -> None:
-    """Keep values that jobs get in their environment: `cairn run --secret HF_TOKEN`, or `secrets: [HF_TOKEN]` in
-    the task. Your own go before the team's. Nobody is shown them again."""
+    """Keep values that jobs get in their environment: `cairn run --secret HF_TOKEN`, or `secrets: [HF_TOKEN]`
+    in the task. Your own go before the team's. Nobody is shown them again."""
 
 
 @secret.command("set")
