@@ -38,7 +38,8 @@ def secret_set(session: Session, name: str, file: Path | None, shared: bool) -> 
             f"{clean(variable)}=...: a value on the command line stays in your shell's history", code=USAGE,
             hint=f"cairn secret set {clean(variable)} (asks for it), or ... < FILE; and change this one",
         )  # fmt: skip
-    made = session.client.set_secret(variable, _value(variable, file), shared=shared)
+    value = _value(variable, file)
+    made = session.client.set_secret(variable, value, shared=shared)
     if session.as_json:
         session.emit(made)
         return
