@@ -76,7 +76,7 @@ def _listening(state: str) -> Iterator[tuple[int, queue.Queue[str]]]:
             parts = urlsplit(self.path)
             query = {name: values[0] for name, values in parse_qs(parts.query).items()}
             # By another name this address is another site's, whose page may read the answer.
-            own = self.headers.get("Host", "") == f"127.0.0.1:{self.server.server_port}"
+            own = self.headers.get("Host", "") == f"127.0.0.1:{self.connection.getsockname()[1]}"
             known = hmac.compare_digest(query.get("state", "").encode(), state.encode())
             if not own or parts.path != "/callback" or not known:
                 self._say(404, "This is nothing.")
