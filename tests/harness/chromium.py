@@ -37,8 +37,11 @@ class Browser:
         os.write(
             self.write, json.dumps(message | ({"sessionId": session} if session else {})).encode() + b"\0"
         )
-        async with asyncio.timeout(30):
-            return await self._asked.pop(number)
+        try:
+            async with asyncio.timeout(30):
+                return await self._asked[number]
+        finally:
+            del self._asked[number]
 
     async def hear(self, reader: asyncio.StreamReader) -> None:
         """Answers, until it ends."""
