@@ -31,6 +31,7 @@ WITHOUT_ROUTE = {
     "FinishOidcLogin",
     "RenewToken",
     "ReserveQuota",
+    "UseSecrets",
     "ReleaseReservation",
     "WatchJobs",
 }
