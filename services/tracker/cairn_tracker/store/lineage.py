@@ -17,19 +17,12 @@ RUN, VERSION = True, False
 
 
 @dataclass(frozen=True, slots=True)
-class Edges:
-    """Columns: what `targets` come from, as places among the nodes, and how (LineageEdge.Relation)."""
-
-    sources: Sequence[int]
-    targets: Sequence[int]
-    relations: Sequence[int]
-
-
-@dataclass(frozen=True, slots=True)
 class Versions:
-    """Columns of versions: where each stands among the nodes, and what is shown of it. Times in seconds."""
+    """Columns of versions: where each stands among the nodes, the run that made it (or ''), and what is shown
+    of it. Times in seconds."""
 
     places: Sequence[int]
+    makers: Sequence[str]
     artifacts: Sequence[str]
     numbers: Sequence[int]
     kinds: Sequence[int]
@@ -40,9 +33,10 @@ class Versions:
 
 @dataclass(frozen=True, slots=True)
 class Runs:
-    """Columns of runs, as of versions."""
+    """Columns of runs, as of versions; and the run that each was made from."""
 
     places: Sequence[int]
+    origins: Sequence[str | None]
     names: Sequence[str]
     states: Sequence[int]
     times: Sequence[int]
@@ -79,30 +73,33 @@ WITH RECURSIVE reached (run, uid) AS (
 SELECT array_agg(run) AS runs, array_agg(uid) AS uids
 FROM (SELECT run, uid FROM reached LIMIT $4) found
 """
-_EDGES = """
-SELECT array_agg(n.place::integer) AS near, array_agg(f.run) AS runs, array_agg(f.uid) AS uids,
-    array_agg(f.relation) AS relations
-FROM unnest($2::boolean[], $3::text[]) WITH ORDINALITY AS n (run, uid, place) JOIN LATERAL ({step}) f ON true
+# Who made a version, and from which run one was made, is told with them: here are the other edges.
+_READS = """
+SELECT array_agg(n.place::integer) AS places, array_agg(u.{far}) AS uids
+FROM unnest($2::text[]) WITH ORDINALITY AS n (uid, place) JOIN uses u ON u.team = $1 AND u.{near} = n.uid
+"""
+_SOURCES = """
+SELECT array_agg(n.place::integer) AS places, array_agg(s.{far}) AS uids
+FROM unnest($1::text[]) WITH ORDINALITY AS n (uid, place) JOIN sources s ON s.{near} = n.uid
 """
 _VERSIONS = """
-SELECT array_agg(n.place::integer) AS places, array_agg(v.artifact) AS artifacts,
-    array_agg(v.number) AS numbers, array_agg(v.kind) AS kinds, array_agg(v.step) AS steps,
-    array_agg(extract(epoch FROM v.create_time)::bigint) AS times,
+SELECT array_agg(n.place::integer) AS places, array_agg(v.run_uid) AS makers,
+    array_agg(v.artifact) AS artifacts, array_agg(v.number) AS numbers, array_agg(v.kind) AS kinds,
+    array_agg(v.step) AS steps, array_agg(extract(epoch FROM v.create_time)::bigint) AS times,
     array_agg(v.delete_time IS NOT NULL) AS deleted
 FROM unnest($2::text[]) WITH ORDINALITY AS n (uid, place) JOIN versions v ON v.uid = n.uid
 WHERE v.team = $1
 """
 _RUNS = """
-SELECT array_agg(n.place::integer) AS places, array_agg(r.display_name) AS names,
-    array_agg(r.state) AS states, array_agg(extract(epoch FROM r.create_time)::bigint) AS times,
+SELECT array_agg(n.place::integer) AS places, array_agg(r.origin ->> 'run') AS origins,
+    array_agg(r.display_name) AS names, array_agg(r.state) AS states,
+    array_agg(extract(epoch FROM r.create_time)::bigint) AS times,
     array_agg(r.code_digest) AS codes, array_agg(r.git_commit) AS commits
 FROM unnest($2::text[]) WITH ORDINALITY AS n (uid, place) JOIN runs r ON r.team = $1 AND r.uid = n.uid
 """
 _ALIASES = """
-SELECT n.place, array_agg(a.alias ORDER BY a.alias) AS aliases
-FROM unnest($2::text[]) WITH ORDINALITY AS n (uid, place) JOIN versions v ON v.uid = n.uid
-JOIN aliases a ON (a.team, a.artifact, a.number) = (v.team, v.artifact, v.number)
-WHERE v.team = $1 GROUP BY n.place
+SELECT artifact, number, array_agg(alias ORDER BY alias) AS aliases FROM aliases
+WHERE team = $1 AND artifact = ANY($2::text[]) GROUP BY artifact, number
 """
 
 
@@ -112,45 +109,56 @@ async def reached(db: Reads, team: str, root: Key, *, up: bool, limit: int) -> l
     return list(zip(row["runs"], row["uids"], strict=True))
 
 
-async def edges(db: Reads, team: str, among: Sequence[Key], *, up: bool) -> Edges:
-    """The edges between these nodes, as they are found from below (`up`) or from above."""
-    query = _EDGES.format(step=_UP if up else _DOWN)
-    [row] = await db.fetch(query, team, [run for run, _ in among], [uid for _, uid in among])
-    places = {key: place for place, key in enumerate(among)}
-    near, far, relations = [], [], []
-    columns = (row[name] or () for name in ("near", "runs", "uids", "relations"))
-    for place, run, uid, relation in zip(*columns, strict=True):
-        other = places.get((run, uid))
-        if other is not None:
-            near.append(place - 1)
-            far.append(other)
-            relations.append(relation)
-    return Edges(far, near, relations) if up else Edges(near, far, relations)
+async def reads(
+    db: Reads, team: str, keys: Sequence[Key], places: Sequence[int], *, up: bool
+) -> list[tuple[int, str]]:
+    """What those of the nodes at `places` that are runs read (`up`), or who read those that are versions: the
+    places, and the uids of the others."""
+    near, far = ("run_uid", "version_uid") if up else ("version_uid", "run_uid")
+    chosen = _chosen(keys, places, run=up)
+    return await _pairs(db, _READS.format(near=near, far=far), chosen, keys, team)
+
+
+async def sources(
+    db: Reads, keys: Sequence[Key], places: Sequence[int], *, up: bool
+) -> list[tuple[int, str]]:
+    """As `reads`, of the versions that versions were made from (`up`), or that were made from them."""
+    near, far = ("version_uid", "source_uid") if up else ("source_uid", "version_uid")
+    return await _pairs(db, _SOURCES.format(near=near, far=far), _chosen(keys, places, run=VERSION), keys)
 
 
 async def versions(db: Reads, team: str, keys: Sequence[Key]) -> Versions:
     """What there is to show of those of the nodes that are versions."""
-    columns = await _columns(db, _VERSIONS, team, _uids(keys, run=False))
-    return Versions(**columns)
+    return Versions(**await _columns(db, _VERSIONS, team, keys, run=VERSION))
 
 
 async def runs(db: Reads, team: str, keys: Sequence[Key]) -> Runs:
     """What there is to show of those of the nodes that are runs."""
-    return Runs(**await _columns(db, _RUNS, team, _uids(keys, run=True)))
+    return Runs(**await _columns(db, _RUNS, team, keys, run=RUN))
 
 
-async def aliases(db: Reads, team: str, keys: Sequence[Key]) -> dict[int, list[str]]:
+async def aliases(db: Reads, team: str, among: Versions) -> dict[int, list[str]]:
     """The aliases of versions that have any, by their places among the nodes."""
-    rows = await db.fetch(_ALIASES, team, _uids(keys, run=False))
-    return {row["place"] - 1: row["aliases"] for row in rows}
+    rows = await db.fetch(_ALIASES, team, list(dict.fromkeys(among.artifacts)))
+    found = {(row["artifact"], row["number"]): row["aliases"] for row in rows}
+    names = zip(among.artifacts, among.numbers, strict=True)
+    return {place: found[name] for place, name in zip(among.places, names, strict=True) if name in found}
 
 
-async def _columns(db: Reads, query: str, team: str, uids: Sequence[str | None]) -> dict[str, Any]:
-    [row] = await db.fetch(query, team, uids)
+async def _columns(db: Reads, query: str, team: str, keys: Sequence[Key], *, run: bool) -> dict[str, Any]:
+    chosen = _chosen(keys, range(len(keys)), run=run)
+    [row] = await db.fetch(query, team, [keys[place][1] for place in chosen])
     columns = {name: values or () for name, values in dict(row).items()}
-    return {**columns, "places": [place - 1 for place in columns["places"]]}
+    return {**columns, "places": [chosen[at - 1] for at in columns["places"]]}
 
 
-def _uids(keys: Sequence[Key], *, run: bool) -> list[str | None]:
-    """Of each node its uid, so that its place is known; None for one of the other sort."""
-    return [uid if is_run is run else None for is_run, uid in keys]
+async def _pairs(
+    db: Reads, query: str, chosen: Sequence[int], keys: Sequence[Key], *before: str
+) -> list[tuple[int, str]]:
+    [row] = await db.fetch(query, *before, [keys[place][1] for place in chosen])
+    return [(chosen[at - 1], uid) for at, uid in zip(row["places"] or (), row["uids"] or (), strict=True)]
+
+
+def _chosen(keys: Sequence[Key], places: Sequence[int], *, run: bool) -> list[int]:
+    """Those of the places where there is a run, or a version."""
+    return [place for place in places if keys[place][0] is run]
