@@ -17,6 +17,8 @@ log = structlog.get_logger(__name__)
 # Keys that wait to be looked at: what is more is looked at by the commit.
 _MOST: Final = 10_000
 _TOGETHER: Final = 8
+#: How many should `keep_going`: one reads while the other waits for the disk.
+LANES: Final = 2
 
 
 class Ahead:
@@ -35,7 +37,7 @@ class Ahead:
         self._some.set()
 
     async def keep_going(self) -> NoReturn:
-        """Looks at what was noted, a few at a time: callers come first."""
+        """Looks at what was noted, a few at a time: callers come first. Several may do so."""
         while True:
             await self._some.wait()
             self._some.clear()

@@ -38,7 +38,7 @@ from cairn_common.migrate import migrate
 from cairn_common.objects import ObjectStore
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
-from cairn_tracker.ahead import Ahead
+from cairn_tracker.ahead import LANES, Ahead
 from cairn_tracker.api import ACCESS, NAMES
 from cairn_tracker.api.artifacts import ArtifactApi
 from cairn_tracker.api.evaluations import EvaluationApi
@@ -190,7 +190,8 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     """All that goes on beside answering calls."""
     yield _on_the_bus(settings, parts, tokens)
     yield parts.pending.keep_going()
-    yield parts.ahead.keep_going()
+    for _ in range(LANES):
+        yield parts.ahead.keep_going()
     yield _reconcile(settings, parts)
     yield _ensure_bucket(parts.objects)
     keeping = Keeping(db=parts.db, clock=parts.clock)
