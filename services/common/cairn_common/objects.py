@@ -37,6 +37,7 @@ _SMALL = 16 * 1024 * 1024
 _LARGE = 1024 * 1024
 # Files whose reading is remembered: of 16 MiB each they are 1.5 TB.
 _MOST_READ = 100_000
+_TURNS = 64
 _PART = 16 * 1024 * 1024
 # S3 copies no more than that at once.
 _LARGEST_COPY = 5 * 1024**3
@@ -318,6 +319,8 @@ class _Read:
     def __init__(self) -> None:
         self._found: dict[str, tuple[int, int, int, str]] = {}
         self._lock = threading.Lock()
+        # A key has one of them: two threads do not read the same file at once.
+        self._turns = [threading.Lock() for _ in range(_TURNS)]
 
     def right(self, folder: Path, wanted: Mapping[str, str], *, to_disk: bool = False) -> dict[str, int]:
         """As `ObjectStore.right`; `to_disk`: large ones are written out meanwhile."""
@@ -327,17 +330,16 @@ class _Read:
                 with (folder / key).open("rb") as file:
                     status = os.fstat(file.fileno())
                     known = (status.st_ino, status.st_size, status.st_mtime_ns, digest)
-                    with self._lock:
-                        same = self._found.get(key) == known
-                    if not same and hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                        continue
+                    with self._turns[hash(key) % _TURNS]:
+                        if self._found.get(key) != known:
+                            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                                continue
+                            self._note(key, known)
                     if to_disk and status.st_size >= _LARGE:
                         os.fdatasync(file.fileno())
             except FileNotFoundError:
                 continue
             found[digest] = status.st_size
-            if not same:
-                self._note(key, known)
         return found
 
     def _note(self, key: str, known: tuple[int, int, int, str]) -> None:
