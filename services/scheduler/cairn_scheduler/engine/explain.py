@@ -5,11 +5,12 @@ Each change that is offered was tried: the snapshot with it, decided anew, gives
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from cairn_scheduler.engine import gates
-from cairn_scheduler.engine.decide import Engine, decide
+from cairn_scheduler.engine.decide import Change as Moved
+from cairn_scheduler.engine.decide import Engine, Gone, decide
 from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.world import (
     ANY,
@@ -18,6 +19,7 @@ from cairn_scheduler.engine.world import (
     JobRequest,
     Key,
     Option,
+    Plan,
     Quota,
     Reason,
     Snapshot,
@@ -98,8 +100,7 @@ def explain(snapshot: Snapshot, uid: str, *, changes: bool = True) -> Explanatio
         return None
     key = (reason.flavor, reason.resource)
     position, waiting = _position(snapshot, request)
-    found = tuple(_changes(snapshot, request, reason)) if changes else ()
-    return Explanation(
+    found = Explanation(
         uid=uid,
         reason=reason,
         path=_path(engine, request, key),
@@ -107,8 +108,12 @@ def explain(snapshot: Snapshot, uid: str, *, changes: bool = True) -> Explanatio
         position=position,
         waiting=waiting,
         eta=_eta(engine, snapshot, request, reason),
-        changes=found,
+        changes=(),
     )
+    if not changes:
+        return found
+    # The last that the engine is used for: it is turned from one changed world into the next.
+    return replace(found, changes=tuple(_changes(_Tries(engine, snapshot), request, reason)))
 
 
 def _path(engine: Engine, request: JobRequest, key: Key) -> tuple[Level, ...]:
@@ -163,11 +168,45 @@ def _eta(engine: Engine, snapshot: Snapshot, request: JobRequest, reason: Reason
     return min(starts, default=None)
 
 
-def _changes(snapshot: Snapshot, request: JobRequest, reason: Reason) -> Iterator[Change]:
+class _Tries:
+    """Whether a job starts in one changed world after the other: one engine is told what is different.
+
+    A new engine for each looks at the whole queue again; what an engine remembers is true for it still.
+    """
+
+    def __init__(self, engine: Engine, snapshot: Snapshot) -> None:
+        self.snapshot = self._at = snapshot
+        self._engine = engine
+
+    def starts(self, then: Snapshot, uid: str) -> bool:
+        """As the function."""
+        if then.nodes is not self.snapshot.nodes:
+            return starts(then, uid)
+        self._engine.apply(_different(self._at, then))
+        if then.budgets is not self._at.budgets:
+            self._engine.edit(budgets=then.budgets)
+        self._at = then
+        return _placed(self._engine.decide(then.now), uid)
+
+
+def _different(old: Snapshot, new: Snapshot) -> Iterator[Moved]:
+    """What happened to jobs from one snapshot to the other."""
+    before = {job.uid: job for job in old.pending} | {job.request.uid: job for job in old.admitted}
+    after = {job.uid: job for job in new.pending} | {job.request.uid: job for job in new.admitted}
+    yield from (Gone(uid) for uid in before if uid not in after)
+    yield from (job for uid, job in after.items() if before.get(uid) is not job)
+
+
+def _changes(tries: _Tries, request: JobRequest, reason: Reason) -> Iterator[Change]:
     """Of each kind the smallest that was found to be enough."""
-    kinds = (
+    snapshot = tries.snapshot
+    quotas = list(_raise_quota(snapshot, request, reason))
+    # Each of these costs an engine of its own: where the largest is not enough, the others are not tried.
+    if quotas and not tries.starts(quotas[-1].snapshot, request.uid):
+        quotas = []
+    kinds: tuple[Iterable[Change], ...] = (
         _let_go(snapshot, request, reason),
-        _raise_quota(snapshot, request, reason),
+        quotas,
         _end_others(snapshot, request, reason),
         _go_elsewhere(snapshot, request),
         _ask_for_less(snapshot, request),
@@ -176,14 +215,17 @@ def _changes(snapshot: Snapshot, request: JobRequest, reason: Reason) -> Iterato
     )
     for kind in kinds:
         for change, _ in zip(kind, range(_TRIES), strict=False):
-            if starts(change.snapshot, request.uid):
+            if tries.starts(change.snapshot, request.uid):
                 yield change
                 break
 
 
 def starts(snapshot: Snapshot, uid: str) -> bool:
     """Whether a job has a place in the plan for it, at once or when victims are gone."""
-    plan = decide(snapshot)
+    return _placed(decide(snapshot), uid)
+
+
+def _placed(plan: Plan, uid: str) -> bool:
     return any(one.uid == uid for one in (*plan.admissions, *plan.promises))
 
 
