@@ -11,6 +11,8 @@ from functools import lru_cache
 from cairn_common.errors import InvalidArgument, Reason
 
 _ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
+# Ten bits at a time.
+_PAIRS = tuple(high + low for high in _ALPHABET for low in _ALPHABET)
 UID = "^[0-7][0-9a-hjkmnp-tv-z]{25}$"
 CHOSEN = "^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$"
 _PART = "[A-Za-z0-9._~-]{1,128}"
@@ -36,7 +38,7 @@ class _Maker:
                 # A random step keeps the next one as hard to guess as a fresh one would be.
                 value = self._last + 1 + secrets.randbits(64)
             self._last = value
-        return "".join(_ALPHABET[(value >> shift) & 31] for shift in range(125, -1, -5))
+        return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
 
 
 _maker = _Maker()

@@ -24,8 +24,10 @@ from cairn_quota.model import JobView, Reservation
 from cairn_quota.store import Store
 
 EVERY = 30.0
+LATE = timedelta(seconds=30)
+"""Read again each time, before the newest change that was seen: one may commit later than its time says."""
 OVERLAP = timedelta(minutes=2)
-"""Read again each time: a change may commit later than its time says, and two clocks differ."""
+"""Where nothing changes, before now: the scheduler's clock is another one than ours."""
 BEGINNING = datetime(2000, 1, 1, tzinfo=UTC)
 PAGE = 100
 HOLDS = 500
@@ -60,12 +62,15 @@ class Reconciler:
     async def _catch_up(self) -> None:
         begin = self.clock.now()
         since = await self.store.caught_up() or BEGINNING
+        newest = since.timestamp()
         request = scheduler_pb2.ListJobsRequest(parent="teams/-", updated_after=wire.timestamp(since))
         async for page in self._pages(request):
+            newest = max([newest, *(job.update_time.seconds for job in page)])
             missed = await self.store.missed(list(_views(page).values()))
             if missed:
                 await self.store.settle(missed, actor=ACTOR, now=self.clock.now())
-        await self.store.set_caught_up(begin - OVERLAP)
+        seen = datetime.fromtimestamp(min(newest, begin.timestamp()), UTC)
+        await self.store.set_caught_up(max(seen - LATE, begin - OVERLAP))
 
     async def _end_abandoned(self) -> None:
         before: str | None = None

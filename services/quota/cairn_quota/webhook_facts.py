@@ -51,7 +51,10 @@ class Telling:
 
     async def __call__(self, messages: Sequence[Message]) -> None:
         """Raises DecodeError or ValueError for what is no event."""
-        told = [one for message in messages if (one := read(message)) is not None]
+        teams = await self.store.teams()
+        # Most teams have none: what they are told is not even read.
+        heeded = [message for message in messages if subjects.parse(message.subject).team in teams]
+        told = [one for message in heeded if (one := read(message)) is not None]
         if told and await self.store.enqueue(told, now=self.clock.now()):
             self.wake()
 

@@ -112,6 +112,10 @@ class WebhookStore:
         )
         return [Delivery(**{**dict(row), "state": DeliveryState(row["state"])}) for row in rows]
 
+    async def teams(self) -> set[str]:
+        """Those that have any."""
+        return {row["team"] for row in await self._db.fetch("SELECT DISTINCT team FROM webhooks")}
+
     async def enqueue(self, told: Sequence[Told], *, now: datetime) -> int:
         """Notes facts for the webhooks that want them, each once, however often it is heard; how many."""
         teams = {one.team for one in told}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -43,15 +43,26 @@ async def insert_jobs(conn: Connection, new: Sequence[New]) -> set[str]:
 
 def _list(values: Sequence[str]) -> str:
     """An array as PostgreSQL writes it: there are no arrays of arrays of different lengths."""
+    if not values:
+        return "{}"
     return "{" + ",".join(json.dumps(value, ensure_ascii=False) for value in values) + "}"
 
 
+def _map(values: Mapping[str, Any]) -> str:
+    """Most jobs have none of these."""
+    return json.dumps(values) if values else "{}"
+
+
+def _many(values: Sequence[Any]) -> str:
+    return json.dumps([asdict(one) for one in values]) if values else "[]"
+
+
 def _environment(job: Job) -> str:
-    return json.dumps(asdict(job.spec.environment) if job.spec.environment else {})
+    return _map(asdict(job.spec.environment) if job.spec.environment else {})
 
 
 def _origin(job: Job) -> str:
-    return json.dumps(asdict(job.spec.origin) if job.spec.origin else {})
+    return _map(asdict(job.spec.origin) if job.spec.origin else {})
 
 
 def _history(job: Job) -> str:
@@ -81,8 +92,8 @@ _COLUMNS: tuple[tuple[str, str, Callable[[New], Any]], ...] = (
     ("task", "text", lambda new: new.job.spec.task),
     ("setup", "text", lambda new: new.job.spec.setup),
     ("run", "text", lambda new: new.job.spec.run),
-    ("envs", "text>jsonb", lambda new: json.dumps(new.job.spec.envs)),
-    ("params", "text>jsonb", lambda new: json.dumps(new.job.spec.params)),
+    ("envs", "text>jsonb", lambda new: _map(new.job.spec.envs)),
+    ("params", "text>jsonb", lambda new: _map(new.job.spec.params)),
     ("num_nodes", "integer", lambda new: new.job.spec.num_nodes),
     ("cpu_milli", "bigint", lambda new: new.job.spec.resources.cpu_milli),
     ("gpus", "bigint", lambda new: new.job.spec.resources.gpus),
@@ -99,14 +110,14 @@ _COLUMNS: tuple[tuple[str, str, Callable[[New], Any]], ...] = (
     ("environment", "text>jsonb", lambda new: _environment(new.job)),
     ("create_time", "timestamptz", lambda new: new.job.create_time),
     ("update_time", "timestamptz", lambda new: new.job.update_time),
-    ("retries", "text>jsonb", lambda new: json.dumps(new.job.spec.retries)),
+    ("retries", "text>jsonb", lambda new: _map(new.job.spec.retries)),
     ("infra", "text", lambda new: new.job.spec.infra),
     ("secrets", "text>text[]", lambda new: _list(new.job.spec.secrets)),
-    ("mounts", "text>jsonb", lambda new: json.dumps([asdict(one) for one in new.job.spec.mounts])),
+    ("mounts", "text>jsonb", lambda new: _many(new.job.spec.mounts)),
     ("project", "text", lambda new: new.job.project),
     ("priority_class", "text", lambda new: new.job.priority_class),
     ("flavors", "text>text[]", lambda new: _list(new.job.flavors)),
-    ("after", "text>jsonb", lambda new: json.dumps([asdict(one) for one in new.job.after])),
+    ("after", "text>jsonb", lambda new: _many(new.job.after)),
     ("origin", "text>jsonb", lambda new: _origin(new.job)),
     ("hold", "text", lambda new: new.job.hold or ""),
     ("history", "text>jsonb", lambda new: _history(new.job)),

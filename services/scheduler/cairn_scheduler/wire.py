@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
 from google.protobuf.duration_pb2 import Duration
@@ -27,6 +27,7 @@ from cairn_scheduler.origin import Origin
 from cairn_scheduler.timeline import Moment
 
 MOST_DIFF_BYTES = 256 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BRIEF_MESSAGE = 300
 # gRPC takes 4 MiB; beyond this a sweep's jobs show their last attempt alone.
 _MOST_SWEEP_BYTES = 3 * 2**20
@@ -36,9 +37,8 @@ def timestamp(time: datetime | None) -> Timestamp | None:
     """The message of a moment; None stays absent."""
     if time is None:
         return None
-    message = Timestamp()
-    message.FromDatetime(time)
-    return message
+    since = time - _EPOCH
+    return Timestamp(seconds=since.days * 86_400 + since.seconds, nanos=since.microseconds * 1000)
 
 
 def job_message(job: Job) -> job_pb2.Job:
