@@ -11,6 +11,7 @@ from cairn_scheduler.engine.world import (
     UNIT,
     Admitted,
     Borrowing,
+    Code,
     Flavor,
     JobRequest,
     Node,
@@ -62,13 +63,30 @@ def test_a_victim_is_taken_right_after_its_checkpoint_and_not_before() -> None:
     engine = cluster({"a": 1, "b": 0}, held, [job("a0", 1, 10)], patience=60 * MINUTE)
     plan = engine.decide(NOW)
     assert (plan.preemptions, plan.wake_at) == ((), NOW + 50 * MINUTE)
-    assert plan.reasons["a0"].code in CAN_STARVE
+    waits = plan.reasons["a0"]
+    assert waits.code in CAN_STARVE
+    # Told as what it is, with whom and until when.
+    assert (waits.code, waits.others, waits.until) == (Code.WAITING_FOR_VICTIMS, ("b0",), NOW + 50 * MINUTE)
     # Somebody else's is none of it, nor is time alone.
     assert not engine.decide(NOW + 5 * MINUTE).preemptions
     assert not engine.stirred
     engine.apply([replace(engine.admitted["b0"], checkpoint_time=NOW + 20 * MINUTE)])
     assert engine.stirred
     assert victims(engine.decide(NOW + 20 * MINUTE)) == [("b0", Why.RECLAIM)]
+
+
+def test_what_a_node_says_of_how_long_its_jobs_run_counts_whatever_is_said_above_it() -> None:
+    held = [Admitted(job("b0", 1), admit_time=NOW - 20 * MINUTE)]
+    engine = cluster({"a": 1, "b": 0}, held, [job("a0", 1, 10)], min_runtime=10 * MINUTE)
+    nodes = tuple(replace(n, min_runtime=60 * MINUTE) if n.id == "org" else n for n in engine.frame.nodes)
+    engine.edit(nodes=nodes)
+    assert victims(engine.decide(NOW)) == [("b0", Why.RECLAIM)]
+
+
+def test_who_waits_for_more_than_the_spared_is_told_what_is_short() -> None:
+    held = [Admitted(job("b0", 1), admit_time=NOW - MINUTE), Admitted(job("c0", 1), admit_time=0)]
+    engine = cluster({"a": 1, "b": 0, "c": 1}, held, [job("a0", 2, 10)], patience=60 * MINUTE)
+    assert engine.decide(NOW).reasons["a0"].code is not Code.WAITING_FOR_VICTIMS
 
 
 def test_who_never_saves_is_taken_when_the_patience_ends() -> None:

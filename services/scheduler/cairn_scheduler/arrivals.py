@@ -48,7 +48,7 @@ def _list(values: Sequence[str]) -> str:
     return "{" + ",".join(json.dumps(value, ensure_ascii=False) for value in values) + "}"
 
 
-def _map(values: Mapping[str, Any]) -> str:
+def _map(values: Mapping[Any, Any]) -> str:
     """Most jobs have none of these."""
     return json.dumps(values) if values else "{}"
 

@@ -24,6 +24,8 @@ def _told(reason: Reason) -> str:
             return f"it waits for {_jobs(reason)} to end"
         case Code.WAITING_FOR_VICTIMS:
             when = f", by {_time(reason.until)}" if reason.until else ""
+            if reason.note:
+                return f"{_jobs(reason)} may have to give way to it once run long enough, or saved{when}"
             return f"{_jobs(reason)} give their place up for it{when}"
         case Code.RESERVED_FOR:
             return f"the place is kept for {_jobs(reason) if reason.others else reason.note or reason.node}"

@@ -19,6 +19,7 @@ from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
 from cairn_scheduler.engine.ousting import could_oust, foremost
 from cairn_scheduler.engine.quota import Seat
+from cairn_scheduler.engine.spared import spared
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.victims import LATE, Search, Victims
 from cairn_scheduler.engine.watch import Watch
@@ -249,8 +250,14 @@ class Pass:
             if victims:
                 self._preempt(seat, request, index, victims)
                 return None
-        self._reserve(seat, request, line.options, chosen.reason)
-        return chosen.reason
+        reason = chosen.reason
+        if line.until and request.uid not in self.barred:
+            base = Search(
+                self.state, seat, request, request.options[0], LATE, self.engine.classes, self._kept
+            )
+            reason = spared(reason, base, chosen.short, self.policy)
+        self._reserve(seat, request, line.options, reason)
+        return reason
 
     def _failed_alike(self, line: Line, request: JobRequest) -> _Failure | None:
         """The failure of a line like it, where nothing has changed since and this job is nothing special."""

@@ -116,16 +116,17 @@ class Search:
         klass = self.classes.get(job.request.priority_class)
         if klass is not None and not klass.preemptible:
             return False
-        since = self._spared_until(job, seat)
+        since = self.spared_until(job)
         if since > self.now:
             self.until = since if not self.until else min(self.until, since)
             return False
         return True
 
-    def _spared_until(self, job: Admitted, seat: Seat) -> int:
+    def spared_until(self, job: Admitted) -> int:
         """When it may be evicted at the latest; with a checkpoint it may be sooner."""
-        ran = job.admit_time + max(above.node.min_runtime for above in seat.path())
-        patience = seat.node.patience
+        # What its node says, which is what those above say where it does not.
+        node = self.state.tree.seats[job.request.node].node
+        ran, patience = job.admit_time + node.min_runtime, node.patience
         if not patience:
             return ran
         saved = job.checkpoint_time

@@ -336,6 +336,7 @@ CAN_STARVE = frozenset(
         Code.PRIORITY_BEHIND,
         Code.CAPACITY_FULL,
         Code.GANG_FRAGMENTED,
+        Code.WAITING_FOR_VICTIMS,
     }
 )
 
