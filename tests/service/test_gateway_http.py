@@ -29,6 +29,7 @@ JUNK = "cairn_junkjunkjunkjunkjunk"
 PATHS = [
     *((route.method, f"/api/v1{route.path}") for route in (*ROUTES, people.SIGN_OUT, PLATFORM, CODE)),
     ("GET", "/api/v1/teams/{team}/events"),
+    ("GET", "/api/v1/streams/bus"),
     ("GET", "/api/v1/openapi.json"),
 ]
 
