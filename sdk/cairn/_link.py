@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from nats.aio.client import Client
     from nats.aio.msg import Msg
     from nats.aio.transport import Transport
     from nats.js import JetStreamContext
@@ -59,9 +60,7 @@ class Link:
     """One connection to the bus, used until it breaks: a new one is made then, with a fresh token."""
 
     def __init__(self) -> None:
-        from nats.aio.client import Client
-
-        self._client: Client = Client()
+        self._client: Client = _client()
         self._stream: JetStreamContext
         self._broken: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._reason = ""
@@ -186,3 +185,18 @@ class Link:
     def _break(self, reason: str) -> None:
         if not self._broken.done():
             self._broken.set_result(reason)
+
+
+def _client() -> Client:
+    """A client that sends no token in the clear where the address is tls://, whatever the bus says."""
+    from nats.aio.client import Client
+    from nats.errors import Error
+
+    class Careful(Client):
+        async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+            server = self._current_server
+            if server is not None and server.uri.scheme == "tls" and not info.get("tls_required"):
+                raise Error(f"{server.uri.hostname}: the bus does not speak TLS, but its address is tls://")
+            await super()._process_info(info, initial_connection)
+
+    return Careful()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor
 
+from cairn.scheduler.v1 import attach_pb2
 from cairn_gateway.http.route import SERVICES
 from tests.harness.messages import nasty
 from tests.harness.people import invite, port_of, secrets_in
@@ -123,6 +125,32 @@ class Fuzz:
         if time.monotonic() - began > limit + 10:
             self.wrong.append(f"{path}: past its deadline for {sent[:2000]!r}")
 
+    def pour(self, method: MethodDescriptor, turn: int) -> None:
+        """One call with a stream of messages: each second one holds what are none."""
+        chance, kind = self.chance, message_factory.GetMessageClass(method.output_type)
+        path = f"/{method.containing_service.full_name}/{method.name}"
+        pieces = [nasty(method.input_type, chance).SerializeToString() for _ in range(10)]
+        if turn % 2:
+            pieces.insert(chance.randrange(10), chance.randbytes(30))
+        ended = threading.Event()
+
+        def sent() -> Iterator[bytes]:
+            yield from pieces
+            if turn % 4 > 1:
+                ended.wait(30)
+
+        call = self._channels["scheduler"].stream_stream(path, response_deserializer=kind.FromString)
+        bearer = ("authorization", f"Bearer {chance.choice(self.tokens)}")
+        self.asked += 1
+        try:
+            for _ in call(sent(), metadata=(bearer,), timeout=STREAM_SECONDS):
+                pass
+        except grpc.RpcError as error:
+            if error.code() in INNER:
+                self.wrong.append(f"{path}: {error.code().name} {error.details()} for {pieces!r:.2000}")
+        finally:
+            ended.set()
+
 
 @pytest.fixture(scope="module")
 def fuzz(platform: Platform) -> Iterator[Fuzz]:
@@ -137,6 +165,21 @@ def test_no_message_leads_to_an_internal_error(fuzz: Fuzz) -> None:
         for turn in range(2 * CALLS):
             fuzz.ask(method, turn)
     assert fuzz.asked > 1000
+    assert not fuzz.wrong, "\n".join(fuzz.wrong[:20])
+
+
+def test_no_stream_of_messages_leads_to_an_internal_error(fuzz: Fuzz) -> None:
+    """Streams of messages, and of what are none, that a client sends: some that end, some that do not."""
+    methods = [
+        method
+        for service in attach_pb2.DESCRIPTOR.services_by_name.values()
+        for method in service.methods
+        if method.client_streaming
+    ]
+    assert {method.name for method in methods} == {"Attach", "Carry"}
+    for method in methods:
+        for turn in range(2 * STREAM_CALLS):
+            fuzz.pour(method, turn)
     assert not fuzz.wrong, "\n".join(fuzz.wrong[:20])
 
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -226,6 +227,30 @@ async def test_what_lies_inside_is_not_spoken_to(place: Place, url: str) -> None
     assert delivery.status == 0
     assert "leads to an address that is not public" in delivery.error
     await (await place.quota.webhooks()).DeleteWebhook(hooks.DeleteWebhookRequest(name=made.webhook.name))
+
+
+async def test_what_a_name_leads_to_later_is_not_spoken_to(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that leads to a good address when it is looked at, and to another at the next look."""
+    asked: list[str] = []
+
+    def resolve(host: str, port: int, *rest: Any, **named: Any) -> list[Any]:
+        if host != "rebind.example":
+            return real(host, port, *rest, **named)
+        asked.append(host)
+        address = "127.0.0.1" if len(asked) == 1 else "169.254.169.254"
+        return real(address, port, *rest, **named)
+
+    real = socket.getaddrinfo
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    team = await place.quota.team()
+    made = await place.add(team, f"http://rebind.example:{place.receiver.port}/hook")
+    await place.tell(team)
+    (delivery,) = await place.deliveries(made.webhook.name, ended)
+    assert (delivery.status, delivery.error) == (200, "")
+    assert place.receiver.heard[-1][1]["host"] == f"rebind.example:{place.receiver.port}"
+    assert len(asked) == 1, "it was looked up again to connect"
 
 
 async def test_what_is_no_address_or_no_event_is_refused(place: Place) -> None:

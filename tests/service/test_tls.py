@@ -11,22 +11,11 @@ import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cairn_common.settings import ServiceSettings, SettingsError
-from cairn_common.tls import Tls
 from tests.harness.people import port_of
 from tests.harness.platform import Platform
+from tests.harness.tls import issued
 
 SERVICES = ("scheduler", "quota", "tracker", "gateway")
-
-
-def issued(folder: Path, authority: trustme.CA) -> Tls:
-    """A certificate for this machine, as files."""
-    made = authority.issue_cert("127.0.0.1", "localhost")
-    cert, key, ca = (folder / name for name in ("cert.pem", "key.pem", "ca.pem"))
-    made.private_key_pem.write_to_path(key)
-    for blob in made.cert_chain_pems:
-        blob.write_to_path(cert, append=True)
-    authority.cert_pem.write_to_path(ca)
-    return Tls(cert, key, ca)
 
 
 @pytest.fixture(scope="module")
@@ -68,8 +57,6 @@ def test_nobody_comes_in_without_a_certificate_of_the_authority(
     platform: Platform, authority: trustme.CA, tmp_path: Path
 ) -> None:
     mine, foreign = tmp_path / "mine", tmp_path / "foreign"
-    mine.mkdir()
-    foreign.mkdir()
     known, other = issued(mine, authority), issued(foreign, trustme.CA())
     assert known.ca is not None
     # It believes the services, and has nothing, or what another authority says, to show for itself.

@@ -108,11 +108,21 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "e2e/test_attacks.py::test_what_is_deep_long_or_no_json_is_refused",
         "service/test_gateway_headers.py::test_bodies_come_packed",
     ),
-    "24 messages that are none": ("service/test_contracts.py::test_no_message_leads_to_an_internal_error",),
+    "24 messages that are none": (
+        "service/test_contracts.py::test_no_message_leads_to_an_internal_error",
+        "service/test_contracts.py::test_no_message_leads_a_stream_into_an_internal_error",
+        "service/test_contracts.py::test_no_stream_of_messages_leads_to_an_internal_error",
+    ),
     "25 slow and endless requests": (
         "e2e/test_attacks.py::test_a_head_that_never_ends_is_cut",
         "service/test_gateway_http.py::test_one_token_cannot_take_all_the_room",
         "unit/test_gateway_edge.py::test_who_does_not_read_is_cut_where_something_would_be_missing",
+        "service/test_gateway_floods.py::"
+        "test_idle_connections_take_room_from_each_other_and_not_from_who_asks",
+        "service/test_gateway_floods.py::test_a_head_that_does_not_come_is_not_waited_for",
+        "service/test_gateway_floods.py::test_of_a_body_that_nobody_wants_the_rest_is_not_waited_for",
+        "service/test_gateway_floods.py::test_who_comes_in_slowly_takes_no_room_of_those_who_are_in",
+        "unit/test_common_rpc_floods.py::test_others_are_served_while_somebody_floods_the_port",
     ),
     "26 another page in the victim's browser": (
         "service/test_sign_on.py::test_a_login_is_of_the_browser_that_began_it_and_good_once",
@@ -138,7 +148,13 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "e2e/test_attacks.py::test_no_secret_lies_about_and_no_file_is_open",
         "service/test_scheduler_secrets.py::test_they_survive_a_retry_and_are_never_seen",
     ),
-    "32 the servers' own ports": ("e2e/test_attacks.py::test_the_servers_behind_ask_for_a_password",),
+    "32 the servers' own ports": (
+        "e2e/test_attacks.py::test_the_servers_behind_ask_for_a_password",
+        "service/test_tls.py::test_nobody_comes_in_without_a_certificate_of_the_authority",
+        "service/test_tls_servers.py::test_a_neighbour",
+        "service/test_tls_servers.py::"
+        "test_a_bus_that_does_not_speak_tls_is_told_nothing_at_an_address_that_does",
+    ),
     "33 folders and files that are open to others": (
         "e2e/test_attacks.py::test_no_secret_lies_about_and_no_file_is_open",
         "unit/test_server_home.py::test_an_open_folder_is_refused_with_the_remedy",
@@ -166,6 +182,7 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "39 a webhook to an address inside": (
         "unit/test_quota_webhook.py::test_what_is_not_public_is_refused",
         "service/test_quota_webhooks.py::test_what_lies_inside_is_not_spoken_to",
+        "service/test_quota_webhooks.py::test_what_a_name_leads_to_later_is_not_spoken_to",
         "service/test_quota_webhooks.py::test_what_is_not_taken_is_sent_again_and_no_redirect_is_followed",
         "service/test_quota_webhooks.py::test_an_endless_answer_is_not_read_to_its_end",
     ),
@@ -197,11 +214,19 @@ GUARANTEES: dict[str, tuple[str, ...]] = {
     ),
     "too much is refused with when to come back": (
         "service/test_gateway_http.py::test_one_token_cannot_take_all_the_room",
+        "service/test_gateway_floods.py::test_one_team_cannot_take_all_the_room",
+        "service/test_gateway_floods.py::test_a_token_that_asks_too_often_is_told_when_to_come_back",
+        "unit/test_common_rpc_floods.py::test_a_token_that_asks_too_often_is_told_when_to_come_back",
         "service/test_gateway_people.py::test_a_guesser_is_told_how_long_to_wait",
+    ),
+    "no clock tells who has an account": (
+        "unit/test_quota_passwords.py::test_the_same_work_is_done_for_a_user_and_for_nobody",
     ),
     "what was done is noted with who, when and by which request, and stays": (
         "service/test_quota_users.py::test_what_was_done_is_noted_with_who_and_from_where_and_stays",
         "service/test_quota_audit.py::test_what_people_did_at_the_neighbours_is_noted_once",
+        "service/test_tracker_audit.py::"
+        "test_pins_rules_models_and_experiments_are_told_with_who_changed_them",
     ),
 }
 

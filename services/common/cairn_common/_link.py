@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import structlog
 from nats.aio.client import Client
@@ -16,6 +16,7 @@ from nats.js import JetStreamContext
 
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Reason, Unavailable
+from cairn_common.tls import of_url
 
 log = structlog.get_logger(__name__)
 
@@ -37,6 +38,28 @@ class Login:
     name: str
     seed: str | None = field(default=None, repr=False)
     token: str | None = field(default=None, repr=False)
+
+
+class BusClient(Client):
+    """A client that says nothing in the clear to who should speak TLS.
+
+    Whoever sits in between could take that word out of the server's greeting, and would be given the token.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        server = self._current_server
+        if server is not None and server.uri.scheme == "tls" and not info.get("tls_required"):
+            raise NatsError(f"{server.uri.hostname}: the bus does not speak TLS, but its address is tls://")
+        await super()._process_info(info, initial_connection)
+
+
+def address(url: str) -> dict[str, Any]:
+    """What `Client.connect` is told of the bus's URLs (commas between) and the certificates named at the end.
+
+    Raises ValueError and OSError, as `tls.of_url`.
+    """
+    plain, context = of_url(url)
+    return {"servers": plain.split(","), "tls": context}
 
 
 class Link:
@@ -71,7 +94,7 @@ class Link:
     async def open(self) -> None:
         """Connects, trying for ever."""
         while True:
-            client = Client()
+            client = BusClient()
             try:
                 await self._connect(client)
                 heed_cancellation()
@@ -82,7 +105,7 @@ class Link:
                     await self._up()
                     return
             except AWAY as error:
-                log.info("bus.connecting", error=type(error).__name__)
+                log.info("bus.connecting", error=str(error) or type(error).__name__)
             except BaseException:
                 await _close(client)
                 raise
@@ -159,7 +182,7 @@ class Link:
                 self._start(self.open())
 
         await client.connect(
-            servers=self._login.url.split(","),
+            **address(self._login.url),
             name=self._login.name,
             nkeys_seed_str=self._login.seed,
             token=self._login.token,

@@ -20,7 +20,7 @@ from nats.js.errors import APIError, BadRequestError, NotFoundError
 from pydantic import SecretStr
 
 from cairn_common._consume import Consumption, Handler, Unusable
-from cairn_common._link import AWAY, Link, Login, unavailable
+from cairn_common._link import AWAY, BusClient, Link, Login, address, unavailable
 from cairn_common._pull import MOST_BYTES, Message, Tail
 from cairn_common._room import Clearing
 from cairn_common.db import Database
@@ -28,7 +28,7 @@ from cairn_common.errors import InvalidArgument
 from cairn_common.subjects import LAST, is_kept
 from cairn_common.trace import HEADER
 
-__all__ = ["Bus", "Handler", "Lag", "Message", "Room", "Unusable", "connect"]
+__all__ = ["Bus", "BusClient", "Handler", "Lag", "Message", "Room", "Unusable", "address", "connect"]
 
 log = structlog.get_logger(__name__)
 

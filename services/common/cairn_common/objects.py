@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import re
+import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
@@ -24,6 +25,7 @@ from minio.error import S3Error
 from pydantic import SecretStr
 
 from cairn_common.errors import Reason, Unavailable
+from cairn_common.tls import of_url
 
 log = structlog.get_logger(__name__)
 
@@ -80,12 +82,15 @@ class ObjectStore:
     ) -> None:
         """`endpoint` is the store's URL as the services reach it, `public_endpoint` as jobs and people do.
 
+        The first may name certificates: see `tls.of_url`.
+
         `data_dir` is set for the embedded store alone: the folder that `sync` brings to the disk.
         """
         secret = secret_key.get_secret_value() if isinstance(secret_key, SecretStr) else secret_key
         self._bucket = bucket
         self._data_dir = data_dir
-        self._http = _http()
+        endpoint, context = of_url(endpoint)
+        self._http = _http(context)
         self._inside = _client(endpoint, access_key, secret, self._http)
         self._outside = (
             _client(public_endpoint, access_key, secret, self._http) if public_endpoint else self._inside
@@ -359,8 +364,9 @@ class _Http(urllib3.PoolManager):
         return response
 
 
-def _http() -> _Http:
+def _http(context: ssl.SSLContext | None) -> _Http:
     return _Http(
+        ssl_context=context,
         maxsize=_AT_ONCE,
         timeout=urllib3.Timeout(connect=3.0, read=20.0),
         retries=urllib3.Retry(total=2, backoff_factor=0.1, status_forcelist=(500, 502, 503, 504)),

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import structlog
 from nats.aio.client import Client
 
+from cairn_common.bus import BusClient, address
+
 RECONNECT_WAIT = 0.5
 """Seconds between two tries: while the callout is away nobody without a key gets in."""
 log = structlog.get_logger()
@@ -26,7 +28,7 @@ class Connection:
 @asynccontextmanager
 async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Connection]:
     """A connection that mostly comes back by itself; waits for the server at the start, for ever."""
-    made = Connection(Client())
+    made = Connection(BusClient())
 
     async def on_error(error: Exception) -> None:
         log.info("nats.error", connection=name, error=repr(error))
@@ -41,7 +43,7 @@ async def connection(url: str, *, seed: str, name: str) -> AsyncIterator[Connect
         log.info("nats.reconnected", connection=name)
 
     await made.client.connect(
-        url,
+        **address(url),
         name=name,
         nkeys_seed_str=seed,
         max_reconnect_attempts=-1,

@@ -25,6 +25,7 @@ HEARD = {
         for each in (
             *("run.created", "run.updated", "artifact", "promotion", "share"),
             *("pin", "keeping", "rules", "garbage", "model", "experiment"),
+            *("loggedmodel", "trace", "file", "version"),
         )
     ],
 }

@@ -47,11 +47,19 @@ class Passwords:
 
         def check() -> bool:
             try:
-                return self._hasher.verify(stored or self._nobodys, password) and stored is not None
-            except (VerificationError, InvalidHashError):
+                return self._verify(stored or self._nobodys, password) and stored is not None
+            except InvalidHashError:
+                # What is stored is none: nobody's is checked, for as long.
+                self._verify(self._nobodys, password)
                 return False
 
         return await self._run(check)
+
+    def _verify(self, stored: str, password: str) -> bool:
+        try:
+            return self._hasher.verify(stored, password)
+        except VerificationError:
+            return False
 
     async def _run(self, work: Callable[[], T]) -> T:
         if self._waiting >= MOST_WAITING:

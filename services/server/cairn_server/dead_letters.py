@@ -8,9 +8,9 @@ from datetime import datetime
 from typing import Any
 
 import asyncpg
-from nats.aio.client import Client
 from nats.errors import Error as NatsError
 
+from cairn_common.bus import BusClient, address
 from cairn_server.backends.program import SetupError
 
 _TIMEOUT = 30.0
@@ -89,10 +89,14 @@ async def replay(letter: DeadLetter, *, postgres_url: str, nats_url: str, seed: 
 
 
 async def _publish(letter: DeadLetter, payload: bytes, *, url: str, seed: str) -> bool:
-    bus = Client()
+    bus = BusClient()
     try:
         await bus.connect(
-            url, nkeys_seed_str=seed, allow_reconnect=False, max_reconnect_attempts=1, connect_timeout=5
+            **address(url),
+            nkeys_seed_str=seed,
+            allow_reconnect=False,
+            max_reconnect_attempts=1,
+            connect_timeout=5,
         )
         headers = {"Nats-Msg-Id": letter.msg_id} if letter.msg_id else None
         ack = await bus.jetstream(timeout=5).publish(letter.subject, payload, headers=headers)

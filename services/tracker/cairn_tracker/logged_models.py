@@ -5,15 +5,18 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 from cairn.tracker.v1 import logged_model_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
+from cairn_tracker.batch import RunKey
 from cairn_tracker.logged_model_search import Search
 from cairn_tracker.mlflow.experiments import Experiments
 from cairn_tracker.mlflow.names import random_name
+from cairn_tracker.noted import note
 from cairn_tracker.store import logged_models as store
 from cairn_tracker.store.logged_models import LoggedModel, Metric
 
@@ -58,7 +61,9 @@ class LoggedModels:
             create_time=now,
             update_time=now,
         )
-        await store.add(self._db, made)
+        async with self._db.transaction() as conn:
+            await store.add(conn, made)
+            await _note(conn, "created", made.team, made.model_id, self._clock.now())
         return made
 
     async def get(self, team: str, model_id: str, *, deleted: bool = False) -> LoggedModel:
@@ -119,6 +124,7 @@ class LoggedModels:
                 update_time=self._clock.now() if status else found.update_time,
             )
             await store.change(conn, changed)
+            await _note(conn, "updated", team, model_id, self._clock.now())
         return changed
 
     async def delete(self, team: str, model_id: str) -> LoggedModel:
@@ -127,6 +133,7 @@ class LoggedModels:
             if not await store.lock(conn, team, model_id):
                 raise _unknown(model_id)
             await store.bury(conn, team, model_id, self._clock.now())
+            await _note(conn, "deleted", team, model_id, self._clock.now())
         return await self.get(team, model_id, deleted=True)
 
     async def search(self, wanted: Search) -> list[LoggedModel]:
@@ -141,6 +148,11 @@ class LoggedModels:
                 if not await store.lock(conn, team, model_id):
                     raise _unknown(model_id)
                 await store.add_metrics(conn, team, model_id, metrics[model_id])
+
+
+async def _note(conn: Any, event: str, team: str, model_id: str, now: datetime) -> None:
+    name = f"teams/{team}/loggedModels/{model_id}"
+    await note(conn, f"loggedmodel_{event}", RunKey(team, model_id), name, now=now)
 
 
 def _unknown(model_id: str) -> NotFound:

@@ -15,7 +15,7 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.keeping import MODEL
 from cairn_tracker.manifest import Entry
 from cairn_tracker.model_sources import OfFiles, OfLoggedModel, OfRegistered, OfRun
-from cairn_tracker.registry import Registry, known_model
+from cairn_tracker.registry import Registry, known_model, note_model
 from cairn_tracker.registry_search import PROMPT
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import logged_models, mlflow_files, mlflow_runs, runs
@@ -97,6 +97,9 @@ class Registrations:
             made = await add_version(conn, draft, sizes, list(sources.values()), self._clock)
             await store.change_version(conn, _registered(asked, origin, made, model.name))
             await store.touch_model(conn, asked.team, model.artifact, made.create_time)
+            await note_model(
+                conn, "updated", model, made.create_time, what=f"version {made.number} registered"
+            )
             return made.number
 
         sizes = manifest.parts(origin.entries)

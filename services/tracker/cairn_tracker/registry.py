@@ -86,7 +86,7 @@ class Registry:
                     update_time=now,
                 )
                 await store.register(conn, made)
-                await _note(conn, "created", made, now)
+                await note_model(conn, "created", made, now)
         except asyncpg.UniqueViolationError:
             # By somebody else, in the same moment.
             raise _taken(name, {}, tags) from None
@@ -119,7 +119,7 @@ class Registry:
                     update_time=found.update_time if _tags_alone(changes) else now,
                 )
                 await store.change_model(conn, changed)
-                await _note(conn, "updated", changed, now, what=f"was {name}" if new != name else "")
+                await note_model(conn, "updated", changed, now, what=f"was {name}" if new != name else "")
                 if new != name:
                     await store.touch_versions(conn, team, artifact, now)
                 return await known_model(conn, team, new)
@@ -136,7 +136,7 @@ class Registry:
             for version in await store.versions(conn, team, found.artifact):
                 await self._bury(conn, version, actor)
             await store.forget_model(conn, team, found.artifact)
-            await _note(conn, "deleted", found, self._clock.now())
+            await note_model(conn, "deleted", found, self._clock.now())
         return found
 
     async def version(self, team: str, name: str, which: int | str) -> ModelVersion:
@@ -173,7 +173,7 @@ class Registry:
             )
             await store.change_version(conn, changed)
             model = await known_model(conn, team, name)
-            await _note(conn, "updated", model, now, what=f"version {number}")
+            await note_model(conn, "updated", model, now, what=f"version {number}")
             if changes.stage is not None:
                 await store.touch_model(conn, team, found.artifact, now)
             return await _version(conn, team, name, number)
@@ -232,7 +232,8 @@ class Registry:
             yield conn, found
 
 
-async def _note(conn: Any, event: str, model: RegisteredModel, now: datetime, *, what: str = "") -> None:
+async def note_model(conn: Any, event: str, model: RegisteredModel, now: datetime, *, what: str = "") -> None:
+    """Tells the audit what somebody did with a model."""
     key, name = RunKey(model.team, model.artifact), f"teams/{model.team}/models/{model.name}"
     await note(conn, f"model_{event}", key, name, now=now, what=what)
 

@@ -17,6 +17,7 @@ from cairn_common.objects import ObjectStore
 from cairn_tracker import wire, wire_artifacts
 from cairn_tracker.artifacts import blob_key
 from cairn_tracker.batch import RunKey
+from cairn_tracker.noted import note
 from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping
 from cairn_tracker.store import scrub as store
@@ -66,6 +67,10 @@ class Scrub:
 
     async def verify(self, version: Version, *, after: int) -> Checked:
         """Reads some of a version's parts, from the `after`-th on. Its entries are given."""
+        if not after:
+            name, now = wire_artifacts.version(version, entries=False).name, self._clock.now()
+            async with self._db.transaction() as conn:
+                await note(conn, "version_verified", RunKey(version.team, version.uid), name, now=now)
         parts = list(dict.fromkeys(part.digest for entry in version.entries for part in entry.parts))
         known = {blob.digest: blob for blob in await store.stored(self._db, version.team, parts[after:])}
         read, place, rotten = 0, after, dict[str, bool]()

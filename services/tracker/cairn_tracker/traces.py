@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from datetime import datetime
+from typing import Any, Final
 
 from cairn.tracker.v1 import span_pb2, trace_pb2
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
+from cairn_tracker.batch import RunKey
 from cairn_tracker.mlflow.errors import unknown_run
 from cairn_tracker.mlflow.experiments import Experiments
+from cairn_tracker.noted import note
 from cairn_tracker.store import traces as store
 from cairn_tracker.store.traces import StoredSpan, Trace
 
@@ -33,6 +36,7 @@ class Traces:
 
     def __init__(self, *, db: Database, clock: Clock) -> None:
         self._db = db
+        self._clock = clock
         self._experiments = Experiments(db=db, clock=clock)
 
     async def start(self, trace: Trace, *, of_run: str = "") -> Trace:
@@ -101,7 +105,33 @@ class Traces:
                     )
             left = {key: value for key, value in found.tags.items() if key not in remove_tags}
             await store.set_tags(conn, team, trace_id, left | dict(set_tags))
+            await _note(conn, "updated", team, trace_id, self._clock.now())
         return await self.get(team, trace_id)
+
+    async def delete(self, team: str, experiment_id: str, trace_ids: Sequence[str]) -> int:
+        """Deletes traces with their spans; how many there were."""
+        async with self._db.transaction() as conn:
+            count = await store.delete(conn, team, experiment_id, trace_ids)
+            await self._gone(conn, team, experiment_id, count)
+        return count
+
+    async def delete_until(self, team: str, experiment_id: str, time: int, *, most: int) -> int:
+        """Deletes the oldest traces, of up to this time; how many there were."""
+        async with self._db.transaction() as conn:
+            count = await store.delete_until(conn, team, experiment_id, time, most=most)
+            await self._gone(conn, team, experiment_id, count)
+        return count
+
+    async def _gone(self, conn: Any, team: str, experiment_id: str, count: int) -> None:
+        if count:
+            what = f"{count} of experiment {experiment_id}"
+            await _note(conn, "deleted", team, "-", self._clock.now(), what=what)
+
+
+async def _note(conn: Any, event: str, team: str, trace_id: str, now: datetime, *, what: str = "") -> None:
+    """Tells the audit. What traces hold is data, of which as little is told as of points."""
+    name = f"teams/{team}/traces/{trace_id}"
+    await note(conn, f"trace_{event}", RunKey(team, "traces"), name, now=now, what=what)
 
 
 def _trace_id(span: span_pb2.Span) -> str:

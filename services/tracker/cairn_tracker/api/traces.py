@@ -156,12 +156,12 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
             most = request.max_traces if request.HasField("max_traces") else _ALL
             if most <= 0:
                 raise InvalidArgument(f"max_traces: {most} is not positive", field="max_traces")
-            count = await store.delete_until(
-                self._db, team, request.experiment_id, request.max_timestamp, most=most
+            count = await self._traces.delete_until(
+                team, request.experiment_id, request.max_timestamp, most=most
             )
         else:
             _check_count(len(request.trace_ids), "trace_ids")
-            count = await store.delete(self._db, team, request.experiment_id, request.trace_ids)
+            count = await self._traces.delete(team, request.experiment_id, request.trace_ids)
         return trace_pb2.DeleteTracesResponse(count=count)
 
     async def CreateAssessment(

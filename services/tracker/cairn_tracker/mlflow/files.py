@@ -10,7 +10,9 @@ from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, Reason
 from cairn_tracker import manifest
 from cairn_tracker.artifacts import Artifacts
+from cairn_tracker.batch import RunKey
 from cairn_tracker.manifest import Entry
+from cairn_tracker.noted import note
 from cairn_tracker.store import artifacts as versions
 from cairn_tracker.store import mlflow_files as rows
 from cairn_tracker.store.keeping import enter
@@ -84,7 +86,11 @@ class Files:
         """Deletes a file or a folder; how many files there were."""
         async with self._db.transaction() as conn:
             await enter(conn, team)
-            return await rows.delete(conn, team, path, self._clock.now())
+            count = await rows.delete(conn, team, path, self._clock.now())
+            if count:
+                name, now = f"teams/{team}/files/{path}", self._clock.now()
+                await note(conn, "file_deleted", RunKey(team, "files"), name, now=now, what=f"{count} files")
+            return count
 
     async def _version(self, team: str, path: str) -> tuple[list[Entry] | None, str]:
         """The files of the version that a path leads into, and the path in it; None for other paths."""
