@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from cairn_common.auth import Principal, Role, access, admit
 from cairn_common.errors import PermissionDenied, Reason, Unavailable
+from cairn_common.tls import of_url
 
 ACCESS = access(Role.MEMBER, run_token=True)
 """Whom the bus may let in; of which team it decides itself, subject by subject."""
@@ -71,7 +72,8 @@ async def _dialled(
     url: str,
 ) -> AsyncIterator[tuple[bytes, asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection to the bus, and its first word as it is for the client: TLS ends here."""
-    parts = urlsplit(url if "://" in url else f"nats://{url}")
+    plain, context = of_url(url)
+    parts = urlsplit(plain if "://" in plain else f"nats://{plain}")
     writer: asyncio.StreamWriter | None = None
     try:
         try:
@@ -82,7 +84,10 @@ async def _dialled(
                 word, _, told = (await reader.readuntil(b"\r\n")).partition(b" ")
                 info = json.loads(told)
                 if info.get("tls_required"):
-                    await writer.start_tls(ssl.create_default_context(), server_hostname=parts.hostname)
+                    trusted = context or ssl.create_default_context()
+                    await writer.start_tls(trusted, server_hostname=parts.hostname)
+                elif parts.scheme == "tls":
+                    raise OSError("the bus does not speak TLS, but its address is tls://")
         except (OSError, EOFError, ValueError, TimeoutError, asyncio.LimitOverrunError) as error:
             raise Unavailable("the bus does not answer; try again", reason=Reason.BUS_UNAVAILABLE) from error
         kept = {name: value for name, value in info.items() if name not in _OURS}
