@@ -7,12 +7,10 @@ is not spoken with; who has both is.
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import asyncpg
 import pytest
 import pytest_asyncio
 import trustme
@@ -31,7 +29,7 @@ from tests.harness import servers
 from tests.harness.tls import issued
 
 SERVICES = Path(__file__).parent.parent.parent / "services"
-SECONDS = 3.0
+SECONDS = 1.5
 
 
 @dataclass(frozen=True)
@@ -110,47 +108,6 @@ def store_url(papers: Papers, tmp_path_factory: pytest.TempPathFactory) -> Itera
     server.stop()
 
 
-def seen_from_here(server: servers.Server, path: Path) -> Path:
-    """A path of the server's, which may see its folder at another place."""
-    bind = server.program.bind
-    if bind is None or not path.is_relative_to(bind.target):
-        return path
-    return bind.source / path.relative_to(bind.target)
-
-
-@pytest.fixture(scope="module")
-def database(postgres: servers.Postgres, papers: Papers, database: str) -> Iterator[str]:
-    """The session's server, which asks for certificates in this module's database."""
-    said: dict[str, str] = {}
-
-    async def look() -> None:
-        connection = await asyncpg.connect(postgres.admin_url())
-        for name in ("data_directory", "hba_file"):
-            said[name] = await connection.fetchval(f"SHOW {name}")
-        await connection.close()
-
-    servers.run_apart(lambda: asyncio.run(look()))
-    folder, hba = (seen_from_here(postgres, Path(said[name])) for name in ("data_directory", "hba_file"))
-    before = hba.read_text()
-    files = {"ssl_cert_file": papers.own.cert, "ssl_key_file": papers.own.key, "ssl_ca_file": papers.own.ca}
-    for name, source in files.items():
-        assert source is not None
-        copy = folder / f"{name}.pem"
-        copy.touch(mode=0o600)
-        copy.write_bytes(source.read_bytes())
-        os.chown(copy, folder.stat().st_uid, folder.stat().st_gid)
-    url = postgres.create_schema(database, "tracker")
-    who = f"{database} tracker all"
-    asks = f"hostssl {who} scram-sha-256 clientcert=verify-ca\nhostnossl {who} reject\n"
-    hba.write_text(asks + before)
-    settings = [f"ALTER SYSTEM SET {name} = '{name}.pem'" for name in files]
-    postgres.execute(*settings, "ALTER SYSTEM SET ssl = on", "SELECT pg_reload_conf()")
-    yield url
-    hba.write_text(before)
-    reset = [f"ALTER SYSTEM RESET {name}" for name in ("ssl", *files)]
-    postgres.execute(*reset, "SELECT pg_reload_conf()")
-
-
 async def is_spoken_with(work: Callable[[], Awaitable[object]]) -> bool:
     """Whether that is done within a few seconds."""
     try:
@@ -194,14 +151,18 @@ async def test_a_bus_that_does_not_speak_tls_is_told_nothing_at_an_address_that_
         await asyncio.gather(asking, return_exceptions=True)
 
 
-@pytest.mark.parametrize("who", WHO)
-async def test_the_database(database: str, papers: Papers, who: str) -> None:
-    async def work() -> None:
-        query = papers.query(who) + "&sslmode=verify-full"
-        async with db.pool(database + query, schema="tracker", size=1) as made:
-            assert await made.fetchval("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()")
+async def test_a_database_that_does_not_speak_tls_is_not_spoken_with_where_the_url_asks_for_it(
+    database_url: Callable[[str], str], papers: Papers
+) -> None:
+    """The embedded one is built without TLS."""
 
-    assert await is_spoken_with(work) == (who == "has both")
+    async def work(query: str) -> None:
+        async with db.pool(database_url("tracker") + query, schema="tracker", size=1) as made:
+            assert await made.fetchval("SELECT 1") == 1
+
+    assert await is_spoken_with(lambda: work(""))
+    for who in WHO:
+        assert not await is_spoken_with(lambda who=who: work(papers.query(who) + "&sslmode=verify-full"))
 
 
 @pytest.mark.parametrize("who", WHO)
