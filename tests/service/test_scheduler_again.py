@@ -114,7 +114,7 @@ async def test_secrets_are_asked_for_again_and_shown_nowhere(cairn: Scheduler, t
     first = await cairn.submit(TASK % (tmp_path / "said"), secrets={"KEY_OF_MINE": "sesame-1"})
     code, told = await refused(cairn.stub.RerunJob(again(first, secrets={})))
     assert code is StatusCode.INVALID_ARGUMENT
-    assert "secrets.KEY_OF_MINE: has no value" in told
+    assert "secrets.KEY_OF_MINE: no value is known for KEY_OF_MINE" in told
     code, told = await refused(cairn.stub.RerunJob(again(first, envs={"lr": "is sesame-2 here"})))
     assert code is StatusCode.INVALID_ARGUMENT
     assert "sesame" not in told
