@@ -79,6 +79,8 @@ def sources(path: Path) -> list[Source]:
         raise TransferError(f"{path} does not exist")
     if path.is_file():
         return [Source(path, check_path(path.name), path.stat().st_size)]
+    if not path.is_dir():
+        raise TransferError(f"{path} is neither a file nor a folder: there is nothing to save")
     found = sorted(_walk(path, path.resolve()), key=lambda source: source.path)
     if not found:
         raise TransferError(f"{path} is an empty folder: there is nothing to save")

@@ -261,6 +261,9 @@ def small(platform: Platform, folder: Path, count: int) -> dict[str, float]:
     first = child(platform, "up", str(source), "small")
     again = child(platform, "up", str(source), "small")
     down = child(platform, "down", str(folder / "small-back"), "small")
+    back = {path: path.read_bytes() for path in (folder / "small-back").rglob("*") if path.is_file()}
+    assert len(back) == count
+    assert all(data == path.name.encode() * 100 for path, data in back.items())
     return {
         "files": count,
         "first_files_s": round(count / first["seconds"]), "known_files_s": round(count / again["seconds"]),

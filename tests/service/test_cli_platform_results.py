@@ -182,6 +182,9 @@ def test_a_board_ranks_models_and_flags_what_got_worse(cli_platform: Platform, t
     assert cli_platform.cairn("evals", "board", "digits-set", "--tolerance", "0.2", "--fail").returncode == 0
     assert "digits-net:v3" in cli_platform.cairn("evals", "ls").stdout
     assert cli_platform.cairn("evals", "board", "nosuch").returncode == 3
+    said = cli_platform.cairn("evals", "board", "digits-net")
+    assert said.returncode == 2
+    assert "digits-net is a model" in said.stderr
 
 
 def test_lineage_is_a_tree_up_and_down(cli_platform: Platform, trained: str) -> None:
@@ -195,7 +198,10 @@ def test_lineage_is_a_tree_up_and_down(cli_platform: Platform, trained: str) -> 
     assert "digits-net:v3" in only
     graph = read(cli_platform, "lineage", trained)
     assert graph["nodes"][0]["name"].endswith(trained)
-    assert cli_platform.cairn("lineage", "nosuch").returncode == 3
+    missing = cli_platform.cairn("lineage", "nosuch")
+    assert missing.returncode == 3
+    assert "no artifact nosuch, and no job or run" in missing.stderr
+    assert "there is no artifact digits-net:v99 in" in cli_platform.cairn("lineage", "digits-net:v99").stderr
 
 
 SHARDED = """

@@ -22,6 +22,14 @@ async def test_a_url_names_the_address_that_the_callers_reach(s3: servers.S3) ->
     await store.sync()
 
 
+def test_a_url_is_signed_for_the_buckets_region(s3: servers.S3) -> None:
+    store = ObjectStore("https://s3.eu-north-1.amazonaws.com", "key", "secret", "mine", region="eu-north-1")
+    digest = "ab" * 32
+    for url in (store.presign_get("k"), store.presign_put("k"), store.presign_put("k", sha256=digest)):
+        assert url.startswith("https://mine.s3.")
+        assert "%2Feu-north-1%2Fs3%2Faws4_request" in url
+
+
 async def test_the_bucket_is_made_once(s3: servers.S3) -> None:
     store = ObjectStore(s3.endpoint, s3.access_key, s3.secret_key, f"b{new_uid()}")
     await asyncio.gather(*(store.ensure_bucket() for _ in range(3)))

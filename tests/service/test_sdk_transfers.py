@@ -3,29 +3,34 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import pytest
+from minio import Minio
 
-from cairn._blobs import Store, TransferError
+from cairn._blobs import Store, TransferError, UrlExpired
 from cairn._digests import Digests
 from cairn._download import download, download_folder
 from cairn._http import Unreachable
 from cairn._ids import new_uid
 from cairn._saver import Saver
 from cairn._stage import stage
-from cairn._transfer import PART, Part, entries_of, stamp_of
-from cairn._upload import ChangedError
+from cairn._transfer import PART, Part, entries_of, sources, stamp_of
+from cairn._upload import ChangedError, upload
 from cairn.client import Client
 from tests.harness.platform import Platform
 
+T = TypeVar("T")
 PARTS = 5
 UPLOAD = """
 import sys
@@ -168,30 +173,105 @@ def test_a_full_disk_says_so_and_with_room_it_goes_on(client: Client, large: Pat
         subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-def test_a_url_that_the_store_refuses_is_asked_for_anew(client: Client, tmp_path: Path) -> None:
+def test_a_url_that_has_expired_is_asked_for_anew_both_ways(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    keys = json.loads((platform.data / "secrets.json").read_text())["s3"]
+
     class Late(Counting):
-        """The first URL of each part has expired."""
+        """The first URL of each part comes when its quarter of an hour is over."""
 
         def __init__(self) -> None:
             super().__init__()
             self.seen: set[str] = set()
+            self.refused = 0
+
+        def put(self, url: str, data: bytes) -> None:
+            self._tried(lambda: super(Late, self).put(self._late("PUT", url), data))
 
         def get(self, url: str, *, digest: str | None, size: int) -> bytes | bytearray:
-            blob = url.partition("?")[0]
-            if blob not in self.seen:
-                self.seen.add(blob)
-                url = url.replace("X-Amz-Expires=900", "X-Amz-Expires=1").replace(
-                    "X-Amz-Date=2", "X-Amz-Date=1"
-                )
-            return super().get(url, digest=digest, size=size)
+            return self._tried(
+                lambda: super(Late, self).get(self._late("GET", url), digest=digest, size=size)
+            )
 
-    data = os.urandom(1_000)
-    (tmp_path / "a").write_bytes(data)
-    client.publish(tmp_path / "a", "late")
+        def _late(self, method: str, url: str) -> str:
+            parts = urlsplit(url)
+            with self._lock:
+                if parts.path in self.seen:
+                    return url
+                self.seen.add(parts.path)
+            store = Minio(
+                parts.netloc, access_key=keys["access"], secret_key=keys["secret"],
+                secure=False, region="us-east-1",
+            )  # fmt: skip
+            bucket, _, key = parts.path[1:].partition("/")
+            begun = datetime.now(UTC) - timedelta(minutes=16)
+            return store.get_presigned_url(
+                method, bucket, key, expires=timedelta(minutes=15), request_date=begun
+            )
+
+        def _tried(self, ask: Callable[[], T]) -> T:
+            try:
+                return ask()
+            except UrlExpired:
+                self.refused += 1
+                raise
+
+    (tmp_path / "a").write_bytes(os.urandom(PART + 1_000))
+    store = Late()
+    entries = upload(client.api, client.team, sources(tmp_path / "a"), store=store)
+    assert store.refused == 2
+    client.commit_version(
+        "late", {"kind": "ARTIFACT_KIND_FILE", "entries": [each.json() for each in entries]}
+    )
     store = Late()
     fetch(client, "late", tmp_path / "back", store)
-    assert store.fetched == 2
-    assert (tmp_path / "back" / "a").read_bytes() == data
+    assert store.refused == 2
+    assert (tmp_path / "back" / "a").read_bytes() == (tmp_path / "a").read_bytes()
+
+
+def test_what_a_run_made_is_the_same_on_another_machine(
+    platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    """Another home, another folder, no cache: nothing but an address and a token."""
+    uid, made = new_uid(), tmp_path / "made"
+    client.api.post(f"/api/v1/teams/{client.team}/runs", {"run_id": uid})
+    for kind in ("model", "dataset", "file"):
+        (made / kind / "sub").mkdir(parents=True)
+        (made / kind / "sub" / "large").write_bytes(os.urandom(PART + 10))
+        (made / kind / "empty").write_bytes(b"")
+        client.publish(made / kind, f"away-{kind}", kind=kind, run=uid)
+    fetched = """
+import sys
+from cairn.client import Client
+client, run = Client(), sys.argv[1]
+for artifact in client.artifacts():
+    name = artifact["name"].rsplit("/", 1)[1]
+    for version in client.versions(name):
+        if version.get("run", "").endswith(run):
+            client.download(name, version["version"], version["kind"].rsplit("_", 1)[1].lower())
+"""
+    there = tmp_path / "elsewhere"
+    there.mkdir()
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(there / "home"),
+        "CAIRN_URL": client.url,
+        "CAIRN_TOKEN": client.token(),
+    }
+    (there / "work").mkdir()
+    argv = [sys.executable, "-c", fetched, uid]
+    subprocess.run(argv, env=env, cwd=there / "work", check=True, timeout=60)
+
+    def digests(folder: Path) -> dict[str, str]:
+        return {
+            path.relative_to(folder).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
+
+    assert digests(there / "work") == digests(made)
+    assert len(digests(made)) == 6
 
 
 def test_bytes_that_are_not_those_of_their_digest_are_never_written(

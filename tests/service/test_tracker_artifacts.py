@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import httpx
+import pytest
+from grpc import aio
 
 from cairn.tracker.v1 import artifact_pb2, tracker_pb2
 from cairn_common.ids import new_uid
@@ -227,6 +229,28 @@ async def test_only_the_team_and_only_its_own_run(tracker: Tracker) -> None:
             tracker_pb2.CreateUploadsRequest(parent="teams/other", parts=[part])
         )
         assert len(asked.uploads) == 1
+        # All that can be asked of a digest: another team's has the answers of one that nobody has.
+        nobodys = new_uid().encode() * 2
+        told = []
+        for known in (data, nobodys[: len(data)]):
+            called, size = digest(known), len(known)
+            answers = []
+            for claimed in (size, size + 1):
+                one = artifact_pb2.ArtifactPart(digest=called, size=claimed)
+                offer = await stranger.CreateUploads(
+                    tracker_pb2.CreateUploadsRequest(parent="teams/other", parts=[one], uploaded=[called])
+                )
+                answers.append([(each.digest == called, "/t/other/" in each.url) for each in offer.uploads])
+            made_of = commit("mine", entry("a", known))
+            made_of.parent = "teams/other"
+            ask = tracker_pb2.CreateDownloadsRequest(parent="teams/other", digests=[called])
+            for refusal in (stranger.CommitVersion(made_of), stranger.CreateDownloads(ask)):
+                with pytest.raises(aio.AioRpcError) as error:
+                    await refusal
+                answers.append(str(error.value.details()).replace(called, "DIGEST"))
+            told.append(answers)
+        assert told[0] == told[1]
+        assert told[0][:2] == [[(True, True)]] * 2
         stolen = commit("mine", entry("empty"), sources=[made.name])
         stolen.parent = "teams/other"
         assert await refused(stranger.CommitVersion(stolen)) == "NOT_FOUND"

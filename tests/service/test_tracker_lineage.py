@@ -116,7 +116,7 @@ async def test_a_board_has_the_newest_evaluation_of_each_version_by_lineage(trac
     names = data, net = [f"{kind}-{new_uid()}" for kind in ("digits", "net")]
     async with Client(tracker) as client:
         digits = await made(client, data)
-        models = [await made(client, net) for _ in range(2)]
+        models = [await made(client, net, kind=artifact_pb2.ARTIFACT_KIND_MODEL) for _ in range(2)]
         for model, acc in ((models[0], 0.5), (models[0], 0.9), (models[1], 0.8)):
             await made(
                 client, f"{net}-on"[:60], kind=artifact_pb2.ARTIFACT_KIND_EVALUATION,
@@ -135,3 +135,6 @@ async def test_a_board_has_the_newest_evaluation_of_each_version_by_lineage(trac
         assert not one.rows[1].regressions
         missing = evaluation_pb2.GetLeaderboardRequest(dataset=f"{TEAM}/artifacts/never-{names[0][-9:]}")
         assert await refused(stub.GetLeaderboard(missing)) == "NOT_FOUND"
+        for model in (models[0].name, f"{TEAM}/artifacts/{net}"):
+            asked = evaluation_pb2.GetLeaderboardRequest(dataset=model)
+            assert await refused(stub.GetLeaderboard(asked)) == "INVALID_ARGUMENT"

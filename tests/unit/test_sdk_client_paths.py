@@ -63,6 +63,8 @@ def test_a_folder_is_saved_without_what_leads_out_of_it(tmp_path: Path) -> None:
         sources(folder)
     with pytest.raises(TransferError, match="does not exist"):
         sources(tmp_path / "none")
+    with pytest.raises(TransferError, match="neither a file nor a folder"):
+        sources(Path("/dev/null"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(TransferError, match="empty folder"):
         sources(tmp_path / "empty")

@@ -12,7 +12,7 @@ from cairn._cli.looks import plain_table
 from cairn._cli.results import exactly
 from cairn._cli.retention import protect
 from cairn._cli.session import Session, common
-from cairn._cli.storage import show, verify
+from cairn._cli.storage import show, show_version, verify
 from cairn._cli.text import age, clean, moment, size
 from cairn._http import Json
 from cairn._publish import KINDS
@@ -28,7 +28,10 @@ def artifacts() -> None:
 @click.option("-k", "--kind", type=click.Choice(KINDS), default=None, help="Only this kind.")
 @common
 def artifacts_ls(session: Session, name: str | None, kind: str | None) -> None:
-    """List artifacts, or the versions of one."""
+    """List artifacts, the versions of one (NAME), or the files of a version (NAME:v3)."""
+    if name and ":" in name:
+        show_version(session, name)
+        return
     if name:
         _versions(session, name)
         return

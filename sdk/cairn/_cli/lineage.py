@@ -8,6 +8,7 @@ import click
 from rich.text import Text
 from rich.tree import Tree
 
+from cairn._cli.errors import NOT_FOUND, CliError
 from cairn._cli.find import find
 from cairn._cli.looks import state_sign
 from cairn._cli.results import others, ref_of
@@ -51,7 +52,16 @@ def _traced(session: Session, name: str, direction: str) -> Json:
     except ApiError as error:
         if error.status not in (400, 404):
             raise
-    return client.trace(find(client, name), direction=direction)
+    try:
+        return client.trace(find(client, name), direction=direction)
+    except CliError as error:
+        if error.told.code != NOT_FOUND:
+            raise
+        raise CliError(
+            f"there is no artifact {clean(name)}, and no job or run whose id begins so, or that is named so",
+            code=NOT_FOUND,
+            hint="`cairn artifacts ls` and `cairn ls` list what there is",
+        ) from None
 
 
 def _grow(tree: Tree, graph: Json, *, upward: bool) -> None:
@@ -73,7 +83,7 @@ def _grow(tree: Tree, graph: Json, *, upward: bool) -> None:
                 return
             label = _label(nodes[far])
             if far in shown:
-                branch.add(label.append("  (above)" if following[far] else "", "dim"))
+                branch.add(label.append("  (opened elsewhere)" if following[far] else "", "dim"))
                 continue
             shown.add(far)
             waiting.append((branch.add(label), far))

@@ -69,6 +69,11 @@ def verify(session: Session, ref: str) -> None:
 @common
 def show(session: Session, ref: str) -> None:
     """Show a version: where it comes from, who keeps it, its files, and which of them are rotten."""
+    show_version(session, ref)
+
+
+def show_version(session: Session, ref: str) -> None:
+    """Prints one version with its files."""
     name, _, wanted = ref.partition(":")
     version = session.client.version(name, wanted or "latest")
     if session.as_json:
@@ -83,8 +88,8 @@ def show(session: Session, ref: str) -> None:
         "run": str(version.get("run") or "").rsplit("/", 1)[-1],
         "aliases": ", ".join(version.get("aliases", [])),
         "pinned": str(version.get("pinned_by") or ""),
-        "size": f"{size(float(version.get('size') or 0))} in {len(entries):,} files",
-        "rotten": f"{len(rotten)} files" if rotten else "",
+        "size": f"{size(float(version.get('size') or 0))} in {_files(len(entries))}",
+        "rotten": _files(len(rotten)) if rotten else "",
     }
     for title, value in facts.items():
         if value:
@@ -97,6 +102,10 @@ def show(session: Session, ref: str) -> None:
         session.out.print(text.append("  rotten", "red") if path in rotten else text)
     if len(entries) > _SHOWN:
         session.say(Text(f"and {len(entries) - _SHOWN:,} more: --json has all", style="dim"))
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'' if count == 1 else 's'}"
 
 
 def _key(row: Json, by: str) -> str:

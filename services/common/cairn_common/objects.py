@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import ctypes
 import functools
 import hashlib
+import hmac
 import io
 import os
 import re
 import ssl
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import quote, urlsplit
 from xml.sax.saxutils import escape, unescape
 
 import minio
@@ -32,6 +35,7 @@ log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 _REGION = "us-east-1"
+_CHECKSUM = "x-amz-checksum-sha256"
 _LONGEST_URL = 900
 _AT_ONCE = 8
 _SMALL = 16 * 1024 * 1024
@@ -77,30 +81,44 @@ class ObjectStore:
         secret_key: SecretStr | str,
         bucket: str,
         *,
+        region: str = _REGION,
         public_endpoint: str | None = None,
         data_dir: Path | None = None,
     ) -> None:
         """`endpoint` is the store's URL as the services reach it, `public_endpoint` as jobs and people do.
 
-        The first may name certificates: see `tls.of_url`.
+        The first may name certificates: see `tls.of_url`. `region` is the bucket's, where that matters (AWS).
 
         `data_dir` is set for the embedded store alone: the folder that `sync` brings to the disk.
         """
         secret = secret_key.get_secret_value() if isinstance(secret_key, SecretStr) else secret_key
         self._bucket = bucket
         self._data_dir = data_dir
+        self._access_key, self._secret_key, self._region = access_key, secret, region
         endpoint, context = of_url(endpoint)
         self._http = _http(context)
-        self._inside = _client(endpoint, access_key, secret, self._http)
+        self._inside = _client(endpoint, access_key, secret, region, self._http)
         self._outside = (
-            _client(public_endpoint, access_key, secret, self._http) if public_endpoint else self._inside
+            _client(public_endpoint, access_key, secret, region, self._http)
+            if public_endpoint
+            else self._inside
         )
         self._gate = asyncio.Semaphore(_AT_ONCE)
         self._read = _Read()
 
-    def presign_put(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
-        """A URL to PUT the object's bytes to, once or more, for at most 15 min (seconds or a timedelta)."""
-        return str(self._outside.presigned_put_object(self._bucket, key, expires=_within(expires)))
+    def presign_put(
+        self, key: str, expires: timedelta | float = _LONGEST_URL, *, sha256: str | None = None
+    ) -> str:
+        """A URL to PUT the object's bytes to, once or more, for at most 15 min (seconds or a timedelta).
+
+        With `sha256` (hex) an external store takes no other bytes: the caller has to send the digest along,
+        as `x-amz-checksum-sha256` in base64; the URL's X-Amz-SignedHeaders names it. The embedded one does
+        not look at it; what lies there is read instead (`right`).
+        """
+        url = str(self._outside.presigned_put_object(self._bucket, key, expires=_within(expires)))
+        if sha256 is None or self._data_dir is not None:
+            return url
+        return self._presign_checked(url, sha256, _within(expires))
 
     def presign_get(self, key: str, expires: timedelta | float = _LONGEST_URL) -> str:
         """A URL to GET the object's bytes from, for at most 15 min (seconds or a timedelta)."""
@@ -186,7 +204,7 @@ class ObjectStore:
         are there and have them, as far as that can be told without moving them.
 
         The embedded store's are read on the disk, and not again as long as the file is the same, unchanged;
-        of an external store's that they are there is all that is known.
+        an external store looked at them while they came (`presign_put`): that they are there is enough.
         """
         if self._data_dir is None:
             sizes = await asyncio.gather(*(self.size(key) for key in wanted))
@@ -293,6 +311,30 @@ class ObjectStore:
         if self._data_dir is not None:
             await asyncio.to_thread(_syncfs, self._data_dir)
 
+    def _presign_checked(self, url: str, sha256: str, expires: timedelta) -> str:
+        """A signed PUT URL signed again, together with the digest: minio's client signs the host alone."""
+        parts = urlsplit(url)
+        now = f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+        scope = f"{now[:8]}/{self._region}/s3/aws4_request"
+        headers = {"host": parts.netloc, _CHECKSUM: base64.b64encode(bytes.fromhex(sha256)).decode()}
+        query = "&".join(
+            f"{name}={quote(value, safe='')}"
+            for name, value in (
+                ("X-Amz-Algorithm", "AWS4-HMAC-SHA256"),
+                ("X-Amz-Credential", f"{self._access_key}/{scope}"),
+                ("X-Amz-Date", now),
+                ("X-Amz-Expires", str(int(expires.total_seconds()))),
+                ("X-Amz-SignedHeaders", ";".join(headers)),
+            )
+        )
+        lines = "".join(f"{name}:{value}\n" for name, value in headers.items())
+        request = f"PUT\n{parts.path}\n{query}\n{lines}\n{';'.join(headers)}\nUNSIGNED-PAYLOAD"
+        text = f"AWS4-HMAC-SHA256\n{now}\n{scope}\n{hashlib.sha256(request.encode()).hexdigest()}"
+        signing = f"AWS4{self._secret_key}".encode()
+        for piece in (*scope.split("/"), text):
+            signing = hmac.digest(signing, piece.encode(), "sha256")
+        return f"{parts.scheme}://{parts.netloc}{parts.path}?{query}&X-Amz-Signature={signing.hex()}"
+
     def _ask_by_url(self, method: str, key: str, query: dict[str, Any], body: bytes = b"") -> bytes:
         """What minio's client has no call of its own for. Raises UploadRefused."""
         url = self._inside.get_presigned_url(
@@ -373,7 +415,7 @@ def _http(context: ssl.SSLContext | None) -> _Http:
     )
 
 
-def _client(endpoint: str, access_key: str, secret_key: str, http: _Http) -> minio.Minio:
+def _client(endpoint: str, access_key: str, secret_key: str, region: str, http: _Http) -> minio.Minio:
     url = urllib3.util.parse_url(endpoint)
     if url.scheme not in ("http", "https") or not url.host or url.path not in (None, "", "/"):
         raise ValueError(f"an S3 endpoint is http(s)://host:port; got {endpoint!r}")
@@ -383,7 +425,7 @@ def _client(endpoint: str, access_key: str, secret_key: str, http: _Http) -> min
         secret_key=secret_key,
         secure=url.scheme == "https",
         # Given, so that it is not asked for: rclone cannot answer that.
-        region=_REGION,
+        region=region,
         http_client=http,
     )
 

@@ -52,6 +52,8 @@ class ServiceSettings(BaseSettings):
     s3_access_key: str = ""
     s3_secret_key: SecretStr = SecretStr("")
     s3_bucket: str = "cairn"
+    # The bucket's region; it matters to AWS alone.
+    s3_region: str = "us-east-1"
     # Only embedded: the S3 server's folder, synced to disk before a manifest commits.
     s3_data_dir: Path | None = None
     # The service's own folder for local files.

@@ -160,7 +160,8 @@ def _inherited(operator: Mapping[str, str]) -> dict[str, str]:
         and not key.startswith(elsewhere)
         and key not in _SECRETS_KEYS
     }
-    extra = {key: operator[key] for key in ("CAIRN_S3_BUCKET", "CAIRN_S3_PUBLIC_ENDPOINT") if key in operator}
+    of_bucket = ("CAIRN_S3_BUCKET", "CAIRN_S3_REGION", "CAIRN_S3_PUBLIC_ENDPOINT")
+    extra = {key: operator[key] for key in of_bucket if key in operator}
     return {key: operator[key] for key in _KEPT if key in operator} | settings | extra
 
 

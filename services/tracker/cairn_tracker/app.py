@@ -160,6 +160,7 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
         settings.s3_access_key,
         settings.s3_secret_key,
         settings.s3_bucket,
+        region=settings.s3_region,
         public_endpoint=settings.s3_public_endpoint or None,
         data_dir=settings.s3_data_dir,
     )

@@ -92,7 +92,7 @@ class Artifacts:
                 )
         there = await self._sizes(team, sizes)
         return {
-            digest: self._objects.presign_put(blob_key(team, digest), URL_SECONDS)
+            digest: self._objects.presign_put(blob_key(team, digest), URL_SECONDS, sha256=digest)
             for digest, size in sizes.items()
             # One of another size is the rest of a broken upload, to be written over.
             if there.get(digest) != size
@@ -390,9 +390,8 @@ async def again(conn: Any, version: Version, *, entries: bool = False) -> Versio
 
 def unknown_version(team: str, artifact: str, which: object) -> NotFound:
     """The error for a version that is not there, or not any more."""
-    return NotFound(
-        f"there is no artifact {artifact}:{which} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
-    )
+    ref = f"{artifact}:v{which}" if str(which).isdecimal() else f"{artifact}:{which}"
+    return NotFound(f"there is no artifact {ref} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND)
 
 
 def _version(draft: Draft, number: int, now: datetime) -> Version:

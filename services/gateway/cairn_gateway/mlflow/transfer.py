@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from base64 import b64encode
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -91,7 +92,7 @@ class Transfer:
         needed = await asked.call("ArtifactService/CreateUploads", request, tracker_pb2.CreateUploadsResponse)
         for upload in needed.uploads:
             try:
-                answer = await self._http.put(upload.url, content=part)
+                answer = await self._http.put(upload.url, content=part, headers=_signed(upload))
                 answer.raise_for_status()
             except httpx.HTTPError as error:
                 raise _away(error) from error
@@ -114,6 +115,12 @@ async def connect() -> AsyncIterator[Transfer]:
     # Only to addresses that the tracker signed, whatever the environment says of proxies.
     async with httpx.AsyncClient(timeout=_SECONDS, limits=limits, trust_env=False) as http:
         yield Transfer(http)
+
+
+def _signed(upload: tracker_pb2.CreateUploadsResponse.Upload) -> dict[str, str]:
+    """The headers, beside the host, that the signature of the URL is over."""
+    checked = "x-amz-checksum-sha256" in upload.url
+    return {"x-amz-checksum-sha256": b64encode(bytes.fromhex(upload.digest)).decode()} if checked else {}
 
 
 async def _parts(stream: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

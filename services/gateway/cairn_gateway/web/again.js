@@ -1,13 +1,18 @@
 // Runs a job again: from the beginning, or on from one of its checkpoints, in a new run.
 
-import { call } from "./api.js";
+import { call, get } from "./api.js";
 import { h, idOf, number } from "./dom.js";
 
+const RECORDED_MS = 20_000;
+const PAUSE_MS = 250;
+
 export class Again {
-  /** `base` is the job's address; `begun` is called with the new job. */
-  constructor(base, begun) {
-    this.base = base;
+  /** `begun` is called with the new job, once its run is recorded. */
+  constructor(team, uid, begun) {
+    this.team = team;
+    this.base = `/teams/${team}/jobs/${encodeURIComponent(uid)}`;
     this.begun = begun;
+    this.names = undefined;
     this.changes = h("input", { type: "text", placeholder: "lr=1e-4 epochs=20", "aria-label": "Variables with other values" });
     this.from = h("select", { "aria-label": "Checkpoint to go on from" });
     this.resume = h("button", { onclick: () => this.send("resume") }, "Resume from here");
@@ -28,24 +33,47 @@ export class Again {
     this.line.hidden = !found.length;
   }
 
+  /** The job's variables and params: no others can be changed. */
+  knows(names) {
+    this.names = new Set(names);
+  }
+
   async send(what) {
     this.say("", false);
     const envs = {};
     for (const change of this.changes.value.split(/\s+/).filter(Boolean)) {
       const at = change.indexOf("=");
       if (at < 1) return this.say(`${change}: write it as NAME=value`, true);
-      envs[change.slice(0, at)] = change.slice(at + 1);
+      const name = change.slice(0, at);
+      if (this.names && !this.names.has(name)) return this.say(`${name}: the job has no such variable or param; it has ${[...this.names].sort().join(", ") || "none"}`, true);
+      envs[name] = change.slice(at + 1);
     }
     const body = { request_id: random(), envs, ...(what === "resume" ? { checkpoint: this.from.value } : {}) };
     this.resume.disabled = this.rerun.disabled = true;
     try {
-      this.begun(idOf((await call("POST", `${this.base}:${what}`, { body })).name));
+      const made = idOf((await call("POST", `${this.base}:${what}`, { body })).name);
+      this.say(`Queued ${made}`, false);
+      await this.recorded(made);
+      this.begun(made);
     } catch (error) {
       this.say(error.message, true);
     } finally {
       this.resume.disabled = this.rerun.disabled = false;
     }
     return undefined;
+  }
+
+  /** A job is queued a moment before the tracker has heard of it. */
+  async recorded(made) {
+    for (const end = Date.now() + RECORDED_MS; Date.now() < end; await new Promise((done) => setTimeout(done, PAUSE_MS))) {
+      try {
+        await get(`/teams/${this.team}/runs/${made}`);
+        return;
+      } catch (error) {
+        if (error.status !== 404) throw error;
+      }
+    }
+    throw new Error(`Queued ${made}, but nothing is recorded of it yet: look for it among the jobs`);
   }
 
   say(text, wrong) {

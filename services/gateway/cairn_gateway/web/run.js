@@ -37,7 +37,7 @@ export class RunView {
     this.timelineCard = h("section", { class: "card pad", hidden: true }, h("h2", {}, "Timeline"), this.timeline);
     this.params = h("dl");
     this.files = h("div", { class: "files" });
-    this.again = new Again(`/teams/${team}/jobs/${encodeURIComponent(uid)}`, (made) => { location.hash = `#/runs/${made}`; });
+    this.again = new Again(team, uid, (made) => { location.hash = `#/runs/${made}`; });
     this.origin = h("dl");
     this.noPoints = h("div", { class: "card pad dim" }, "No metrics yet. ", h("code", {}, "cairn.log({\"loss\": loss}, step=step)"), " draws a curve here.");
     const card = (title, ...inner) => h("section", { class: "card pad" }, h("h2", {}, title), ...inner);
@@ -112,6 +112,8 @@ export class RunView {
   keepJob(job) {
     if (this.job && this.job.revision > job.revision) return;
     this.job = job;
+    const { envs, params } = job.spec;
+    this.again.knows(Object.keys({ ...envs, ...params, ...this.run.params }));
     this.drawHead();
     this.drawAttempts();
     this.retell();

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,9 +48,6 @@ def prepare(folder: Path, *, port: int, keys: S3Keys, bucket: str) -> Program:
         str(folder),
     )  # fmt: skip
 
-    async def probe() -> None:
-        await asyncio.to_thread(_list_buckets, f"127.0.0.1:{port}", keys)
-
     return Program(
         name="s3",
         argv=argv,
@@ -60,9 +58,18 @@ def prepare(folder: Path, *, port: int, keys: S3Keys, bucket: str) -> Program:
             "HOME": str(folder),
         },
         port=port,
-        probe=probe,
+        probe=probe(port, keys),
         stop_grace=5.0,
     )
+
+
+def probe(port: int, keys: S3Keys) -> Callable[[], Awaitable[None]]:
+    """Raises `NotReady` until an S3 server answers on that port of this machine."""
+
+    async def ask() -> None:
+        await asyncio.to_thread(_list_buckets, f"127.0.0.1:{port}", keys)
+
+    return ask
 
 
 def _list_buckets(address: str, keys: S3Keys) -> None:

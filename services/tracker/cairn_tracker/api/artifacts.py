@@ -159,7 +159,7 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         artifact = "" if parts["artifact"] == "-" else parts["artifact"]
         run_uid = own_run(who, team, request.run)
         await self._known_run(who, team, run_uid)
-        if artifact and not await rows.exists(self._db, team, artifact):
+        if artifact and await rows.kind(self._db, team, artifact) is None:
             raise NotFound(
                 f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
             )

@@ -27,6 +27,7 @@ NAME: Final = "cairn.tracker.v1.EvaluationService"
 ACCESS: Mapping[str, Access] = {f"/{NAME}/GetLeaderboard": access(Role.VIEWER)}
 _MOST: Final = 2_000
 _EVALUATION: Final = int(artifact_pb2.ARTIFACT_KIND_EVALUATION)
+_MODEL: Final = int(artifact_pb2.ARTIFACT_KIND_MODEL)
 
 Context = aio.ServicerContext[Any, Any]
 
@@ -50,18 +51,30 @@ class EvaluationApi(evaluation_pb2_grpc.EvaluationServiceServicer):
         return _message(made, team, artifact, truncated=len(found) > _MOST)
 
     async def _dataset(self, name: str) -> tuple[str, str, int | None]:
-        """Team, artifact and, where one is named, the version."""
+        """Team, artifact and, where one is named, the version. Raises InvalidArgument for a model: models are
+        on boards, they have none."""
         if "/versions/" in name:
             found = await version_of(self._artifacts, caller(), name, Role.VIEWER)
+            _refuse_model(found.kind, found.artifact)
             return found.team, found.artifact, found.number
         parts = parse_name("teams/{team}/artifacts/{artifact}", name)
         team, artifact = parts["team"], parts["artifact"]
         require(caller(), team, Role.VIEWER)
-        if not await rows.exists(self._db, team, artifact):
+        kind = await rows.kind(self._db, team, artifact)
+        if kind is None:
             raise NotFound(
                 f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
             )
+        _refuse_model(kind, artifact)
         return team, artifact, None
+
+
+def _refuse_model(kind: int, artifact: str) -> None:
+    if kind == _MODEL:
+        raise InvalidArgument(
+            f"dataset: {artifact} is a model; name a dataset that models were evaluated on",
+            field="dataset",
+        )
 
 
 def _message(value: Board, team: str, dataset: str, *, truncated: bool) -> evaluation_pb2.Leaderboard:

@@ -102,7 +102,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         parts = parse_name("teams/{team}/artifacts/{artifact}", request.artifact)
         team, artifact = parts["team"], parts["artifact"]
         require(caller(), team, Role.VIEWER)
-        if not await rows.exists(self._db, team, artifact):
+        if await rows.kind(self._db, team, artifact) is None:
             raise NotFound(
                 f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
             )

@@ -270,9 +270,10 @@ async def list_artifacts(db: Reads, team: str, *, kind: int, after: str, limit: 
     return [Artifact(**{**dict(row), "aliases": json.loads(row["aliases"])}) for row in rows]
 
 
-async def exists(db: Reads, team: str, artifact: str) -> bool:
-    """Whether the team has an artifact of this id."""
-    return bool(await db.fetch("SELECT 1 FROM artifacts WHERE team = $1 AND id = $2", team, artifact))
+async def kind(db: Reads, team: str, artifact: str) -> int | None:
+    """The kind of the team's artifact of this id; None where there is none."""
+    found = await db.fetch("SELECT kind FROM artifacts WHERE team = $1 AND id = $2", team, artifact)
+    return int(found[0]["kind"]) if found else None
 
 
 async def add_use(db: Any, team: str, run_uid: str, version_uid: str, now: datetime) -> None:
