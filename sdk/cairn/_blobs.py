@@ -112,8 +112,7 @@ class Store:
         connection = self._connections.take(url, timeout=TIMEOUT)
         whole = False
         try:
-            connection.request(method, target, body=body, headers=headers)
-            response = connection.getresponse()
+            response = _asked(connection, method, target, body, headers)
             yield response
             whole = response.isclosed() or response.length == 0
         finally:
@@ -133,6 +132,27 @@ class Store:
                 failure = Unreachable(origin(url), error)
             if not pauses.pause():
                 raise failure
+
+
+def _asked(
+    connection: http.client.HTTPConnection,
+    method: str,
+    target: str,
+    body: bytes | Iterator[bytes] | None,
+    headers: dict[str, str],
+) -> http.client.HTTPResponse:
+    """The answer, also where the store refuses, and hangs up, before it has read all that is sent."""
+    try:
+        connection.request(method, target, body=body, headers=headers)
+    except (BrokenPipeError, ConnectionResetError):
+        try:
+            response = connection.getresponse()
+        except (OSError, http.client.HTTPException):
+            response = None
+        if response is None or response.status < 400:
+            raise
+        return response
+    return connection.getresponse()
 
 
 def _signed(url: str) -> dict[str, str]:

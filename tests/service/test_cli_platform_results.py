@@ -17,7 +17,7 @@ from cairn import _looking
 from cairn._looking import difference, table
 from cairn._transfer import entries_of
 from cairn.client import Client
-from tests.harness.browser import browse
+from tests.harness.browser import browse, page
 from tests.harness.people import invite
 from tests.harness.platform import Platform
 from tests.harness.rescue import INTERVAL, rounds
@@ -263,21 +263,64 @@ def test_a_browser_shows_results_and_lineage_and_what_they_say_is_text(
     client.publish(tmp_path / "w", "hostile", kind="model", metadata={"framework": hostile})
     assert cli_platform.cairn("models", "promote", "digits-net:v1", "--to", "seen").returncode == 0
     url = cli_platform.cairn("open", "--print").stdout.strip().partition("&view=")[0]
-    page = browse(f"{url}&view=/models", tmp_path)
-    assert "digits-net:v2" in page
+    seen = browse(f"{url}&view=/models", tmp_path)
+    assert "digits-net:v2" in seen
     for words in ("Version to promote", "Promote</button>", "approved"):
-        assert words in page
-    assert html.escape(hostile, quote=False) in page
-    assert "owned" not in page.partition("</title>")[0]
-    page = browse(f"{url}&view=/datasets", tmp_path)
-    assert "digits-set:v2" in page
+        assert words in seen
+    assert html.escape(hostile, quote=False) in seen
+    assert "owned" not in seen.partition("</title>")[0]
+    seen = browse(f"{url}&view=/datasets", tmp_path)
+    assert "digits-set:v2" in seen
     assert 'href="#/board/digits-set"' in browse(f"{url}&view=/evaluations", tmp_path)
-    page = browse(f"{url}&view=/board/digits-set", tmp_path)
+    seen = browse(f"{url}&view=/board/digits-set", tmp_path)
     for words in ("Leaderboard of digits-set", "digits-net:v2", "against"):
-        assert words in page
-    page = browse(f"{url}&view=/runs/{trained}", tmp_path)
+        assert words in seen
+    seen = browse(f"{url}&view=/runs/{trained}", tmp_path)
     for words in ("Rerun from the beginning", "Resume from here"):
-        assert words in page
-    page = browse(f"{url}&view=/lineage/digits-net/2", tmp_path)
+        assert words in seen
+    seen = browse(f"{url}&view=/lineage/digits-net/2", tmp_path)
     for words in ("Comes from", "digits-set:v1", "maker", "Led to", "digits-net-on-digits-set:v2"):
-        assert words in page
+        assert words in seen
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_a_click_runs_a_job_again_and_leads_to_its_run(
+    cli_platform: Platform, client: Client, tmp_path: Path
+) -> None:
+    save = "import cairn; cairn.init(strict=True); cairn.save_checkpoint('state', step=4, wait=True)"
+    command = f'echo $lr > state && {sys.executable} -c "{save}"'
+    (tmp_path / "again.yaml").write_text(json.dumps({"name": "again", "run": command, "envs": {"lr": "0.1"}}))
+    done = cli_platform.cairn("run", "-f", "--json", str(tmp_path / "again.yaml"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    uid = str(json.loads(done.stdout)["id"])
+    [checkpoint] = client.checkpoints(uid)
+    url = cli_platform.cairn("open", "--print").stdout.strip().partition("&view=")[0]
+    with page(tmp_path / "profile") as shown:
+
+        def click(words: str) -> None:
+            button = f"[...document.querySelectorAll('button')].find((one) => one.textContent === '{words}')"
+            shown.wait(f"{button} !== undefined && {button}.offsetParent !== null")
+            shown.ask(f"{button}.click()")
+
+        def change(text: str) -> None:
+            shown.ask(f"document.querySelector('.again input').value = '{text}'")
+
+        for words, change_to, origin in (
+            ("Rerun from the beginning", "0.2", {"kind": "RERUN"}),
+            ("Resume from here", "0.3", {"kind": "RESUME", "checkpoint": checkpoint["name"]}),
+        ):
+            shown.go(f"{url}&view=/runs/{uid}")
+            shown.wait("document.querySelector('.again')?.offsetParent")
+            change(f"rl={change_to}")
+            click(words)
+            said = "document.querySelector('.again [role=status]').textContent"
+            assert shown.wait(said) == "rl: the job has no such variable or param; it has lr"
+            change(f"lr={change_to}")
+            click(words)
+            made = shown.wait(f"!location.hash.includes('{uid}') && location.hash.split('/').pop()")
+            shown.wait(f"document.body.innerText.includes('{made}')")
+            assert "Not here" not in shown.ask("document.body.innerText")
+            job = client.job(made)
+            assert job["spec"]["envs"] == {"lr": change_to}
+            assert job["origin"] == {"job": f"teams/{client.team}/jobs/{uid}", **origin}
+            shown.go("about:blank")

@@ -38,6 +38,13 @@ async def test_the_bucket_is_made_once(s3: servers.S3) -> None:
     assert await store.get("k") == b"x"
 
 
+async def test_keys_that_the_store_refuses_are_named_with_their_settings(s3: servers.S3) -> None:
+    store = ObjectStore(s3.endpoint, s3.access_key, "another secret", s3.bucket)
+    for asked in (store.ensure_bucket(), store.put("k", b"x"), store.size("k")):
+        with pytest.raises(Unavailable, match=r"refuses access to bucket cairn: .*CAIRN_S3_SECRET_KEY"):
+            await asked
+
+
 async def test_a_store_that_is_away_is_unavailable(tmp_path: Path) -> None:
     server = await asyncio.to_thread(servers.start_s3, tmp_path)
     try:

@@ -186,6 +186,9 @@ def _moves(session: Session, name: str) -> None:
     if session.as_json:
         session.emit(found)
         return
+    if not found:
+        session.say(f"no alias of {clean(name)} was moved yet: cairn artifacts alias {clean(name)}:v1 ALIAS")
+        return
     table = plain_table()
     for title in ("ALIAS", "VERSION", "BY", "AGE"):
         table.add_column(title, no_wrap=True, justify="right" if title == "AGE" else "left")

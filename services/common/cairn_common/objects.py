@@ -59,6 +59,16 @@ _RETRIED = (
     "RequestTimeout",
 )
 
+# The keys are not the store's, or may not do this, or the bucket lies in another region (400 to a HEAD).
+_REFUSED = (
+    "AccessDenied",
+    "AuthorizationHeaderMalformed",
+    "BadRequest",
+    "InvalidAccessKeyId",
+    "PermanentRedirect",
+    "SignatureDoesNotMatch",
+)
+
 
 class UploadRefused(Exception):
     """The store does not know an upload in parts, or cannot make an object of what was sent."""
@@ -71,7 +81,7 @@ class UploadRefused(Exception):
 class ObjectStore:
     """One bucket. Keys are content addresses that are written once; nothing else may be asked of S3 here.
 
-    Every method raises `Unavailable` (STORE_UNAVAILABLE) while the store is away.
+    Every method raises `Unavailable` (STORE_UNAVAILABLE) while the store is away, or refuses its keys.
     """
 
     def __init__(
@@ -356,6 +366,12 @@ class ObjectStore:
             except S3Error as error:
                 if error.code in _RETRIED:
                     raise _away(error) from error
+                if error.code in _REFUSED:
+                    raise Unavailable(
+                        f"the object store refuses access to bucket {self._bucket}: {error.code}. "
+                        "Look at CAIRN_S3_ACCESS_KEY, CAIRN_S3_SECRET_KEY, CAIRN_S3_BUCKET, CAIRN_S3_REGION",
+                        reason=Reason.STORE_UNAVAILABLE,
+                    ) from error
                 raise
 
 

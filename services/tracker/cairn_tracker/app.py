@@ -79,6 +79,8 @@ log = structlog.get_logger(__name__)
 SCHEMA = "tracker"
 # Seconds after the start in which nothing is collected.
 _CALM = 1800.0
+# Between two tries to reach a store that is away, or refuses.
+_STORE_PAUSE = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -276,7 +278,7 @@ async def _ensure_bucket(objects: ObjectStore) -> None:
             return
         except Unavailable as error:
             log.warning("tracker.object_store_away", error=error.message)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(_STORE_PAUSE)
 
 
 def _scrub(settings: TrackerSettings, parts: Parts) -> Scrub:

@@ -14,7 +14,7 @@ export class Again {
     this.begun = begun;
     this.names = undefined;
     this.changes = h("input", { type: "text", placeholder: "lr=1e-4 epochs=20", "aria-label": "Variables with other values" });
-    this.from = h("select", { "aria-label": "Checkpoint to go on from" });
+    this.from = h("select", { "aria-label": "Checkpoint to go on from", onchange: () => { this.chosen = this.from.value; } });
     this.resume = h("button", { onclick: () => this.send("resume") }, "Resume from here");
     this.rerun = h("button", { onclick: () => this.send("rerun") }, "Rerun from the beginning");
     this.said = h("p", { class: "dim", role: "status", hidden: true });
@@ -26,10 +26,10 @@ export class Again {
   /** The run's versions, newest first: of these the checkpoints can be gone on from. */
   offer(versions) {
     const found = versions.filter((one) => one.kind === "ARTIFACT_KIND_CHECKPOINT");
-    const chosen = this.from.value;
     this.from.replaceChildren(...found.map((one, place) =>
       h("option", { value: one.name }, `step ${number(one.step)}${place ? "" : ", the last"}`)));
-    if (found.some((one) => one.name === chosen)) this.from.value = chosen;
+    // Where nobody has chosen one it stays the last, while others come.
+    if (found.some((one) => one.name === this.chosen)) this.from.value = this.chosen;
     this.line.hidden = !found.length;
   }
 
