@@ -310,7 +310,7 @@ def test_a_click_runs_a_job_again_and_leads_to_its_run(
             ("Resume from here", "0.3", {"kind": "RESUME", "checkpoint": checkpoint["name"]}),
         ):
             shown.go(f"{url}&view=/runs/{uid}")
-            shown.wait("document.querySelector('.again')?.offsetParent")
+            shown.wait("!!document.querySelector('.again')?.offsetParent")
             change(f"rl={change_to}")
             click(words)
             said = "document.querySelector('.again [role=status]').textContent"

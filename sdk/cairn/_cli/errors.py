@@ -53,7 +53,9 @@ def tell(error: Exception) -> Told:
     if isinstance(error, TransferError | UnsafePath):
         return Told(str(error))
     if isinstance(error, OSError):
-        where = f"{error.filename}: " if error.filename else ""
+        # Of a move, the place that it was to go to: the other one is ours.
+        at = error.filename2 or error.filename
+        where = f"{at}: " if at else ""
         return Told(f"{where}{error.strerror or error}")
     return Told(
         f"{type(error).__name__}: {clean(str(error))}",

@@ -56,7 +56,7 @@ def verify(session: Session, ref: str) -> None:
         session.out.print(Text("✗ ", "red").append(f"{clean(str(file['path']))}: {what}", "default"))
     if rotten:
         raise CliError(
-            f"of {clean(ref)} {len(rotten):,} of its files cannot be read any more",
+            f"{len(rotten):,} of the files of {clean(ref)} cannot be read any more",
             hint="whoever has them can put them again: what is rotten is sent anew, and heals all versions",
         )
     if not session.as_json:
