@@ -306,7 +306,7 @@ def test_a_click_runs_a_job_again_and_leads_to_its_run(
             shown.ask(f"document.querySelector('.again input').value = '{text}'")
 
         for words, change_to, origin in (
-            ("Rerun from the beginning", "0.2", {"kind": "RERUN"}),
+            ("Rerun from the beginning", "0.2", {"kind": "RERUN", "checkpoint": ""}),
             ("Resume from here", "0.3", {"kind": "RESUME", "checkpoint": checkpoint["name"]}),
         ):
             shown.go(f"{url}&view=/runs/{uid}")

@@ -12,7 +12,7 @@ export class Again {
     this.team = team;
     this.base = `/teams/${team}/jobs/${encodeURIComponent(uid)}`;
     this.begun = begun;
-    this.names = undefined;
+    this.names = new Set();
     this.changes = h("input", { type: "text", placeholder: "lr=1e-4 epochs=20", "aria-label": "Variables with other values" });
     this.from = h("select", { "aria-label": "Checkpoint to go on from", onchange: () => { this.chosen = this.from.value; } });
     this.resume = h("button", { onclick: () => this.send("resume") }, "Resume from here");
@@ -45,7 +45,7 @@ export class Again {
       const at = change.indexOf("=");
       if (at < 1) return this.say(`${change}: write it as NAME=value`, true);
       const name = change.slice(0, at);
-      if (this.names && !this.names.has(name)) return this.say(`${name}: the job has no such variable or param; it has ${[...this.names].sort().join(", ") || "none"}`, true);
+      if (!this.names.has(name)) return this.say(`${name}: the job has no such variable or param; it has ${[...this.names].sort().join(", ") || "none"}`, true);
       envs[name] = change.slice(at + 1);
     }
     const body = { request_id: random(), envs, ...(what === "resume" ? { checkpoint: this.from.value } : {}) };

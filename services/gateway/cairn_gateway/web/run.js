@@ -132,7 +132,7 @@ export class RunView {
     const { run } = this;
     this.title.textContent = run.display_name || run.uid;
     this.state.replaceChildren(stateMark(run.state));
-    this.again.node.hidden = !run.job;
+    this.again.node.hidden = !this.job;
     const fact = (name, value) => h("span", {}, `${name} `, h("b", {}, value));
     this.facts.replaceChildren(
       fact("experiment", idOf(run.experiment) || "default"),
