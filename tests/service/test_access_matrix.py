@@ -45,6 +45,7 @@ OF_MLFLOWS_RUNS = {
     *("CreateLoggedModel", "GetLoggedModel", "UpdateLoggedModel", "SearchLoggedModels", "LogModelMetrics"),
     *("CreateRegisteredModel", "GetRegisteredModel", "CreateModelVersion", "GetModelVersion"),
     *("CreateMlflowUpload", "CompleteMlflowUpload", "AbortMlflowUpload"),
+    *("StartTrace", "ExportSpans", "CreateAssessment"),
 }
 # What only looks, though it is a POST.
 LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}

@@ -94,7 +94,7 @@ async def test_every_point_is_there_once_after_the_tracker_was_away_until_the_st
                 writer.points(("loss",), (step * 1.1,), step, 1.0 + step)
             writer.flush()
             shipper.start()
-            await until(lambda: shipper.away and (shipper._link is not None))
+            await until(lambda: shipper.away and (shipper._way is not None))
             state = (await client.stream.stream_info(STREAM)).state
             assert LIMIT * 0.5 < state.bytes <= LIMIT
             assert state.first_seq == 1, "nothing that the bus took is thrown away"
