@@ -64,7 +64,7 @@ class Seen:
             self.batches.append([message.data for message in messages])
             self._changed.notify_all()
 
-    async def until(self, holds: Callable[[], bool], *, within: float = 20.0) -> None:
+    async def until(self, holds: Callable[[], bool], *, within: float = 60.0) -> None:
         async with asyncio.timeout(within), self._changed:
             await self._changed.wait_for(holds)
 
