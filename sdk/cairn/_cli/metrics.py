@@ -81,15 +81,8 @@ def _nothing(keys: tuple[str, ...]) -> str:
 def _table(summary: Json, series: dict[str, Json]) -> object:
     table = plain_table()
     unbounded = {key: int(each.get("unbounded", 0)) for key, each in series.items()}
-    for title in (
-        "METRIC",
-        "LAST",
-        "STEP",
-        "MIN",
-        "MAX",
-        "POINTS",
-        *(["NAN/INF"] if any(unbounded.values()) else []),
-    ):
+    counted = ["NAN/INF"] if any(unbounded.values()) else []
+    for title in ("METRIC", "LAST", "STEP", "MIN", "MAX", "POINTS", *counted):
         table.add_column(title, justify="left" if title == "METRIC" else "right", no_wrap=True)
     table.add_column("COURSE", style="blue", no_wrap=True)
     for key in sorted(series):
@@ -97,7 +90,7 @@ def _table(summary: Json, series: dict[str, Json]) -> object:
         table.add_row(
             Text(clean(key), "cyan"), digits(told.get("last", 0)), str(told.get("last_step", 0)),
             digits(told.get("min")), digits(told.get("max")), str(told.get("count", 0)),
-            *([str(unbounded[key] or "")] if any(unbounded.values()) else []),
+            *(str(unbounded[key] or "") for _ in counted),
             sparkline(series[key].get("last", []), COURSE),
         )  # fmt: skip
     return table

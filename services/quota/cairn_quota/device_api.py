@@ -17,7 +17,7 @@ from cairn_quota.device_store import LIFE, DeviceLogin, DeviceStore, login_not_f
 from cairn_quota.model import NewToken
 from cairn_quota.people import User, UserState
 from cairn_quota.sight import self_of
-from cairn_quota.sign_in import attempts_under, neighbourhood, new_session, too_often
+from cairn_quota.sign_in import attempts_under, count_tries, neighbourhood, new_session
 from cairn_quota.user_store import UserStore, user_not_found
 
 ALPHABET = "BCDFGHJKLMNPQRSTVWXZ"
@@ -92,9 +92,7 @@ class DeviceCalls(UserServiceServicer):
         return match[1]
 
     async def _count(self, *parts: str, most: int) -> None:
-        wait = await self.users.attempt([attempts_under(*parts, most=most)], now=self.clock.now())
-        if wait is not None:
-            raise too_often(wait)
+        await count_tries(self.users, attempts_under(*parts, most=most), now=self.clock.now())
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cairn_common.rpc import caller, origin
 from cairn_quota import audit, checks, loopback, people_wire, user_checks, wire
 from cairn_quota.device_api import MOST_LOOKS, MOST_OF_ADDRESS, session_in_place_of
 from cairn_quota.sight import self_of
-from cairn_quota.sign_in import attempts_under, neighbourhood, too_often
+from cairn_quota.sign_in import attempts_under, count_tries, neighbourhood
 from cairn_quota.user_store import UserStore, insert_session
 
 LIFE = timedelta(minutes=5)
@@ -38,7 +38,7 @@ class LoopbackCalls(UserServiceServicer):
         redirect, state = loopback.redirect_uri(request.redirect_uri), loopback.state(request.state)
         challenge = loopback.challenge(request.code_challenge)
         client = checks.text(request.client, "client", most=80)
-        await self._tried("loopback", subject, most=MOST_LOOKS)
+        await count_tries(self.users, attempts_under("loopback", subject, most=MOST_LOOKS), now=now)
         code, end = new_token("cairn_code"), now + LIFE
         async with self.db.transaction() as conn:
             await conn.execute("DELETE FROM loopback_logins WHERE expire_time <= $1", now)
@@ -58,8 +58,9 @@ class LoopbackCalls(UserServiceServicer):
         self, request: user_service_pb2.FinishLoopbackLoginRequest, context: object
     ) -> user_service_pb2.Session:
         """It is in. The code is used up, whatever comes of it."""
-        await self._tried("loopback back", neighbourhood(origin().address), most=MOST_OF_ADDRESS)
         longest, now = user_checks.LONGEST_SESSION, self.clock.now()
+        here = neighbourhood(origin().address)
+        await count_tries(self.users, attempts_under("loopback back", here, most=MOST_OF_ADDRESS), now=now)
         life = user_checks.life(request, usual=longest, longest=longest)
         row = await self.db.fetchrow(
             "DELETE FROM loopback_logins WHERE hash = $1 RETURNING subject, challenge, redirect_uri, latest,"
@@ -80,8 +81,3 @@ class LoopbackCalls(UserServiceServicer):
         async with self.db.transaction() as conn:
             await insert_session(conn, made.session, how="loopback")
         return people_wire.session_message(made.session, made.user, made.secret)
-
-    async def _tried(self, *parts: str, most: int) -> None:
-        wait = await self.users.attempt([attempts_under(*parts, most=most)], now=self.clock.now())
-        if wait is not None:
-            raise too_often(wait)

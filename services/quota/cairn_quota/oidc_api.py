@@ -15,7 +15,7 @@ from cairn_quota import oidc, people_wire, user_checks, wire
 from cairn_quota.oidc import Party, Proven
 from cairn_quota.oidc_provider import Provider
 from cairn_quota.oidc_store import Entry, OidcStore
-from cairn_quota.sign_in import SignIn, attempts_under, neighbourhood, new_session, too_often
+from cairn_quota.sign_in import SignIn, attempts_under, count_tries, neighbourhood, new_session
 from cairn_quota.user_store import Tries, UserStore
 
 MOST_OF_ADDRESS = 60
@@ -125,9 +125,7 @@ class OidcCalls(UserServiceServicer):
         return self.sign_on
 
     async def _count_leg(self, what: str) -> None:
-        wait = await self.users.attempt([_tries(what)], now=self.clock.now())
-        if wait is not None:
-            raise too_often(wait)
+        await count_tries(self.users, _tries(what), now=self.clock.now())
 
 
 def _tries(what: str) -> Tries:

@@ -64,10 +64,10 @@ class SecretStore:
                     f"{_whose(owner)} has {MOST_OF_OWNER} secrets, which is the most; remove one first."
                 )
             row = await conn.fetchrow(
-                "INSERT INTO secrets (uid, owner, variable, sealed, setter, create_time, update_time)"
+                "INSERT INTO secrets (uid, owner, variable, sealed, setter, create_time, update_time)"  # noqa: S608
                 " VALUES ($1, $2, $3, $4, $5, $6, $6) ON CONFLICT (owner, variable) DO UPDATE"
                 " SET sealed = EXCLUDED.sealed, setter = EXCLUDED.setter, update_time = EXCLUDED.update_time"
-                " RETURNING owner, variable, setter, create_time, update_time, use_time",
+                f" RETURNING {_COLUMNS}",
                 new_uid(), owner, variable, sealed, actor, now,
             )  # fmt: skip
             assert row is not None

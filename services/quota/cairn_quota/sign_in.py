@@ -52,15 +52,16 @@ class SignIn:
         """Counts an attempt at an account from where the call comes from. Raises ResourceExhausted."""
         # The narrow ones first: who is over one of them counts no further, and locks nobody else out.
         tries = [*_of_address(), *_of_account(account)]
-        wait = await self.users.attempt(tries, now=self.clock.now())
-        if wait is not None:
-            raise too_often(wait)
+        await count_tries(self.users, *tries, now=self.clock.now())
 
 
-def too_often(wait: timedelta) -> ResourceExhausted:
-    """The refusal of one attempt too many."""
+async def count_tries(users: UserStore, *tries: Tries, now: datetime) -> None:
+    """Counts an attempt. Raises ResourceExhausted/RATE_EXCEEDED for one too many."""
+    wait = await users.attempt(tries, now=now)
+    if wait is None:
+        return
     seconds = int(wait.total_seconds())
-    return ResourceExhausted(
+    raise ResourceExhausted(
         f"Too many attempts to sign in; the next one is in {seconds} s.",
         reason=Reason.RATE_EXCEEDED,
         retry_after=seconds,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
 from dataclasses import replace
 
 from cairn.scheduler.v1 import scheduler_pb2
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-from cairn_scheduler import secrecy, submit
-from cairn_scheduler.model import Code, Job, Spec, State
+from cairn_scheduler import submit
+from cairn_scheduler.model import Job, State
 from cairn_scheduler.origin import Origin, OriginKind
 from cairn_scheduler.submit import AgainRequest, Draft, Terms
 from cairn_scheduler.task import variables
@@ -31,7 +30,8 @@ def draft(source: Job, message: AgainRequest, terms: Terms) -> Draft:
         params={**source.spec.params, **changed},
         origin=_origin(source, message),
     )
-    secrets = _secrets(spec, message, terms)
+    # Their values once more: those that came with the other job were erased when it had ended.
+    secrets = submit.settled(spec, dict.fromkeys(spec.secrets), message, terms)
     spec = replace(spec, secrets=tuple(secrets.kept))
     submit.check_fit(spec, terms.places)
     job = Job(
@@ -45,7 +45,7 @@ def draft(source: Job, message: AgainRequest, terms: Terms) -> Draft:
         spec=spec,
         display_name=submit.display_name(message.display_name) or source.display_name,
         experiment=source.experiment,
-        code=_code(source.code, secrets.values),
+        code=submit.masked(source.code, secrets.values),
         priority=source.priority,
         project=source.project,
         priority_class=source.priority_class,
@@ -78,18 +78,6 @@ def _origin(source: Job, message: AgainRequest) -> Origin:
 def unknown(source: Job, message: AgainRequest) -> list[str]:
     """The job's secrets whose values did not come again."""
     return [name for name in source.spec.secrets if name not in message.secrets]
-
-
-def _secrets(spec: Spec, message: AgainRequest, terms: Terms) -> secrecy.Settled:
-    """Their values once more: those that came with the other job were erased when it had ended."""
-    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
-    shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
-    known = {name: value for name, value in given.items() if value is not None}
-    return secrecy.settle(dict.fromkeys(spec.secrets), known, stored=terms.stored, shown=shown)
-
-
-def _code(code: Code, hidden: Collection[str]) -> Code:
-    return replace(code, git_diff=secrecy.mask(code.git_diff, hidden))
 
 
 def _bad_checkpoint(message: str) -> InvalidArgument:

@@ -107,8 +107,8 @@ class Launching:
 
     async def _begin(self, intents: Sequence[Step]) -> bool:
         tokens = await self._tokens([new for _, new, _ in intents])
-        secrets = await self._all_secrets([new for _, new, _ in intents])
         intents = [step for step in intents if _active(step[1]).uid in tokens]
+        secrets = await self._all_secrets([new for _, new, _ in intents])
         async with self._out.lead.transaction() as conn:
             done = await self._out.recent.save(conn, intents)
             begun = [new for _, new, _ in intents if new.uid in done]
@@ -122,8 +122,9 @@ class Launching:
         """Starts attempts whose intents are written; done twice they start once."""
         if not jobs:
             return
-        tokens, secrets = await self._tokens(jobs), await self._all_secrets(jobs)
+        tokens = await self._tokens(jobs)
         ready = [job for job in jobs if _active(job).uid in tokens]
+        secrets = await self._all_secrets(ready)
         async with self._out.lead.transaction() as conn:
             await steps.set_tokens(conn, {_active(job).uid: tokens[_active(job).uid].uid for job in ready})
         await self._at_places(ready, tokens, secrets)

@@ -44,6 +44,8 @@ class Terms:
     now: datetime
     # Values of the secrets that the request leaves open, where the team or who asks has them kept.
     stored: Mapping[str, str] = field(default_factory=dict, repr=False)
+    # What was read already, by its text.
+    tasks: Mapping[str, Task] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,22 +150,20 @@ def after(draft: Draft, found: tuple[Dependency, ...], fate: Fate) -> Draft:
 
 
 @lru_cache(maxsize=64)
-def _parsed(text: str, places: tuple[Place, ...]) -> Task:
-    """The task in a text: many jobs of one caller have the same."""
+def parsed(text: str, places: tuple[Place, ...]) -> Task:
+    """The task in a text: many jobs of one caller have the same. Raises InvalidArgument."""
     here = reached(places, pool_of(""))
     return parse(text, skypilot=_skypilot(places), fits=lambda need: exceeds(need, here) is None)
 
 
-def unknown(message: CreateRequest, places: tuple[Place, ...]) -> list[str]:
-    """Secrets that the task declares, and whose values neither stand in it nor came with it. Raises
-    InvalidArgument."""
-    declared = _parsed(message.task, places).secrets
-    return [name for name, value in declared.items() if value is None and name not in message.secrets]
+def unknown(task: Task, message: CreateRequest) -> list[str]:
+    """Secrets that the task declares, and whose values neither stand in it nor came with it."""
+    return [name for name, value in task.secrets.items() if value is None and name not in message.secrets]
 
 
 def _read(message: CreateRequest, terms: Terms) -> tuple[Task, secrecy.Settled]:
     """The task with all that came beside it, and its secrets' values."""
-    task = _parsed(message.task, terms.places)
+    task = terms.tasks.get(message.task) or parsed(message.task, terms.places)
     check_fit(task.spec, terms.places)
     has_code = bool(message.code.digest)
     environment.check_code(task.spec.environment, has_code=has_code)
@@ -172,15 +172,22 @@ def _read(message: CreateRequest, terms: Terms) -> tuple[Task, secrecy.Settled]:
             "workdir.url", "was not fetched: `cairn run` does that; other callers send it as `code`"
         )
     spec = task.spec
-    shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
-    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
-    known = {name: value for name, value in given.items() if value is not None}
-    secrets = secrecy.settle(task.secrets, known, stored=terms.stored, shown=shown)
+    secrets = settled(spec, task.secrets, message, terms)
     brought = mounts.match(task.mounts, wire.mount_values(message.mounts))
     # Jobs of one text, with nothing beside it, share what was read.
     if secrets.kept or brought:
         task = replace(task, spec=replace(spec, secrets=tuple(secrets.kept), mounts=brought))
     return task, secrets
+
+
+def settled(
+    spec: Spec, declared: Mapping[str, str | None], message: CreateRequest | AgainRequest, terms: Terms
+) -> secrecy.Settled:
+    """The secrets of a job, by what its request brings and what is stored. Raises InvalidArgument."""
+    given = variables(dict(message.secrets), "secrets", beside=spec.envs)
+    known = {name: value for name, value in given.items() if value is not None}
+    shown = (spec.task, spec.setup, spec.run, *spec.envs.values(), message.display_name)
+    return secrecy.settle(declared, known, stored=terms.stored, shown=shown)
 
 
 def _job(
@@ -204,7 +211,7 @@ def _job(
         display_name=display_name(message.display_name) or task.name,
         experiment=task.experiment or "default",
         sweep=sweep,
-        code=_code(message, hidden),
+        code=masked(wire.code_value(message.code), hidden),
         priority=task.priority,
         project=task.project,
         priority_class=task.priority_class,
@@ -213,9 +220,8 @@ def _job(
     )
 
 
-def _code(message: CreateRequest, hidden: Collection[str]) -> Code:
+def masked(code: Code, hidden: Collection[str]) -> Code:
     """The task file may be part of what was not committed."""
-    code = wire.code_value(message.code)
     return replace(code, git_diff=secrecy.mask(code.git_diff, hidden))
 
 

@@ -13,6 +13,7 @@ from cairn_scheduler.model import Job
 from cairn_scheduler.places import Place
 from cairn_scheduler.quota import Quota
 from cairn_scheduler.submit import AgainRequest, CreateRequest, Terms
+from cairn_scheduler.task import Task
 
 
 class Reading:
@@ -27,11 +28,14 @@ class Reading:
         """For tasks, of one team. Raises Unavailable where a secret is to be asked for, and cannot be."""
         places = tuple(self._places())
         names: dict[str, None] = {}
+        tasks: dict[str, Task] = {}
         for message in messages:
             # Whoever reads it next says what is wrong with it, and which one it is.
             with suppress(InvalidArgument):
-                names |= dict.fromkeys(submit.unknown(message, places))
-        return Terms(caller().subject, places, self._clock.now(), await self._stored(team, list(names)))
+                task = tasks[message.task] = submit.parsed(message.task, places)
+                names |= dict.fromkeys(submit.unknown(task, message))
+        stored = await self._stored(team, list(names))
+        return Terms(caller().subject, places, self._clock.now(), stored, tasks)
 
     async def terms_again(self, source: Job, message: AgainRequest) -> Terms:
         """For what a job ran. Raises as `terms`."""

@@ -388,6 +388,14 @@ async def again(conn: Any, version: Version, *, entries: bool = False) -> Versio
     return found
 
 
+async def known_kind(db: Database, team: str, artifact: str) -> int:
+    """The kind of an artifact. Raises NotFound."""
+    found = await rows.kind(db, team, artifact)
+    if found is None:
+        raise NotFound(f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND)
+    return found
+
+
 def unknown_version(team: str, artifact: str, which: object) -> NotFound:
     """The error for a version that is not there, or not any more."""
     ref = f"{artifact}:v{which}" if str(which).isdecimal() else f"{artifact}:{which}"

@@ -13,7 +13,7 @@ from cairn_common.ids import new_uid
 from cairn_tracker.store import assessments as rows
 from cairn_tracker.store import traces
 from cairn_tracker.store.assessments import Assessment
-from cairn_tracker.traces import RUN
+from cairn_tracker.traces import RUN, unknown_trace
 
 _MOST: Final = 1_000
 
@@ -82,7 +82,7 @@ async def _hold(conn: Connection, team: str, trace_id: str, *, of_run: str = "")
     """Holds the trace to the end of the transaction: what is said of it changes one after the other."""
     found = await traces.lock(conn, team, trace_id)
     if found is None or (of_run and found.metadata.get(RUN) != of_run):
-        raise NotFound(f"Trace with ID '{trace_id[:80]}' not found.", reason=Reason.TRACE_NOT_FOUND)
+        raise unknown_trace(trace_id)
 
 
 async def _get(conn: Connection, team: str, trace_id: str, assessment_id: str) -> Assessment:

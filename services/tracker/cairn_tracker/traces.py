@@ -72,7 +72,7 @@ class Traces:
         """A trace. Raises NotFound (TRACE_NOT_FOUND)."""
         found = await store.get(self._db, team, [trace_id])
         if not found:
-            raise _unknown(trace_id)
+            raise unknown_trace(trace_id)
         return found[0]
 
     async def _check_own(
@@ -87,7 +87,7 @@ class Traces:
             )
         for known in await store.get(self._db, team, trace_ids):
             if known.metadata.get(RUN) != of_run:
-                raise _unknown(known.trace_id)
+                raise unknown_trace(known.trace_id)
 
     async def change_tags(
         self, team: str, trace_id: str, *, set_tags: Mapping[str, str], remove_tags: Sequence[str]
@@ -96,7 +96,7 @@ class Traces:
         async with self._db.transaction() as conn:
             found = await store.lock(conn, team, trace_id)
             if found is None:
-                raise _unknown(trace_id)
+                raise unknown_trace(trace_id)
             for key in remove_tags:
                 if key not in found.tags:
                     raise NotFound(
@@ -182,5 +182,6 @@ def _stored(trace_id: str, span: span_pb2.Span) -> StoredSpan:
     return StoredSpan(trace_id, span.span_id.hex(), span.start_time_unix_nano, span.SerializeToString())
 
 
-def _unknown(trace_id: str) -> NotFound:
+def unknown_trace(trace_id: str) -> NotFound:
+    """The error for a trace that is not there, or is somebody else's."""
     return NotFound(f"Trace with ID '{trace_id[:80]}' not found.", reason=Reason.TRACE_NOT_FOUND)

@@ -15,7 +15,7 @@ _MILLIS = 1_000_000
 _LATEST = 2**52
 
 
-def trace(value: Trace, said: Sequence[assessment_pb2.Assessment] = ()) -> trace_pb2.Trace:
+def trace(value: Trace, said: Sequence[assessment_pb2.Assessment]) -> trace_pb2.Trace:
     """A trace as the API has it, with what is said of it."""
     made = trace_pb2.Trace(
         trace_id=value.trace_id,

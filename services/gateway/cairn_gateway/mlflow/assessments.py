@@ -41,9 +41,9 @@ async def update(asked: Asked) -> Json:
     ]
     if unknown := [path for path in named if path not in _NAMES]:
         raise invalid(f"update_mask: {unknown[0][:80]!r} cannot be changed")
-    request = trace_pb2.UpdateAssessmentRequest(parent=asked.parent, assessment=_changed(fields))
-    request.assessment.trace_id = _place(asked)["trace_id"]
-    request.assessment.assessment_id = _place(asked)["assessment_id"]
+    changed, place = _changed(fields), _place(asked)
+    changed.trace_id, changed.assessment_id = place["trace_id"], place["assessment_id"]
+    request = trace_pb2.UpdateAssessmentRequest(parent=asked.parent, assessment=changed)
     request.update_mask.paths.extend(_NAMES[path] for path in named)
     return {"assessment": said(await asked.call("TraceService/UpdateAssessment", request, pb.Assessment))}
 

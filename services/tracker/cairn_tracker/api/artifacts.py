@@ -21,7 +21,7 @@ from cairn_common.rpc import caller
 from cairn_tracker import wire, wire_artifacts
 from cairn_tracker.api.keeping import require_for_aliases, version_of
 from cairn_tracker.api.names import own_run, run_of, team_of, unknown_run
-from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, Artifacts, Draft
+from cairn_tracker.artifacts import CHECKPOINT, URL_SECONDS, Artifacts, Draft, known_kind
 from cairn_tracker.batch import LAST_STEP, RunKey
 from cairn_tracker.changes import plain
 from cairn_tracker.manifest import Entry
@@ -159,10 +159,8 @@ class ArtifactApi(tracker_pb2_grpc.ArtifactServiceServicer):
         artifact = "" if parts["artifact"] == "-" else parts["artifact"]
         run_uid = own_run(who, team, request.run)
         await self._known_run(who, team, run_uid)
-        if artifact and await rows.kind(self._db, team, artifact) is None:
-            raise NotFound(
-                f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
-            )
+        if artifact:
+            await known_kind(self._db, team, artifact)
         scope = f"versions/{team}/{artifact}/{run_uid}/{request.kind}"
         size = page_size(request.page_size)
         token = request.page_token

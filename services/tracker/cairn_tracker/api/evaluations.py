@@ -11,15 +11,14 @@ from grpc import aio
 from cairn.tracker.v1 import artifact_pb2, evaluation_pb2, evaluation_pb2_grpc
 from cairn_common.auth import Access, Role, access, require
 from cairn_common.db import Database
-from cairn_common.errors import InvalidArgument, NotFound, Reason
+from cairn_common.errors import InvalidArgument
 from cairn_common.ids import parse_name
 from cairn_common.rpc import caller
 from cairn_tracker import wire
 from cairn_tracker.api.keeping import version_of
-from cairn_tracker.artifacts import Artifacts
+from cairn_tracker.artifacts import Artifacts, known_kind
 from cairn_tracker.board import Board, Row, board
 from cairn_tracker.compare import is_minimized
-from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store.artifacts import version_name
 from cairn_tracker.store.evaluations import evaluations
 
@@ -60,12 +59,7 @@ class EvaluationApi(evaluation_pb2_grpc.EvaluationServiceServicer):
         parts = parse_name("teams/{team}/artifacts/{artifact}", name)
         team, artifact = parts["team"], parts["artifact"]
         require(caller(), team, Role.VIEWER)
-        kind = await rows.kind(self._db, team, artifact)
-        if kind is None:
-            raise NotFound(
-                f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
-            )
-        _refuse_model(kind, artifact)
+        _refuse_model(await known_kind(self._db, team, artifact), artifact)
         return team, artifact, None
 
 

@@ -10,19 +10,18 @@ from grpc import aio
 from cairn.tracker.v1 import artifact_pb2, keeping_pb2, keeping_pb2_grpc
 from cairn_common.auth import Access, Principal, Role, access, require
 from cairn_common.db import Database
-from cairn_common.errors import InvalidArgument, NotFound, Reason
+from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker import retention, wire, wire_artifacts
 from cairn_tracker.api.names import team_of, unknown_run
-from cairn_tracker.artifacts import VERSION_NAME, Artifacts
+from cairn_tracker.artifacts import VERSION_NAME, Artifacts, known_kind
 from cairn_tracker.batch import RunKey
 from cairn_tracker.collection import Collected, Collector
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.retention import Retention
 from cairn_tracker.scrub import Scrub
-from cairn_tracker.store import artifacts as rows
 from cairn_tracker.store import keeping as store
 from cairn_tracker.store import usage as sums
 from cairn_tracker.store.artifacts import Version
@@ -102,10 +101,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         parts = parse_name("teams/{team}/artifacts/{artifact}", request.artifact)
         team, artifact = parts["team"], parts["artifact"]
         require(caller(), team, Role.VIEWER)
-        if await rows.kind(self._db, team, artifact) is None:
-            raise NotFound(
-                f"there is no artifact {artifact} in team {team}", reason=Reason.ARTIFACT_NOT_FOUND
-            )
+        await known_kind(self._db, team, artifact)
         scope = f"moves/{team}/{artifact}"
         size = page_size(request.page_size)
         token = request.page_token

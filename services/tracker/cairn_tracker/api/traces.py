@@ -138,7 +138,7 @@ class TraceApi(trace_pb2_grpc.TraceServiceServicer):
             set_tags=model_names.check_labels("tags", request.set_tags),
             remove_tags=list(request.remove_tags),
         )
-        return wire_traces.trace(changed)
+        return (await self._whole(team, [changed]))[0]
 
     async def DeleteTraces(
         self, request: trace_pb2.DeleteTracesRequest, context: Context

@@ -44,23 +44,23 @@ class Runs:
     commits: Sequence[str]
 
 
-# What a node comes from: (is a run, uid, relation).
+# What a node comes from: (is a run, uid).
 _UP = """
-    SELECT true AS run, v.run_uid AS uid, 2 AS relation
+    SELECT true AS run, v.run_uid AS uid
     FROM versions v WHERE NOT n.run AND v.uid = n.uid AND v.team = $1 AND v.run_uid <> ''
-    UNION ALL SELECT false, s.source_uid, 3 FROM sources s WHERE NOT n.run AND s.version_uid = n.uid
-    UNION ALL SELECT false, u.version_uid, 1 FROM uses u WHERE n.run AND u.team = $1 AND u.run_uid = n.uid
-    UNION ALL SELECT true, r.origin ->> 'run', 4
+    UNION ALL SELECT false, s.source_uid FROM sources s WHERE NOT n.run AND s.version_uid = n.uid
+    UNION ALL SELECT false, u.version_uid FROM uses u WHERE n.run AND u.team = $1 AND u.run_uid = n.uid
+    UNION ALL SELECT true, r.origin ->> 'run'
     FROM runs r WHERE n.run AND r.team = $1 AND r.uid = n.uid AND r.origin <> '{}'
 """
 # What came of it.
 _DOWN = """
-    SELECT true AS run, u.run_uid AS uid, 1 AS relation
+    SELECT true AS run, u.run_uid AS uid
     FROM uses u WHERE NOT n.run AND u.version_uid = n.uid AND u.team = $1
-    UNION ALL SELECT false, s.version_uid, 3 FROM sources s WHERE NOT n.run AND s.source_uid = n.uid
-    UNION ALL SELECT false, v.uid, 2
+    UNION ALL SELECT false, s.version_uid FROM sources s WHERE NOT n.run AND s.source_uid = n.uid
+    UNION ALL SELECT false, v.uid
     FROM versions v WHERE n.run AND v.team = $1 AND v.run_uid = n.uid AND v.run_uid <> ''
-    UNION ALL SELECT true, r.uid, 4
+    UNION ALL SELECT true, r.uid
     FROM runs r WHERE n.run AND r.team = $1 AND r.origin ->> 'run' = n.uid AND r.origin <> '{}'
 """
 # Level by level: the nearest come first.
