@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from cairn.job.v1.events_pb2 import JobEvent
 from cairn_common import subjects
 from cairn_common.bus import Bus, Lag, Message, Unusable, connect
 from cairn_common.db import Database, pool
@@ -265,6 +266,28 @@ async def test_one_poison_message_is_buried_and_the_others_pass_in_order(
         ("d", 8, b"bad", "ValueError: cannot be read", 5),
         ("d", 24, b"early", "FailedPrecondition: not yet", 5),
     ]
+
+
+async def test_messages_that_nobody_can_read_hold_up_what_comes_after_them_for_no_time(
+    bus: Bus, db: Database, stream: str
+) -> None:
+    garbage = b"\xff\xff"
+    read = Seen()
+
+    async def handle(messages: Sequence[Message]) -> None:
+        for message in messages:
+            JobEvent.FromString(message.data)
+        await read.add(messages)
+
+    good = JobEvent(run_uid="night").SerializeToString()
+    await publish(bus, f"{stream}.a", *[garbage] * 20, good)
+    consuming = bus.consume(stream=stream, durable="d", subjects=[f"{stream}.>"], handler=handle, db=db)
+    async with running(consuming):
+        # With the pauses that a neighbour is given between the tries it would be 30 s.
+        await read.until(lambda: read.all == [good], within=15)
+    buried = await db.fetch("SELECT error FROM dead_letters WHERE stream = $1", stream)
+    assert len(buried) == 20
+    assert all(row["error"].startswith("DecodeError: ") for row in buried)
 
 
 async def test_a_neighbour_that_is_away_is_waited_for_and_buries_nothing(

@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import NoReturn
 
 import structlog
+from google.protobuf.message import DecodeError
 from grpc import aio
 from nats.js.api import AckPolicy, ConsumerConfig, ConsumerInfo, DeliverPolicy
 from nats.js.errors import NotFoundError
@@ -195,8 +196,8 @@ class Consumption:
                 if tries >= _TRIES:
                     await self._bury(messages[0], error, tries)
                     break
-                # A ValueError says the same at every try; others may be of a neighbour that lags behind.
-                if not isinstance(error, ValueError):
+                # What cannot be read will not be later either; others may be of a neighbour that lags behind.
+                if not isinstance(error, ValueError | DecodeError):
                     await asyncio.sleep(0.05 * 2**tries)
         await self._acknowledge(messages)
 
