@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from tests.harness import servers, slurm
 from tests.harness.mlflow import rest  # noqa: F401 - a fixture
@@ -17,6 +18,15 @@ from tests.harness.platform import Platform
 from tests.harness.runner import make_job, runner_bus  # noqa: F401 - fixtures
 from tests.harness.tracker import Tracker, start_tracker
 from tests.harness.workers import Together
+
+# The services that run within a test log here. structlog would show an exception with the values of all local
+# variables: most of a second of a slow machine for each, and a burst of them is what a test would wait for.
+structlog.configure(
+    processors=[
+        *structlog.get_config()["processors"][:-1],
+        structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback),
+    ]
+)
 
 
 def _folder() -> Iterator[Path]:
