@@ -9,6 +9,7 @@ from random import Random
 import pytest
 
 from cairn_scheduler.engine import passes
+from cairn_scheduler.engine.bars import Bars
 from cairn_scheduler.engine.decide import Engine, decide
 from cairn_scheduler.engine.order import Line
 from cairn_scheduler.engine.ousting import could_oust
@@ -93,13 +94,30 @@ def test_a_plan_that_was_void_leaves_no_failure_behind() -> None:
     assert (after.admissions, after.promises, after.preemptions) == ((), (), ())
 
 
+def test_who_would_be_ousted_evicts_nobody_until_its_ousters_have_places() -> None:
+    bars = Bars()
+    assert not bars.keep("x", ())
+    assert bars.learn({"x": "y"})
+    assert bars.keep("x", ())
+    assert bars.keep("x", ("z",))
+    assert not bars.keep("x", ("y",))
+    assert bars.learn({"x": "z"})
+    assert bars.keep("x", ("y",))
+    assert not bars.keep("x", ("y", "z"))
+    # Ousted by one that had a place: whoever has one, it evicts nobody in this decision any more.
+    assert bars.learn({"x": "z"})
+    assert bars.keep("x", ("y", "z"))
+    assert not bars.learn({})
+    assert not bars.learn({"x": "z"})
+
+
 def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = [0, 0]
     see = Pass._see_who_ousts
 
     def checked(self: Pass, line: Line, kept: Sequence[Admitted]) -> None:
         request = line.head()
-        if request is not None and request.uid not in self.barred:
+        if request is not None and not self.bars.keep(request.uid, self.fresh):
             maybe = could_oust(self.state, line.seat, request, kept)
             looked[maybe] += 1
             for now in () if maybe else (self.now, passes.LATE):

@@ -108,6 +108,10 @@ def test_gangs_start_whole_or_not_at_all(seed: int) -> None:
 
 # A failure that was found with a plan that turned out to be void.
 @example(16265, True)
+# Who evicts nobody, for it would be ousted, does so once its ouster has a place.
+@example(2600231, True)
+@example(3800087, True)
+@example(4400009, True)
 @FEW
 @given(SEEDS, st.booleans())
 def test_a_plan_that_was_carried_out_leaves_nothing_to_do(seed: int, pools: bool) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from cairn_scheduler.engine import gates
 from cairn_scheduler.engine.awake import awake
+from cairn_scheduler.engine.bars import Bars
 from cairn_scheduler.engine.order import ALWAYS, Line, Queue
 from cairn_scheduler.engine.passes import Pass
 from cairn_scheduler.engine.state import State
@@ -104,13 +105,12 @@ class Engine:
         self.stirred = False
         self._disappointed()
         self._wake(now)
-        barred: dict[str, str] = {}
+        bars = Bars()
         seen = awake(self, now)
         while True:
-            one = Pass(self, now, barred, seen)
+            one = Pass(self, now, bars, seen)
             plan = one.run()
-            if one.unstable.keys() - barred.keys():
-                barred |= one.unstable
+            if bars.learn(one.unstable):
                 seen.forget(one.tainted)
             elif not seen.stir(self, now, plan.holds):
                 break

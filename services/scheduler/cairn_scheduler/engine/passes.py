@@ -6,12 +6,13 @@ are undone in the end.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from cairn_scheduler.engine import gates
 from cairn_scheduler.engine.awake import Awake, goes_on
+from cairn_scheduler.engine.bars import Bars
 from cairn_scheduler.engine.choose import Choice, Ground
 from cairn_scheduler.engine.comeback import comes_back
 from cairn_scheduler.engine.hold import foresee
@@ -55,8 +56,8 @@ class _Failure:
 class Pass:
     """See the module; `expected` is what the plan's admissions will hold."""
 
-    def __init__(self, engine: Engine, now: int, barred: Mapping[str, str], awake: Awake) -> None:
-        self.engine, self.now, self.barred, self.awake = engine, now, barred, awake
+    def __init__(self, engine: Engine, now: int, bars: Bars, awake: Awake) -> None:
+        self.engine, self.now, self.bars, self.awake = engine, now, bars, awake
         # Jobs for which nobody is to be evicted, and who would evict them: then the plan is void.
         self.unstable: dict[str, str] = {}
         # Lines that failed when somebody was evicted for another already: where the plan is void, so is that.
@@ -86,7 +87,7 @@ class Pass:
         self._kept: dict[str, JobRequest] = {}
         # Who evicts others, or did so before and waits still.
         self._owners: set[str] = set()
-        self._checked: dict[Line, tuple[int, int]] = {}
+        self._checked: dict[Line, tuple[int, int, bool]] = {}
         # Searches for victims that found nobody: how often the state had changed by then, and their `until`.
         self._nobody: dict[Shape, tuple[int, int]] = {}
         # How lines failed, for those that fail alike; None where each job may be told something else.
@@ -175,7 +176,7 @@ class Pass:
         """Whether in the next pass, or once others have run long enough, it would evict a job for which this
         plan evicts others."""
         request = line.head()
-        if request is None or request.uid in self.barred:
+        if request is None or self.bars.keep(request.uid, self.fresh):
             return
         if not could_oust(self.state, line.seat, request, kept):
             return
@@ -205,22 +206,26 @@ class Pass:
 
     def _try_again(self) -> bool:
         """When all were tried: those whose chances have changed since they were; each change once."""
-        again = [line for line in self._tried if self._checked.get(line) != _marks(line)]
+        again = [line for line in self._tried if self._checked.get(line) != self._chances(line)]
         dropped = set(again)
         self._tried = [line for line in self._tried if line not in dropped]
         for line in again:
-            self._checked[line] = _marks(line)
+            self._checked[line] = self._chances(line)
             if not line.unchanged(self.now):
                 self._turns.revive(line)
             else:
                 self._tried.append(line)
         return bool(self._turns)
 
+    def _chances(self, line: Line) -> tuple[int, int, bool]:
+        request = line.head()
+        return (*_marks(line), request is not None and self.bars.keep(request.uid, self.fresh))
+
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
         # Its failure hangs on more than what it itself can see change.
-        self._doubtful = request.uid in self.barred
+        self._doubtful = barred = self.bars.keep(request.uid, self.fresh)
         others = self.withdrawn.get(request.uid, ())
         if len(others) >= _MOST_WITHDRAWN:
             return Reason(Code.RESERVED_FOR, node=seat.id, others=others)
@@ -246,12 +251,12 @@ class Pass:
             return _LATER
         line.until = 0
         for index in chosen.short:
-            victims = self._victims(line, request, index) if request.uid not in self.barred else []
+            victims = [] if barred else self._victims(line, request, index)
             if victims:
                 self._preempt(seat, request, index, victims)
                 return None
         reason = chosen.reason
-        if line.until and request.uid not in self.barred:
+        if line.until and not barred:
             base = Search(
                 self.state, seat, request, request.options[0], LATE, self.engine.classes, self._kept
             )
@@ -413,12 +418,8 @@ class Pass:
                 twin = self._failed_alike(line, request)
                 line.minds = self._minds(line, request) if twin is None else twin.minds
                 line.freed, line.moved = _marks(line)
-                if (
-                    self._twins is not None
-                    and line.twin is not None
-                    and twin is None
-                    and self._plain(request)
-                ):
+                first = twin is None and self._plain(request)
+                if self._twins is not None and line.twin is not None and first:
                     made = _Failure(self.state.tree.changes, reason, line.until, line.minds)
                     self._twins[line.twin] = made
             self._tried.append(line)
