@@ -59,7 +59,7 @@ class AccountCalls(TeamCalls):
     def add_member(self, user: str, role: str) -> Json:
         """Makes somebody a member, by id or e-mail address, whom one can see."""
         named = user if "@" in user or "/" in user else f"users/{user}"
-        return self.api.post(self._team("members"), {"user": named, "role": role_name(role)})
+        return self._create({"user": named, "role": role_name(role)}, "members")
 
     def set_role(self, user: str, role: str) -> Json:
         """Another role in the team."""
@@ -74,7 +74,7 @@ class AccountCalls(TeamCalls):
         password."""
         body: Json = {"email": email, "role": role_name(role) if role else None, "user": user}
         body["ttl"] = None if ttl_seconds is None else f"{ttl_seconds}s"
-        made = self.api.post(self._team("invitations"), {key: value for key, value in body.items() if value})
+        made = self._create({key: value for key, value in body.items() if value}, "invitations")
         kind = "setup" if user and not email else "invite"
         return {**made, "link": f"{self.api.url}/#{kind}={made.get('secret', '')}"}
 
@@ -91,7 +91,7 @@ class AccountCalls(TeamCalls):
         body: Json = {"runs": [bare(run) for run in runs]}
         if ttl_seconds is not None:
             body["ttl"] = f"{ttl_seconds}s"
-        made = self.api.post(self._team("shares"), body)
+        made = self._create(body, "shares")
         return {**made, "link": f"{self.api.url}/#share={made.get('secret', '')}"}
 
     def shares(self) -> list[Json]:
@@ -112,7 +112,7 @@ class AccountCalls(TeamCalls):
             "format": "SLACK" if slack else "JSON",
             "display_name": name,
         }
-        return self.api.post(self._team("webhooks"), {"webhook": hook})
+        return self._create({"webhook": hook}, "webhooks")
 
     def webhooks(self) -> list[Json]:
         """The team's webhooks, without their URLs."""
@@ -156,7 +156,7 @@ class AccountCalls(TeamCalls):
     def create_account(self, account: str, *, role: str = "member", name: str = "") -> Json:
         """A service account of the team, for programs; viewer or member."""
         body = {"account_id": account, "role": role_name(role), "display_name": name}
-        return self.api.post(self._team("accounts"), body)
+        return self._create(body, "accounts")
 
     def create_account_token(
         self, account: str, *, name: str = "", scope: str = "write", ttl_seconds: int | None = None
@@ -165,6 +165,7 @@ class AccountCalls(TeamCalls):
         body: Json = {"display_name": name, "scope": f"SCOPE_{scope.upper()}"}
         if ttl_seconds is not None:
             body["ttl"] = f"{ttl_seconds}s"
+        body["request_id"] = new_uid()
         return self.api.post(self._team("members", account) + ":token", body)
 
     def disable_account(self, account: str) -> Json:

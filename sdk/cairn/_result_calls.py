@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from cairn._artifact_calls import ArtifactCalls
 from cairn._http import Json, Query
+from cairn._ids import new_uid
 from cairn._publish import kind_name
 
 
@@ -20,7 +21,8 @@ class ResultCalls(ArtifactCalls):
     def promote(self, artifact: str, ref: str | int, alias: str, *, note: str = "") -> Json:
         """Moves an alias to a version, or asks for it where a second person is to consent: the promotion's
         ``state`` is then PENDING."""
-        return self.api.post(self._version(artifact, ref) + ":promote", {"alias": alias, "note": note})
+        body = {"alias": alias, "note": note, "request_id": new_uid()}
+        return self.api.post(self._version(artifact, ref) + ":promote", body)
 
     def promotions(self, *, state: str = "", limit: int | None = None) -> Iterator[Json]:
         """Promotions (PENDING, APPROVED, REJECTED; else all), newest first."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from cairn._http import Api, segment
+from cairn._http import Api, Json, segment
+from cairn._ids import new_uid
 
 # All that the API says about itself is below this path.
 BASE = "/api/v1"
@@ -16,6 +17,10 @@ class TeamCalls:
 
     def _team(self, *parts: str) -> str:
         return "/".join([f"{BASE}/teams/{segment(self.team)}", *(segment(bare(part)) for part in parts)])
+
+    def _create(self, body: Json, *parts: str) -> Json:
+        """Makes something, once, however often it has to be sent."""
+        return self.api.post(self._team(*parts), {**body, "request_id": new_uid()})
 
 
 def bare(name: str) -> str:

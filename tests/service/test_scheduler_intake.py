@@ -71,6 +71,22 @@ async def test_a_batch_makes_each_job_once_and_tells_of_it(cairn: Scheduler) -> 
     watch.cancel()
 
 
+async def test_a_batch_under_one_id_is_made_once(cairn: Scheduler) -> None:
+    team = await team_without_room(cairn)
+    asked = scheduler_pb2.BatchCreateJobsRequest(
+        parent=f"teams/{team}", requests=[Create(task=TASK)] * 3, request_id="b1"
+    )
+    answers = await asyncio.gather(*(cairn.stub.BatchCreateJobs(asked) for _ in range(20)))
+    assert {tuple(job.uid for job in answer.jobs) for answer in answers} == {
+        tuple(job.uid for job in answers[0].jobs)
+    }
+    asked.requests.add(task=TASK)
+    with pytest.raises(aio.AioRpcError) as refused:
+        await cairn.stub.BatchCreateJobs(asked)
+    assert from_rpc_error(refused.value).reason is Reason.REQUEST_ID_REUSED
+    assert await count(cairn, team) == 3
+
+
 async def test_one_that_cannot_be_queued_keeps_all_of_its_batch_back(cairn: Scheduler) -> None:
     team = await team_without_room(cairn)
     for bad in (

@@ -7,7 +7,16 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from cairn.tracker.v1 import artifact_pb2, keeping_pb2, promotion_pb2, promotion_pb2_grpc, tracker_pb2
+from cairn.tracker.v1 import (
+    artifact_pb2,
+    keeping_pb2,
+    promotion_pb2,
+    promotion_pb2_grpc,
+    run_pb2,
+    sharing_pb2,
+    sharing_pb2_grpc,
+    tracker_pb2,
+)
 from cairn_common.ids import new_uid
 from tests.harness.parts import TEAM, commit, entry, refused, upload
 from tests.harness.tracker import ADMIN, MEMBER, STRANGER, VIEWER, Client, Tracker
@@ -60,6 +69,24 @@ async def test_what_needs_no_consent_moves_at_once_and_is_noted(client: Client) 
     assert await refused(calling(client).PromoteVersion(ask(version))) == "FAILED_PRECONDITION"
     assert await refused(calling(client).PromoteVersion(ask(version, "production"))) == "PERMISSION_DENIED"
     assert (await calling(client, ADMIN).PromoteVersion(ask(version, "production"))).state == 2
+
+
+async def test_what_is_sent_again_moves_nothing_again(client: Client) -> None:
+    version = await made(client, f"net-{new_uid()}")
+    asked = ask(version)
+    asked.request_id = new_uid()
+    moved = await calling(client).PromoteVersion(asked)
+    assert await calling(client).PromoteVersion(asked) == moved
+    asked.alias = "elsewhere"
+    assert await refused(calling(client).PromoteVersion(asked)) == "INVALID_ARGUMENT"
+    run = await client.runs.CreateRun(tracker_pb2.CreateRunRequest(parent=TEAM, run=run_pb2.Run()))
+    shares = sharing_pb2_grpc.ShareServiceStub(client.channel(MEMBER))
+    share = sharing_pb2.CreateShareRequest(parent=TEAM, runs=[run.name], request_id=new_uid())
+    links = await asyncio.gather(*(shares.CreateShare(share) for _ in range(20)))
+    assert {link.secret for link in links} == {links[0].secret}
+    uid = links[0].share.uid
+    listed = (await shares.ListShares(sharing_pb2.ListSharesRequest(parent=TEAM))).shares
+    assert [one.uid for one in listed if one.runs == [run.name]] == [uid]
 
 
 async def test_a_second_person_consents_and_the_history_names_both(client: Client) -> None:

@@ -16,6 +16,7 @@ import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from grpc import aio
+from pydantic import SecretStr
 
 from cairn_common import trace
 from cairn_common.auth import Access, Authenticate, Principal, admit
@@ -43,6 +44,7 @@ _REPLIES_AHEAD = 2
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 _caller: ContextVar[Principal] = ContextVar("cairn_caller")
+_credential: ContextVar[SecretStr] = ContextVar("cairn_credential")
 _origin: ContextVar[Origin] = ContextVar("cairn_origin")
 
 
@@ -66,6 +68,11 @@ def origin() -> Origin:
 def caller() -> Principal:
     """The authenticated caller of the RPC that runs now. Raises LookupError outside of one."""
     return _caller.get()
+
+
+def credential() -> SecretStr:
+    """The token that the RPC that runs now came with. Raises LookupError outside of one."""
+    return _credential.get()
 
 
 class _Malformed:
@@ -192,7 +199,8 @@ class Guard(aio.ServerInterceptor):
         if rule.public:
             return
         try:
-            principal = await self._authenticate(_bearer(metadata))
+            token = _bearer(metadata)
+            principal = await self._authenticate(token)
         except Unauthenticated as error:
             # Tells a refused caller from a refused token that a caller asked about.
             error.metadata["refused"] = "caller"
@@ -201,6 +209,7 @@ class Guard(aio.ServerInterceptor):
             self._rates.take(principal.token_uid)
         admit(principal, rule)
         _caller.set(principal)
+        _credential.set(SecretStr(token))
         structlog.contextvars.bind_contextvars(caller=principal.subject)
 
     async def _in_time(

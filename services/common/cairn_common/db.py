@@ -6,6 +6,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -35,6 +36,9 @@ TRANSIENT: tuple[type[BaseException], ...] = (
     asyncpg.InterfaceError,
     OSError,
 )
+
+# The database, and the transaction of `Database.whole` that the task is in.
+_joined: ContextVar[tuple[Database, Connection] | None] = ContextVar("cairn_joined", default=None)
 
 _WAIT_AT_START = 60.0
 _ACQUIRE_TIMEOUT = 10.0
@@ -71,31 +75,50 @@ class Database:
         """One transaction: commits at the end of the block, rolls back on an error.
 
         Where the connection is lost in the commit, whether it took place is not known: work in here is
-        repeated safely or is told apart by a key.
+        repeated safely or is told apart by a key. Inside of `whole` it is a part of that one.
         """
         with _surfacing():
+            if (outer := self._outer()) is not None:
+                async with outer.transaction():
+                    yield outer
+                return
             async with self._pool.acquire(timeout=_ACQUIRE_TIMEOUT) as connection, connection.transaction():
                 yield connection
+
+    @asynccontextmanager
+    async def whole(self) -> AsyncIterator[Connection]:
+        """One transaction for all that the block does with this database, by any of its methods; it must not
+        use it from several tasks at once."""
+        async with self.transaction() as connection:
+            mark = _joined.set((self, connection))
+            try:
+                yield connection
+            finally:
+                _joined.reset(mark)
+
+    def _outer(self) -> Connection | None:
+        joined = _joined.get()
+        return joined[1] if joined is not None and joined[0] is self else None
 
     async def fetch(self, query: str, *args: Any) -> list[Row]:
         """All rows."""
         with _surfacing():
-            return await self._pool.fetch(query, *args)
+            return await (self._outer() or self._pool).fetch(query, *args)
 
     async def fetchrow(self, query: str, *args: Any) -> Row | None:
         """The first row, if any."""
         with _surfacing():
-            return await self._pool.fetchrow(query, *args)
+            return await (self._outer() or self._pool).fetchrow(query, *args)
 
     async def fetchval(self, query: str, *args: Any) -> Any:
         """The first value of the first row; None without one."""
         with _surfacing():
-            return await self._pool.fetchval(query, *args)
+            return await (self._outer() or self._pool).fetchval(query, *args)
 
     async def execute(self, query: str, *args: Any) -> str:
         """Runs one statement; returns its tag, such as ``UPDATE 1``."""
         with _surfacing():
-            return await self._pool.execute(query, *args)
+            return await (self._outer() or self._pool).execute(query, *args)
 
     @asynccontextmanager
     async def dedicated(self) -> AsyncIterator[asyncpg.Connection[asyncpg.Record]]:

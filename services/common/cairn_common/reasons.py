@@ -27,6 +27,9 @@ class Reason(StrEnum):
     MASK_INVALID = "MASK_INVALID"
     # `request_id was used before for another request`
     REQUEST_ID_REUSED = "REQUEST_ID_REUSED"
+    # `the request id 'r1' has made teams/vision/webhooks/01k...; its secret was told before. ...`
+    # (FAILED_PRECONDITION)
+    SECRET_TOLD = "SECRET_TOLD"  # noqa: S105
     # `resources.cpus: 'many' is not a number` with metadata path=resources.cpus
     TASK_INVALID = "TASK_INVALID"
     # `tree.vision.quotas.h100.gpu.max: 9 is over the max 8 of acme above it; ...` with metadata path

@@ -12,12 +12,12 @@ from grpc_reflection.v1alpha import reflection
 from pydantic import SecretStr
 
 from cairn_common._calls import ClientCalls
-from cairn_common._guard import Guard, Origin, caller, origin
+from cairn_common._guard import Guard, Origin, caller, credential, origin
 from cairn_common.auth import Access, Authenticate, Role, access
 from cairn_common.rate import Rates
 from cairn_common.tls import Tls
 
-__all__ = ["Origin", "Server", "bare_channel", "caller", "channel", "origin", "server"]
+__all__ = ["Origin", "Server", "bare_channel", "caller", "channel", "credential", "origin", "server"]
 
 log = structlog.get_logger(__name__)
 

@@ -13,6 +13,7 @@ from cairn_common.auth import Access, Principal, Role, access, require
 from cairn_common.clock import Clock
 from cairn_common.errors import InvalidArgument, NotFound, PermissionDenied, Reason
 from cairn_common.ids import parse_name
+from cairn_common.once import check_request_id, digest
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, plan_checks, tree_wire, treefile, wire
@@ -97,9 +98,10 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
                 tree=tree,
                 etag=etag or (str(stored.version) if request.node else ""),
                 actor=who.subject,
-                request_id=checks.text(request.request_id, "request_id", most=64),
+                request_id=check_request_id(request.request_id),
                 now=self.clock.now(),
                 makes_teams=_organises(who) and who.subject.startswith("users/"),
+                digest=digest(request),
             )
             trees = self.trees
             outcome = await (trees.outcome(order) if request.validate_only else trees.apply(order))

@@ -12,6 +12,7 @@ from cairn_common.auth import Access, Principal, Role, Scope, access, require
 from cairn_common.clock import Clock
 from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_id, parse_name
+from cairn_common.once import Once
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, plan_checks, wire
@@ -54,6 +55,7 @@ class QuotaApi(quota_pb2_grpc.QuotaServiceServicer):
 
     teams: TeamStore
     store: Store
+    once: Once
     clock: Clock
 
     async def GetTeam(self, request: quota_pb2.GetTeamRequest, context: object) -> team_pb2.Team:
@@ -95,15 +97,17 @@ class QuotaApi(quota_pb2_grpc.QuotaServiceServicer):
                 team=FIRST_TEAM,
                 needed="admin",
             )
+        return await self.once(request, team_pb2.Team, lambda: self._create_team(request))
+
+    async def _create_team(self, request: quota_pb2.CreateTeamRequest) -> team_pb2.Team:
         team = new_team(
             id=check_id(request.team_id, "team_id"),
             display_name=checks.text(request.team.display_name, "team.display_name") or request.team_id,
             limits=checks.limits(request.team.limits),
             now=self.clock.now(),
         )
-        request_id = checks.text(request.request_id, "request_id", most=64)
         made = await self.teams.create_team(
-            team, creator=who.subject, request_id=request_id, owner_role=TeamRole.OWNER
+            team, creator=caller().subject, request_id=request.request_id, owner_role=TeamRole.OWNER
         )
         return wire.team_message(made)
 

@@ -30,6 +30,7 @@ from cairn_common.db import Database, pool
 from cairn_common.errors import Unavailable
 from cairn_common.log import configure_logging
 from cairn_common.migrate import migrate
+from cairn_common.once import Once
 from cairn_common.sealing import Sealer, keys_of, reseal
 from cairn_common.settings import required
 from cairn_common.subjects import STREAMS
@@ -192,7 +193,8 @@ async def run(
 
 
 def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManager[rpc.Server]:
-    quota = QuotaApi(parts.teams, parts.store, parts.clock)
+    once = Once(parts.db, parts.clock)
+    quota = QuotaApi(parts.teams, parts.store, once, parts.clock)
     allocation = AllocationApi(
         parts.authority,
         TreeStore(parts.db, parts.authority),
@@ -201,7 +203,7 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
         parts.clock,
     )
     identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
-    hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, parts.clock)
+    hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, once, parts.clock)
     hidden = SecretApi(SecretStore(parts.db), parts.vault, parts.clock)
     noted = AuditApi(parts.db, parts.clock)
     users = UserApi(parts.db, Passwords(), parts.clock, parts.party)

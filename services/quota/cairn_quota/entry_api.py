@@ -9,6 +9,7 @@ from cairn.quota.v1.user_service_pb2_grpc import UserServiceServicer
 from cairn_common.auth import Role, new_token, require
 from cairn_common.clock import Clock
 from cairn_common.ids import check_id, new_uid, parse_name
+from cairn_common.once import Once
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, people_wire, user_checks
@@ -37,13 +38,22 @@ class EntryCalls(UserServiceServicer):
     invitations: InvitationStore
     sign_in: SignIn
     sight: Sight
+    once: Once
     clock: Clock
 
     async def CreateInvitation(
         self, request: user_service_pb2.CreateInvitationRequest, context: object
     ) -> user_service_pb2.CreateInvitationResponse:
         """A link for one person."""
-        team, now = team_of(request.parent, Role.ADMIN), self.clock.now()
+        team = team_of(request.parent, Role.ADMIN)
+        return await self.once(
+            request, user_service_pb2.CreateInvitationResponse, lambda: self._invite(team, request)
+        )
+
+    async def _invite(
+        self, team: str, request: user_service_pb2.CreateInvitationRequest
+    ) -> user_service_pb2.CreateInvitationResponse:
+        now = self.clock.now()
         role: TeamRole | None = None
         if request.user:
             email, subject = await self._password_link(team, request)

@@ -10,6 +10,7 @@ from cairn_common.auth import Role, hash_token, new_token, require
 from cairn_common.clock import Clock
 from cairn_common.errors import NotFound
 from cairn_common.ids import check_id, new_uid
+from cairn_common.once import Once
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, people_wire, user_checks, wire
@@ -27,6 +28,7 @@ class MemberCalls(UserServiceServicer):
     users: UserStore
     members: MemberStore
     sight: Sight
+    once: Once
     clock: Clock
 
     async def ListMemberships(
@@ -45,7 +47,13 @@ class MemberCalls(UserServiceServicer):
         self, request: user_service_pb2.CreateMembershipRequest, context: object
     ) -> membership_pb2.Membership:
         """Somebody whom one can see becomes a member."""
-        team, who = team_of(request.parent, Role.ADMIN), caller()
+        team = team_of(request.parent, Role.ADMIN)
+        return await self.once(request, membership_pb2.Membership, lambda: self._add_member(team, request))
+
+    async def _add_member(
+        self, team: str, request: user_service_pb2.CreateMembershipRequest
+    ) -> membership_pb2.Membership:
+        who = caller()
         role = user_checks.role(request.role)
         if "@" in request.user:
             known = await self.users.by_email(check_email(request.user, "user"))
@@ -86,7 +94,13 @@ class MemberCalls(UserServiceServicer):
         self, request: user_service_pb2.CreateServiceAccountRequest, context: object
     ) -> user_pb2.User:
         """Somebody for programs to be."""
-        team, now = team_of(request.parent, Role.ADMIN), self.clock.now()
+        team = team_of(request.parent, Role.ADMIN)
+        return await self.once(request, user_pb2.User, lambda: self._add_account(team, request))
+
+    async def _add_account(
+        self, team: str, request: user_service_pb2.CreateServiceAccountRequest
+    ) -> user_pb2.User:
+        now = self.clock.now()
         account = new_user(
             f"{check_id(request.account_id, 'account_id')}.{team}",
             now=now,
@@ -104,6 +118,13 @@ class MemberCalls(UserServiceServicer):
         """A token for a program."""
         team, user = user_checks.member(request.name)
         require(caller(), team, Role.ADMIN)
+        return await self.once(
+            request, quota_pb2.CreateTokenResponse, lambda: self._add_account_token(team, user, request)
+        )
+
+    async def _add_account_token(
+        self, team: str, user: str, request: user_service_pb2.CreateAccountTokenRequest
+    ) -> quota_pb2.CreateTokenResponse:
         if request.scope not in (token_pb2.SCOPE_READ, token_pb2.SCOPE_WRITE):
             raise checks.invalid("scope", "must be SCOPE_READ or SCOPE_WRITE: programs make nobody a member")
         now = self.clock.now()

@@ -8,7 +8,8 @@ from datetime import datetime
 
 from cairn.quota.v1 import tree_pb2
 from cairn_common.db import Connection, Database
-from cairn_common.errors import Aborted, FailedPrecondition, InvalidArgument, NotFound, Reason
+from cairn_common.errors import Aborted, FailedPrecondition, NotFound, Reason
+from cairn_common.once import reused
 from cairn_quota import audit, authority, facts, metering, reservation_rows, tree_wire
 from cairn_quota.account import Account, Entry, adjust
 from cairn_quota.account import Kind as EntryKind
@@ -52,6 +53,8 @@ class Order:
     now: datetime
     # Teams of the tree that are not there yet are made, with the actor as owner.
     makes_teams: bool
+    # What tells the request from another one under its request_id.
+    digest: bytes = b""
 
 
 class TreeStore:
@@ -201,34 +204,34 @@ async def _check_same_adjustment(
         "SELECT budget, amount FROM adjustments WHERE actor = $1 AND request_id = $2", actor, request_id
     )
     if row is not None and (row["budget"], row["amount"]) != wanted:
-        raise InvalidArgument(
-            f"The request id {request_id!r} has adjusted {row['budget']} by {row['amount']:,} before."
-            " Use a new request id.",
-            reason=Reason.REQUEST_ID_REUSED,
-            request_id=request_id,
-        )
+        raise reused(request_id)
 
 
 async def _applied(conn: Connection, order: Order) -> bool:
-    """Whether this very request made a version before."""
-    return bool(
-        await conn.fetchval(
-            "SELECT 1 FROM tree_versions WHERE actor = $1 AND request_id = $2", order.actor, order.request_id
-        )
+    """Whether this very request made a version before. Raises InvalidArgument/REQUEST_ID_REUSED where
+    another one did under its id."""
+    row = await conn.fetchrow(
+        "SELECT request_digest FROM tree_versions WHERE actor = $1 AND request_id = $2",
+        order.actor,
+        order.request_id,
     )
+    if row is not None and row["request_digest"] not in (None, order.digest):
+        raise reused(order.request_id)
+    return row is not None
 
 
 async def _insert(conn: Connection, version: int, order: Order, different: Sequence[Change]) -> None:
     recorded = tree_pb2.TreeVersion(changes=tree_wire.change_messages(different))
     await conn.execute(
-        "INSERT INTO tree_versions (version, tree, changes, actor, time, request_id)"
-        " VALUES ($1, $2, $3, $4, $5, $6)",
+        "INSERT INTO tree_versions (version, tree, changes, actor, time, request_id, request_digest)"
+        " VALUES ($1, $2, $3, $4, $5, $6, $7)",
         version,
         tree_wire.tree_message(order.tree).SerializeToString(deterministic=True),
         recorded.SerializeToString(deterministic=True),
         order.actor,
         order.now,
         order.request_id,
+        order.digest,
     )
 
 

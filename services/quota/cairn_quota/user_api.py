@@ -12,6 +12,7 @@ from cairn_common.auth import Access, Role, Scope, access
 from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import FailedPrecondition, PermissionDenied, Reason, Unauthenticated
+from cairn_common.once import Once
 from cairn_common.paging import page_size
 from cairn_common.rpc import caller
 from cairn_quota import people_wire, user_checks
@@ -145,10 +146,10 @@ class UserApi(UserCalls, MemberCalls, EntryCalls, OidcCalls, DeviceCalls, Loopba
 
     def __init__(self, db: Database, passwords: Passwords, clock: Clock, party: Party | None = None) -> None:
         users = UserStore(db)
-        sight, sign_in = Sight(users), SignIn(users, passwords, clock)
+        sight, sign_in, once = Sight(users), SignIn(users, passwords, clock), Once(db, clock)
         UserCalls.__init__(self, users, sign_in, sight, clock)
-        MemberCalls.__init__(self, users, MemberStore(db), sight, clock)
-        EntryCalls.__init__(self, users, InvitationStore(db), sign_in, sight, clock)
+        MemberCalls.__init__(self, users, MemberStore(db), sight, once, clock)
+        EntryCalls.__init__(self, users, InvitationStore(db), sign_in, sight, once, clock)
         sign_on = SignOn.over(db, party, clock) if party is not None else None
         OidcCalls.__init__(self, users, sign_on, sign_in, clock)
         DeviceCalls.__init__(self, users, DeviceStore(db), clock)

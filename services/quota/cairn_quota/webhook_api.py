@@ -12,6 +12,7 @@ from cairn_common.auth import Access, Role, access, new_token, require
 from cairn_common.clock import Clock
 from cairn_common.errors import FailedPrecondition
 from cairn_common.ids import new_uid, parse_name
+from cairn_common.once import Once
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_common.sealing import Sealer
@@ -37,15 +38,24 @@ class WebhookApi(WebhookServiceServicer):
 
     store: WebhookStore
     sealer: Sealer | None
+    once: Once
     clock: Clock
 
     async def CreateWebhook(
         self, request: webhook_service_pb2.CreateWebhookRequest, context: object
     ) -> webhook_service_pb2.CreateWebhookResponse:
         """An address that is told from now on."""
-        team, asked = team_of(request.parent, Role.ADMIN), request.webhook
-        if self.sealer is None:
+        team, sealer = team_of(request.parent, Role.ADMIN), self.sealer
+        if sealer is None:
             raise FailedPrecondition("There is no key to keep webhooks by; set CAIRN_SECRETS_KEY.")
+        return await self.once(
+            request, webhook_service_pb2.CreateWebhookResponse, lambda: self._create(team, request, sealer)
+        )
+
+    async def _create(
+        self, team: str, request: webhook_service_pb2.CreateWebhookRequest, sealer: Sealer
+    ) -> webhook_service_pb2.CreateWebhookResponse:
+        asked = request.webhook
         uid, secret = new_uid(), new_token("cairn_hook")
         made = Webhook(
             uid=uid,
@@ -57,7 +67,7 @@ class WebhookApi(WebhookServiceServicer):
             creator=caller().subject,
             create_time=self.clock.now(),
         )
-        sealed = self.sealer.seal(uid, json.dumps({"url": asked.url, "secret": secret}).encode())
+        sealed = sealer.seal(uid, json.dumps({"url": asked.url, "secret": secret}).encode())
         await self.store.create(made, sealed=sealed)
         return webhook_service_pb2.CreateWebhookResponse(webhook=_message(made), secret=secret)
 

@@ -114,6 +114,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         if request.validate_only or not drafts:
             jobs = [wire.job_message(draft.jobs[0]) for draft in drafts]
         else:
+            await self._refuse_another_batch(drafts[0])
             jobs = await self._create(drafts)
         return scheduler_pb2.BatchCreateJobsResponse(jobs=[wire.brief(job) for job in jobs])
 
@@ -282,6 +283,12 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             return False
         find = store.sweep_by_request if draft.sweep is not None else store.job_by_request
         return await find(self._db, team=draft.team, request_id=draft.request.id) is not None
+
+    async def _refuse_another_batch(self, first: Draft) -> None:
+        """Before one that is longer than the first under its id could add to that."""
+        known = await store.job_by_request(self._db, team=first.team, request_id=first.request.id)
+        if known is not None and first.request.id:
+            _check_same(first, known[1])
 
     async def _create(self, drafts: Sequence[Draft]) -> list[job_pb2.Job]:
         """The jobs of drafts of one job each, in their order: new ones, or those made before."""

@@ -12,6 +12,7 @@ from functools import lru_cache
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
+from cairn_common.once import check_request_id
 from cairn_scheduler import dependencies, environment, mounts, secrecy, wire
 from cairn_scheduler.dependencies import Fate, Wish
 from cairn_scheduler.model import Code, Dependency, Job, Spec, State, pool_of
@@ -132,7 +133,18 @@ def draft_batch(message: scheduler_pb2.BatchCreateJobsRequest, terms: Terms) -> 
             raise type(error)(
                 f"requests[{index}]: {error.message}", reason=error.reason, **error.metadata, index=index
             ) from None
-    return drafts
+    return _together(check_request_id(message.request_id), drafts)
+
+
+def _together(request_id: str, drafts: list[Draft]) -> list[Draft]:
+    """Jobs without an id of their own have one by their place under that of the batch, and are all of its."""
+    if not request_id:
+        return drafts
+    whole = hashlib.sha256(b"".join(draft.request.digest for draft in drafts)).digest()
+    return [
+        draft if draft.request.id else replace(draft, request=Request(f"{request_id}/{place}", whole))
+        for place, draft in enumerate(drafts)
+    ]
 
 
 def after(draft: Draft, found: tuple[Dependency, ...], fate: Fate) -> Draft:

@@ -318,7 +318,7 @@ def _server(
     logged_models = LoggedModels(db=parts.db, clock=parts.clock)
     logged_model_api = LoggedModelApi(models=logged_models)
     promotions = Promotions(db=parts.db, clock=parts.clock)
-    promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions)
+    promotion_api = PromotionApi(db=parts.db, artifacts=artifacts, promotions=promotions, clock=parts.clock)
     evaluation_api = EvaluationApi(db=parts.db, artifacts=artifacts)
     mlflow_api = MlflowApi(db=parts.db, store=parts.store, pending=parts.pending, clock=parts.clock)
     share_api = ShareApi(db=parts.db, store=parts.store, clock=parts.clock)

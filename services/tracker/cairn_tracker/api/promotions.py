@@ -9,8 +9,10 @@ from grpc import aio
 
 from cairn.tracker.v1 import promotion_pb2, promotion_pb2_grpc
 from cairn_common.auth import Access, Role, access, require
+from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.ids import parse_name
+from cairn_common.once import Once
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker.api.keeping import require_for_aliases, version_of
@@ -35,10 +37,11 @@ Context = aio.ServicerContext[Any, Any]
 class PromotionApi(promotion_pb2_grpc.PromotionServiceServicer):
     """Aliases that move with consent."""
 
-    def __init__(self, *, db: Database, artifacts: Artifacts, promotions: Promotions) -> None:
+    def __init__(self, *, db: Database, artifacts: Artifacts, promotions: Promotions, clock: Clock) -> None:
         self._db = db
         self._artifacts = artifacts
         self._promotions = promotions
+        self._once = Once(db, clock)
 
     async def PromoteVersion(
         self, request: promotion_pb2.PromoteVersionRequest, context: Context
@@ -49,10 +52,14 @@ class PromotionApi(promotion_pb2_grpc.PromotionServiceServicer):
         approval = request.alias in await store.approved_aliases(self._db, found.team)
         if not approval:
             await require_for_aliases(self._db, who, found.team, [request.alias])
-        made = await self._promotions.ask(
-            found, request.alias, actor=who.subject, note=request.note, approval=approval
-        )
-        return message(made)
+
+        async def ask() -> promotion_pb2.Promotion:
+            made = await self._promotions.ask(
+                found, request.alias, actor=who.subject, note=request.note, approval=approval
+            )
+            return message(made)
+
+        return await self._once(request, promotion_pb2.Promotion, ask)
 
     async def ApprovePromotion(
         self, request: promotion_pb2.ApprovePromotionRequest, context: Context

@@ -14,6 +14,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument, NotFound, PermissionDenied, Reason, Unauthenticated
 from cairn_common.ids import new_uid, parse_name
+from cairn_common.once import Once
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker import compare, series, wire
@@ -46,14 +47,20 @@ class ShareApi(sharing_pb2_grpc.ShareServiceServicer):
     def __init__(self, *, db: Database, store: ClickHouse, clock: Clock) -> None:
         self._db = db
         self._store = store
+        self._once = Once(db, clock)
         self._clock = clock
 
     async def CreateShare(
         self, request: sharing_pb2.CreateShareRequest, context: Context
     ) -> sharing_pb2.CreateShareResponse:
         """A link to runs of one's team."""
+        team = team_of(caller(), request.parent, Role.MEMBER)
+        return await self._once(request, sharing_pb2.CreateShareResponse, lambda: self._create(team, request))
+
+    async def _create(
+        self, team: str, request: sharing_pb2.CreateShareRequest
+    ) -> sharing_pb2.CreateShareResponse:
         who, now = caller(), self._clock.now()
-        team = team_of(who, request.parent, Role.MEMBER)
         uids = runs_of(who, team, request.runs, most=_MOST_RUNS)
         found = {run.uid for run in await runs.get_runs(self._db, team, uids, most_metrics=0)}
         if missing := [uid for uid in uids if uid not in found]:
