@@ -152,11 +152,12 @@ class Planner:
             except Stale:
                 self._tree = await self._quota.tree()
                 continue
-            for uid, answer in answers.items():
-                if isinstance(answer, Rejected):
-                    rejected[uid] = answer.reason
-                else:
-                    granted[uid] = answer
+            refused = {uid: one.reason for uid, one in answers.items() if isinstance(one, Rejected)}
+            granted |= {uid: one for uid, one in answers.items() if not isinstance(one, Rejected)}
+            if not refused:
+                # Deciding again may take longer than all else, and would make the same plan.
+                break
+            rejected |= refused
         else:
             log.warning("plan.unsettled", granted=len(granted), rejected=len(rejected))
         admitted = await self._admit(plan, granted, now)
