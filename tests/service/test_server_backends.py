@@ -58,7 +58,17 @@ async def test_postgres_keeps_commits_over_kill_9(data_folder: Path) -> None:
     server = await asyncio.to_thread(servers.start_postgres, data_folder)
     try:
         server.execute("CREATE TABLE t (n int)", "INSERT INTO t VALUES (7)")
+        # Computes for ever: it does not notice that its server was killed, and holds its memory.
+        busy = await asyncpg.connect(server.admin_url())
+        forever = asyncio.create_task(busy.execute("DO $$ BEGIN LOOP END LOOP; END $$"))
+        watcher = await asyncpg.connect(server.admin_url())
+        query = "SELECT 1 FROM pg_stat_activity WHERE state = 'active' AND query LIKE 'DO%'"
+        while not await watcher.fetchval(query):
+            await asyncio.sleep(0.02)
         await asyncio.to_thread(server.restart)
+        with pytest.raises(asyncpg.PostgresConnectionError):
+            await forever
+        watcher.terminate()
         connection = await asyncpg.connect(server.admin_url())
         assert await connection.fetchval("SELECT n FROM t") == 7
         await connection.close()
