@@ -59,7 +59,7 @@ class ArtifactCalls(TeamCalls):
         return self.api.post(self._version(artifact, ref) + (":pin" if pinned else ":unpin"))
 
     def keeping(self) -> Json:
-        """How the team keeps its artifacts."""
+        """How the team keeps its artifacts, points and lines."""
         return self.api.get(self._team("keeping"))
 
     def set_keeping(
@@ -67,25 +67,35 @@ class ArtifactCalls(TeamCalls):
         *,
         protected_aliases: Sequence[str] | None = None,
         retention: Sequence[Json] | None = None,
+        records: Sequence[Json] | None = None,
         etag: str = "",
     ) -> Json:
-        """Replaces what is given of how the team keeps its artifacts; for admins. With ``etag`` only where it
-        is as it was read: else `ApiError` ETAG_MISMATCH."""
+        """Replaces what is given of how the team keeps artifacts, points and lines; for admins. With
+        ``etag`` only where it is as it was read: else `ApiError` ETAG_MISMATCH."""
         body: Json = {"etag": etag} if etag else {}
         if protected_aliases is not None:
             body["protected_aliases"] = list(protected_aliases)
         if retention is not None:
             body["retention"] = list(retention)
+        if records is not None:
+            body["records"] = list(records)
         return self.api.patch(self._team("keeping"), body)
 
     def preview_retention(self, retention: Sequence[Json] = (), *, limit: int | None = None) -> list[Json]:
         """Versions that would go by these rules, or by the team's own: ``version``, and who keeps it
         nevertheless, ``held_by``."""
+        return self._preview(":preview", "outlived", {"retention": list(retention)}, limit)
+
+    def preview_expiry(self, records: Sequence[Json] = (), *, limit: int | None = None) -> list[Json]:
+        """Runs of which something would be dropped by these rules, or by the team's own: about so many
+        ``points``, and ``lines``."""
+        return self._preview(":expiry", "expiring", {"records": list(records)}, limit)
+
+    def _preview(self, verb: str, what: str, body: Json, limit: int | None) -> list[Json]:
         found: list[Json] = []
-        body: Json = {"retention": list(retention)}
         while True:
-            page = self.api.post(self._team("keeping") + ":preview", body)
-            found += page.get("outlived", [])
+            page = self.api.post(self._team("keeping") + verb, body)
+            found += page.get(what, [])
             body["page_token"] = page.get("next_page_token", "")
             if not body["page_token"] or (limit is not None and len(found) >= limit):
                 return found[:limit]

@@ -48,7 +48,7 @@ OF_MLFLOWS_RUNS = {
     *("StartTrace", "ExportSpans", "CreateAssessment"),
 }
 # What only looks, though it is a POST.
-LOOKS = {"CompareRuns", "CreateDownloads", "PreviewRetention"}
+LOOKS = {"CompareRuns", "CreateDownloads", "PreviewExpiry", "PreviewRetention"}
 # Beside looking, what somebody may do with what is their own.
 OWN = {"CreateToken", "RevokeToken", "EndSession", "SetPassword", "ApproveDeviceLogin"}
 OWN |= {"SetUserSecret", "DeleteUserSecret", "CreateLoopbackLogin"}

@@ -475,3 +475,9 @@ def test_what_lies_in_the_store_is_counted_checked_and_ruled_by_commands(
     assert [each["keep_last"] for each in read(platform, "retention", "ls")] == [2]
     assert platform.cairn("retention", "rm", "-k", "model", "-e", "nowhere").returncode == 0
     assert platform.cairn("retention", "rm", "-k", "model").returncode == 1
+    points = ("-k", "points", "--keep-for", "90d")
+    assert "nothing goes" in platform.cairn("retention", "set", *points, "--dry-run").stderr
+    assert "for 90d after a run was over" in platform.cairn("retention", "set", *points).stdout
+    assert [each["record"] for each in read(platform, "retention", "ls")] == ["RECORD_POINTS"]
+    assert platform.cairn("retention", "set", "-k", "lines", "--keep-last", "3").returncode == 2
+    assert platform.cairn("retention", "rm", "-k", "points").returncode == 0

@@ -1,17 +1,18 @@
-"""Versions go by themselves by a team's rules, and never one that somebody keeps."""
+"""Versions, points and lines go by themselves by a team's rules, and never what somebody keeps."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 
-from cairn.tracker.v1 import artifact_pb2, keeping_pb2, tracker_pb2
+from cairn.tracker.v1 import artifact_pb2, keeping_pb2, run_pb2, tracker_pb2
 from cairn_common.ids import new_uid
 from tests.harness import servers
 from tests.harness.parts import TEAM, commit, entry, refused, upload
-from tests.harness.tracker import ADMIN, MEMBER, Client, Tracker, start_tracker, until
+from tests.harness.tracker import ADMIN, MEMBER, Client, Spool, Tracker, run_name, start_tracker, until
 
 CHECKPOINT = artifact_pb2.ARTIFACT_KIND_CHECKPOINT
 MODEL = artifact_pb2.ARTIFACT_KIND_MODEL
@@ -26,7 +27,7 @@ def tracker(
     bus = servers.start_nats(folder / "nats")
     server = start_tracker(
         folder / "tracker", nats_url=bus.url, postgres_url=database_url("tracker"), s3=s3,
-        CAIRN_COLLECTION_INTERVAL="0.1",
+        CAIRN_COLLECTION_INTERVAL="0.1", CAIRN_EXPIRY_INTERVAL="0.1",
     )  # fmt: skip
     yield server
     server.stop()
@@ -227,3 +228,120 @@ async def test_what_is_not_named_stays_as_it_is(tracker: Tracker) -> None:
             request = keeping_pb2.SetKeepingRequest(parent=TEAM, keeping=wanted, update_mask={"paths": paths})
             assert await refused(keeping.SetKeeping(request)) == "INVALID_ARGUMENT", paths
         await rule(client, kind=MODEL, keep_last=3)
+
+
+RECORD_POINTS, RECORD_LINES = keeping_pb2.RECORD_POINTS, keeping_pb2.RECORD_LINES
+DAY = 86_400
+
+
+async def logged_run(client: Client, experiment: str) -> Spool:
+    """A run that goes on, with 5,000 steps of a metric and two lines."""
+    spool = Spool(new_uid(), attempt=0)
+    begun = spool.event()
+    begun.run_started.experiment = experiment
+    points = spool.points(list(range(5_000)), loss=[float(step % 77) for step in range(5_000)])
+    lines = spool.say("one", "two")
+    await client.publish(begun, points, lines)
+    await client.applied(lines)
+    return spool
+
+
+async def over(client: Client, uid: str, *, days: float) -> None:
+    """As if the run had ended, and had not been heard of, for so long."""
+    await client.postgres.execute(
+        "UPDATE tracker.runs SET state = 4, end_time = now() - $2 * interval '1 day',"
+        " last_seen = now() - $2 * interval '1 day' WHERE uid = $1",
+        *(uid, days),
+    )
+
+
+def record(kind: keeping_pb2.Record, days: float, experiment: str = "") -> keeping_pb2.RecordRule:
+    span = {"seconds": int(days * DAY)}
+    return keeping_pb2.RecordRule(record=kind, experiment=experiment, keep_for=span)
+
+
+async def expiring(client: Client, *rules: keeping_pb2.RecordRule) -> dict[str, tuple[int, int]]:
+    request = keeping_pb2.PreviewExpiryRequest(parent=TEAM, records=rules)
+    found = (await client.keeping().PreviewExpiry(request)).expiring
+    return {each.run.rpartition("/")[2]: (each.points, each.lines) for each in found}
+
+
+async def run_of(client: Client, uid: str) -> run_pb2.Run:
+    return await client.runs.GetRun(tracker_pb2.GetRunRequest(name=run_name(uid)))
+
+
+async def test_points_and_lines_go_once_a_run_is_over_for_as_long_as_its_experiments_rule_says(
+    tracker: Tracker,
+) -> None:
+    async with Client(tracker) as client:
+        own = f"own-{new_uid()}"
+        spools = [await logged_run(client, name) for name in ("old-ones", "old-ones", own, "old-ones")]
+        old, young, kept, going = (spool.run for spool in spools)
+        for uid, days in ((old, 9), (young, 1), (kept, 9)):
+            await over(client, uid, days=days)
+        before = await client.series(old)
+        rules = [record(RECORD_POINTS, 7), record(RECORD_LINES, 7), record(RECORD_POINTS, 70, own)]
+        assert await expiring(client, *rules) == {old: (1_000, 2), kept: (0, 2)}
+        assert not (await run_of(client, old)).HasField("points_drop_time")
+        await client.keeping(ADMIN).SetKeeping(setting(keeping_pb2.Keeping(records=rules), "records"))
+        settled = (
+            "SELECT bool_or(drop_open) OR max(points_drop_time) IS NULL FROM tracker.runs WHERE uid = $1"
+        )
+
+        async def gone() -> bool:
+            return not await client.postgres.fetchval(settled, old)
+
+        await until(gone)
+        assert await expiring(client) == {}
+        for uid, points, lines in ((old, True, True), (young, False, False), (kept, False, True)):
+            run = await run_of(client, uid)
+            told = (run.HasField("points_drop_time"), run.HasField("lines_drop_time"))
+            assert (uid, told) == (uid, (points, lines))
+            assert run.summary["loss"].count == 5_000
+            request = tracker_pb2.ListLogLinesRequest(parent=run_name(uid))
+            page = await client.runs.ListLogLines(request)
+            assert [line.text for line in page.lines] == ([] if lines else ["one", "two"])
+            assert page.HasField("drop_time") is lines
+        assert not (await run_of(client, going)).HasField("lines_drop_time")
+        (was,), (now,) = before.series, (await client.series(old)).series
+        assert [list(now.steps), list(now.last), list(now.max)] == [
+            list(was.steps),
+            list(was.last),
+            list(was.max),
+        ]
+        whole = await client.series(young, max_buckets=10_000)
+        thin = await client.series(old, max_buckets=10_000)
+        assert len(thin.series[0].steps) < 4_001 < len(whole.series[0].steps)
+        # What was sent before is known, whoever sends it again; what is new is added, and is due again later.
+        (first, second) = spools[0], Spool(old, attempt=0)
+        first.offset = first.lines = 0
+        first.event()
+        again = first.points(list(range(5_000)), loss=[-1.0] * 5_000)
+        late = second.points([5_000], loss=[100.0])
+        await client.publish(again, first.say("one", "two"), late)
+        await client.applied(late)
+        run = await run_of(client, old)
+        assert (run.summary["loss"].count, run.summary["loss"].min) == (5_001, 0.0)
+        tail = tracker_pb2.ListLogLinesRequest(parent=run_name(old), tail=10)
+        assert not (await client.runs.ListLogLines(tail)).lines
+        await client.keeping(ADMIN).SetKeeping(setting(keeping_pb2.Keeping(), "records"))
+
+
+async def test_rules_for_records_that_cannot_be_meant_are_refused(tracker: Tracker) -> None:
+    async with Client(tracker) as client:
+        day = {"seconds": DAY}
+        refusals: tuple[list[dict[str, Any]], ...] = (
+            [{"keep_for": day}],
+            [{"record": RECORD_POINTS}],
+            [{"record": RECORD_LINES, "keep_for": {"seconds": -1}}],
+            [{"record": RECORD_LINES, "keep_for": day, "experiment": "Not An Id"}],
+            [{"record": RECORD_LINES, "keep_for": day}] * 2,
+            [{"record": 9, "keep_for": day}],
+        )
+        for fields in refusals:
+            rules = [keeping_pb2.RecordRule(**one) for one in fields]
+            request = setting(keeping_pb2.Keeping(records=rules), "records")
+            assert await refused(client.keeping(ADMIN).SetKeeping(request)) == "INVALID_ARGUMENT", fields
+            assert await refused(client.keeping(MEMBER).SetKeeping(request)) == "PERMISSION_DENIED"
+            look = keeping_pb2.PreviewExpiryRequest(parent=TEAM, records=rules)
+            assert await refused(client.keeping().PreviewExpiry(look)) == "INVALID_ARGUMENT", fields

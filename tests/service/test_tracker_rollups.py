@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import math
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from cairn.tracker.v1 import metric_pb2
-from cairn_tracker import layout, points, rollups, wire
+from cairn_tracker import expiry, layout, points, rollups, wire
 from cairn_tracker.batch import Event, MetricKey, RunKey
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.drawing import Extent
@@ -39,15 +40,20 @@ class Table:
     store: ClickHouse
     known: dict[MetricKey, Summary] = field(default_factory=dict)
     shown: dict[str, dict[int, float]] = field(default_factory=dict)
+    thin: bool = False
 
     async def take(self, events: Sequence[Event], *, commit: bool = True) -> None:
         """A batch; without the commit as if a crash had come before it."""
         found = layout.points(events)
         known = {metric: self.known[metric] for metric in found.metrics if metric in self.known}
         await points.add(self.store, found)
-        summaries = await rollups.keep(self.store, found, known)
+        summaries = await rollups.keep(self.store, found, known, thinned=self.thinned)
         if commit:
             self.known |= summaries
+
+    async def thinned(self, runs: Collection[RunKey]) -> Collection[RunKey]:
+        """All of them, where points were dropped."""
+        return runs if self.thin else ()
 
     async def read(
         self, most: int, first: int = 0, end: int = END, *, most_rows: int = MOST_ROWS
@@ -180,6 +186,53 @@ async def test_points_of_before_there_were_buckets_are_in_them(store: ClickHouse
     (found,) = (await table.read(3)).values()
     assert_is(found, shown, 3)
     assert_summary(table.known[MetricKey(*RUN, "loss")], shown)
+
+
+async def test_a_chart_is_the_same_once_points_were_dropped_and_what_comes_late_is_added_to_it(
+    store: ClickHouse,
+) -> None:
+    chance = random.Random(3)
+    table, spool = Table(store), Spool(RUN.uid)
+    shown = {
+        "long": {step: chance.gauss(0, 1) for step in range(9_000)},
+        "gaps": {step * 7: chance.choice([math.nan, chance.gauss(0, 1)]) for step in range(5_000)},
+        "short": {step: float(step) for step in range(3_000)},
+    }
+    await table.take([logged(spool, key, values) for key, values in shown.items()])
+    # The best value is logged over by a worse one, and the raw history of it is what goes, too.
+    await table.take([logged(spool, "long", {5_000: 99.0})])
+    await table.take([logged(spool, "long", {5_000: 0.0})])
+    before = {most: await table.read(most) for most in (1_000, 9)}
+    left = await dropped(store)
+    assert left < sum(map(len, shown.values())) - 4_000
+    assert await dropped(store) == left
+    for most, charts in before.items():
+        for key, now in (await table.read(most)).items():
+            assert list(now.steps) == list(charts[key].steps)
+            for name in ("last", "min", "max", "times"):
+                assert repr(list(getattr(now, name))) == repr(list(getattr(charts[key], name))), (key, name)
+    assert_is((await table.read(3_000))["short"], shown["short"], 3_000)
+    # Late: among the steps of a bucket whose points are gone, and beyond the last one. Twice, as by a crash.
+    table.thin = True
+    late = [logged(spool, "long", {4_999: -50.0, 8_999: 1.5, 9_000: 2.5})]
+    await table.take(late, commit=False)
+    await table.take(late)
+    told = table.known[MetricKey(*RUN, "long")]
+    assert (told.count, told.last, told.min, told.min_step) == (9_001, 2.5, -50.0, 4_999)
+    was, now = before[9]["long"], (await table.read(9))["long"]
+    assert list(now.counts) == [*was.counts[:-1], was.counts[-1] + 1]
+    assert list(now.min) == [*was.min[:4], -50.0, *was.min[5:]]
+    assert list(now.max) == [*was.max[:-1], max(2.5, was.max[-1])]
+
+
+async def dropped(store: ClickHouse) -> int:
+    """How many rows there are once the points of the run were dropped."""
+    await expiry.thin(store, RUN)
+    await expiry.drop_points(store, RUN.team, [RUN.uid])
+    while await expiry.unfinished(store):
+        await asyncio.sleep(0.02)
+    ((rows,),) = await store.query("SELECT uniqExact(key, step) FROM points", {})
+    return int(rows)
 
 
 def test_only_what_is_drawn_about_as_coarsely_is_drawn_from_buckets() -> None:

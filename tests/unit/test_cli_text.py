@@ -11,7 +11,7 @@ from cairn._cli.errors import CliError, tell
 from cairn._cli.find import choose
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import Record, join, merge
-from cairn._cli.summary import lost_text
+from cairn._cli.summary import dropped_text, lost_text
 from cairn._cli.text import (
     ago,
     clean,
@@ -165,3 +165,9 @@ def test_missing_points_are_told_of_where_there_are_any() -> None:
     told = str(lost_text({"rejected_points": "4", "dropped_points": "12000"}))
     assert told.splitlines()[0].startswith("  4 points were refused")
     assert told.splitlines()[1].startswith("  12,000 points were lost where they were logged")
+
+
+def test_what_a_rule_let_go_of_is_told_with_its_day() -> None:
+    assert dropped_text({"summary": {}}) is None
+    told = str(dropped_text({"points_drop_time": "2026-01-31T12:00:00Z"}))
+    assert told.startswith("  raw points were dropped on 2026-01-31 by the team's rule")

@@ -25,6 +25,7 @@ RUNS = {
     "uid": "string", "name": "string", "experiment": "string", "state": "string", "creator": "string",
     "create_time": "string", "start_time": "string", "end_time": "string", "tags": "string",
     "params": "string", "summary": "string", "environment": "string", "command": "string",
+    "points_drop_time": "string", "lines_drop_time": "string",
 }  # fmt: skip
 POINTS = dict(zip(COLUMNS, ("string", "string", "int64", "float64", "float64"), strict=True))
 LINES = {

@@ -8,10 +8,11 @@ from datetime import datetime
 
 import click
 from rich.status import Status
+from rich.text import Text
 
 from cairn._cli.records import Record, fetch, merge
 from cairn._cli.session import Session
-from cairn._cli.text import clean, clean_line, json_text
+from cairn._cli.text import clean, clean_line, day, json_text, moment
 from cairn._http import ApiError, Json
 from cairn.client import Client
 
@@ -72,8 +73,12 @@ class Printer:
 def print_logs(session: Session, uid: str, shown: Shown) -> None:
     """All lines that there are now."""
     printer = Printer(session, shown)
+    dropped = None
     for page in pages(session.client, uid, shown):
         printer.lines(page.get("lines", []))
+        dropped = moment(page.get("drop_time"))
+    if dropped is not None:
+        session.say(Text(f"earlier lines were dropped on {day(dropped)} by the team's rule", "dim"))
 
 
 def follow(session: Session, uid: str, shown: Shown) -> Record:

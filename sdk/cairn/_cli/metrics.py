@@ -14,7 +14,7 @@ from cairn._cli.looks import plain_table
 from cairn._cli.plot import Curve, plot
 from cairn._cli.records import SYSTEM
 from cairn._cli.session import Session, common
-from cairn._cli.summary import lost_text
+from cairn._cli.summary import dropped_text, lost_text
 from cairn._cli.text import clean, digits, number, sparkline
 from cairn._http import Json
 
@@ -63,6 +63,8 @@ def metrics(session: Session, run: str, keys: tuple[str, ...], as_csv: bool, sys
     session.out.print(_table(summary, series))
     if lost := lost_text(told):
         session.out.print(lost)
+    if dropped := dropped_text(told):
+        session.out.print(dropped)
     for key in keys:
         if key in series:
             _draw(session, series[key], over[key])

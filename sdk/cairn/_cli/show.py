@@ -12,6 +12,7 @@ from cairn._cli.session import Session, common
 from cairn._cli.summary import (
     checkpoints_table,
     code_text,
+    dropped_text,
     heading,
     last_lines,
     lost_text,
@@ -79,6 +80,8 @@ def _print_page(
         out.print(metrics_table(series, summary))
     if lost := lost_text(run or {}):
         out.print(lost)
+    if dropped := dropped_text(run or {}):
+        out.print(dropped)
     if any(key.startswith(SYSTEM) for key in summary):
         _section(session, "System (cores, GiB, MiB/s, %)")
         out.print(system_text(summary))

@@ -14,6 +14,7 @@ from cairn._cli.text import (
     age,
     clean,
     clean_line,
+    day,
     digits,
     moment,
     plain,
@@ -96,6 +97,18 @@ def lost_text(run: Json) -> Text | None:
         if (count := int(run.get(name) or 0))
     ]
     return Text("\n".join(f"  {line}" for line in told), "yellow") if told else None
+
+
+def dropped_text(run: Json) -> Text | None:
+    """What a rule of the team's let go of it, and when; None where all that was logged is there."""
+    told = []
+    if when := moment(run.get("points_drop_time")):
+        told.append(
+            f"raw points were dropped on {day(when)} by the team's rule; charts and summaries are as before"
+        )
+    if when := moment(run.get("lines_drop_time")):
+        told.append(f"lines were dropped on {day(when)} by the team's rule")
+    return Text("\n".join(f"  {line}" for line in told), "dim") if told else None
 
 
 def system_text(summary: Json) -> Text:

@@ -90,6 +90,11 @@ def clock(then: float | None) -> str:
     return local.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M")
 
 
+def day(then: float) -> str:
+    """The local date."""
+    return datetime.fromtimestamp(then).strftime("%Y-%m-%d")
+
+
 def size(count: float) -> str:
     """Bytes in binary units."""
     for unit in ("B", "KiB", "MiB", "GiB"):

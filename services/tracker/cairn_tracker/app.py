@@ -57,6 +57,7 @@ from cairn_tracker.artifacts import Artifacts
 from cairn_tracker.assessments import Assessments
 from cairn_tracker.clickhouse import ClickHouse, clickhouse
 from cairn_tracker.collection import Collector
+from cairn_tracker.expiry import Expiry
 from cairn_tracker.handlers import JobEvents, Steps, reconcile
 from cairn_tracker.ingest import Ingest
 from cairn_tracker.intake import Intake
@@ -97,6 +98,7 @@ class Parts:
     clock: Clock
     collector: Collector
     pending: Pending
+    expiry: Expiry
     # Held by whoever works out what metrics come to.
     writing: asyncio.Lock
 
@@ -185,6 +187,7 @@ async def _parts(settings: TrackerSettings, clock: Clock, stack: AsyncExitStack)
         clock=clock,
         collector=collector,
         pending=pending,
+        expiry=Expiry(db=db, store=store, clock=clock, writing=writing),
         writing=writing,
     )
 
@@ -200,6 +203,7 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     retention = Retention(db=parts.db, keeping=keeping, clock=parts.clock)
     yield every(settings.collection_interval, retention.step, name="retention")
+    yield every(settings.expiry_interval, parts.expiry.step, name="expiry")
     yield every(settings.collection_interval, parts.uploads.round, name="uploads")
     # What a tracker that was away has not heard yet may keep bytes, too.
     calm = min(settings.collection_grace, _CALM)
@@ -305,6 +309,7 @@ def _server(
         keeping=keeping,
         collector=parts.collector,
         retention=Retention(db=parts.db, keeping=keeping, clock=parts.clock),
+        expiry=parts.expiry,
         scrub=_scrub(settings, parts),
     )
     registry = Registry(db=parts.db, clock=parts.clock)

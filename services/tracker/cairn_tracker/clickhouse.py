@@ -36,6 +36,7 @@ Result = TypeVar("Result")
 _QUERY_SECONDS: Final = 20
 _WAIT_SECONDS: Final = 25.0
 _INSERT_SECONDS: Final = 60.0
+_SLOW_SECONDS: Final = 660.0
 # A new version may have to work something out from all points that there are.
 _MIGRATE_SECONDS: Final = 3_600.0
 # Compiling an expression costs a short question more than it wins a long one.
@@ -52,6 +53,15 @@ _BRIEF_SETTINGS: Final = {
     **_COMMON_SETTINGS,
     "max_execution_time": 5,
     "max_memory_usage": 1 << 28,
+}
+# For what nobody waits for.
+_SLOW_SETTINGS: Final = {
+    **_COMMON_SETTINGS,
+    "max_threads": 1,
+    "max_execution_time": 600,
+    "max_memory_usage": 1 << 29,
+    # Who changes what is there looks itself whether it is done.
+    "mutations_sync": 0,
 }
 # What the engine may say of a query's cost: rows, time, speed, memory, bytes, result rows.
 _TOO_MUCH: Final = frozenset({158, 159, 160, 241, 307, 396})
@@ -73,14 +83,16 @@ class StoreLocked(SettingsError):
 
 
 class ClickHouse:
-    """One writer, a few readers, and one for brief questions, which waits for none of them.
+    """One writer, a few readers, one for brief questions and one for slow work; none waits for another.
 
     Raises `Unavailable` while the store does not answer.
     """
 
-    def __init__(self, writer: Client, readers: Sequence[Client], *, brief: Client) -> None:
+    def __init__(self, writer: Client, readers: Sequence[Client], *, brief: Client, slow: Client) -> None:
         self._writer = writer
         self._brief = brief
+        self._slow = slow
+        self._clearing = ThreadPoolExecutor(1, thread_name_prefix="clickhouse-slow")
         self._asking = ThreadPoolExecutor(1, thread_name_prefix="clickhouse-brief")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="clickhouse-write")
         self._reading = ThreadPoolExecutor(len(readers), thread_name_prefix="clickhouse-read")
@@ -135,6 +147,14 @@ class ClickHouse:
 
         return await _run(self._asking, work, _WAIT_SECONDS)
 
+    async def rearrange(self, sql: str, parameters: Mapping[str, Any]) -> None:
+        """A statement that copies or deletes rows, beside everything else."""
+
+        def work() -> None:
+            self._slow.command(sql, parameters=dict(parameters))
+
+        await _run(self._clearing, work, _SLOW_SECONDS)
+
     async def migrate(self, folder: Traversable) -> list[int]:
         """Runs the numbered files that were not run yet; returns their numbers.
 
@@ -147,7 +167,9 @@ class ClickHouse:
         self._writing.shutdown()
         self._reading.shutdown()
         self._asking.shutdown()
+        self._clearing.shutdown()
         self._writer.close()
+        self._slow.close()
         self._brief.close()
         while not self._readers.empty():
             self._readers.get().close()
@@ -186,6 +208,7 @@ async def _pool(writer: Client, connect: Connect, readers: int) -> AsyncIterator
         writer,
         [await asyncio.to_thread(connect, _READER_SETTINGS) for _ in range(max(1, readers))],
         brief=await asyncio.to_thread(connect, _BRIEF_SETTINGS),
+        slow=await asyncio.to_thread(connect, _SLOW_SETTINGS),
     )
     try:
         yield store

@@ -11,6 +11,7 @@ import asyncio
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import structlog
@@ -31,7 +32,7 @@ from cairn_tracker.marks import LineKey, Marks, SegmentKey
 from cairn_tracker.media import Media, MediaKey
 from cairn_tracker.media import read as read_media
 from cairn_tracker.model import Summary, is_complete
-from cairn_tracker.store import ingested, keeping, media, runs
+from cairn_tracker.store import expiry, ingested, keeping, media, runs
 
 log = structlog.get_logger(__name__)
 
@@ -121,7 +122,7 @@ class Ingest:
         found = await self._limited(found, known)
         await points.add(self._store, found)
         counts = await logs.add(self._store, lines, before)
-        summaries = await rollups.keep(self._store, found, known)
+        summaries = await rollups.keep(self._store, found, known, thinned=partial(expiry.thinned, self._db))
         for run, number in found.rejected.items():
             log.warning("ingest.points_rejected", team=run.team, run=run.uid, points=number)
         return Taken(

@@ -175,6 +175,9 @@ class Run:
     # Points that are not there: left out by the tracker, or lost where they were logged.
     rejected_points: int = 0
     dropped_points: int = 0
+    # When raw points and console lines went by a rule of the team's; None: they have not.
+    points_drop_time: datetime | None = None
+    lines_drop_time: datetime | None = None
 
     @property
     def etag(self) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Final, NoReturn
 
 import structlog
@@ -20,7 +21,7 @@ from cairn_tracker.batch import MetricKey, RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.mlflow import columns
 from cairn_tracker.model import Summary
-from cairn_tracker.store import ingested, pending, runs
+from cairn_tracker.store import expiry, ingested, pending, runs
 
 log = structlog.get_logger(__name__)
 
@@ -76,7 +77,9 @@ class Pending:
             found = columns.points(calls)
             known = await ingested.summaries(self._db, found.metrics)
             await points.add(self._store, found)
-            summaries = await rollups.keep(self._store, found, known)
+            summaries = await rollups.keep(
+                self._store, found, known, thinned=partial(expiry.thinned, self._db)
+            )
             now = self._clock.now()
             by_run: dict[RunKey, dict[str, Summary]] = {}
             for metric, value in summaries.items():

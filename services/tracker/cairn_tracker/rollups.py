@@ -8,9 +8,9 @@ has; buckets that were logged over, or late, are worked out anew from the points
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import structlog
@@ -40,6 +40,28 @@ WHERE ({BUCKET}) IN {{numbers:Array(Int64)}}
 GROUP BY run, key, {BUCKET}
 """  # noqa: S608
 
+# Of a run whose points are not all there any more, a bucket is what it was with the points that are:
+# so extremes that were logged over stay, and steps before its last one are taken for known.
+_MERGED = f"""
+SELECT run, key, min(first), max(last_step),
+    argMax(at, (last_step, fresh)), argMax(value, (last_step, fresh)),
+    ifNull(minOrNullIf(low, isFinite(low)), nan), ifNull(argMinOrNullIf(low_step, low, isFinite(low)), 0),
+    ifNull(maxOrNullIf(high, isFinite(high)), nan),
+    ifNull(argMaxOrNullIf(high_step, high, isFinite(high)), 0),
+    sumIf(steps, NOT fresh) + arrayCount(
+        step -> step > ifNull(maxOrNullIf(last_step, NOT fresh), step - 1), groupArrayIf(last_step, fresh))
+FROM (
+    SELECT run, key, first_step AS first, last_step, time AS at, last AS value, min AS low,
+        min_step AS low_step, max AS high, max_step AS high_step, count AS steps, false AS fresh
+    FROM rollups FINAL
+    WHERE team = {{team:String}} AND (run, key) IN {{pairs:Array(Tuple(String, String))}}
+      AND bucket IN {{numbers:Array(Int64)}}
+    UNION ALL
+    SELECT run, key, step, step, time, value, value, step, value, step, toInt64(1), true FROM ({STEPS})
+    WHERE ({BUCKET}) IN {{numbers:Array(Int64)}})
+GROUP BY run, key, intDiv(first, {WIDTH})
+"""  # noqa: S608
+
 _SUMMARIES = """
 SELECT key, argMax(time, last_step), argMax(last, last_step), max(last_step), sum(count),
     minOrNullIf(min, isFinite(min)), argMinOrNullIf(min_step, min, isFinite(min)),
@@ -53,15 +75,22 @@ GROUP BY key
 """
 
 
+#: Those of some runs whose points are not all there any more.
+Thinned: TypeAlias = Callable[[Collection[RunKey]], Awaitable[Collection[RunKey]]]
+
+
 async def keep(
-    store: ClickHouse, points: Points, known: Mapping[MetricKey, Summary]
+    store: ClickHouse, points: Points, known: Mapping[MetricKey, Summary], *, thinned: Thinned
 ) -> dict[MetricKey, Summary]:
     """Brings the buckets up to points that are in the store; what their metrics come to now, of which `known`
     is what they came to before."""
     change = summary.change(points, known)
     await _add(store, change.buckets)
+    stale = {RunKey(metric.team, metric.run) for metric in change.stale}
+    merged = await thinned(stale) if stale else ()
     for run, keys, numbers in _questions(change.stale):
-        await _add(store, await _recomputed(store, run, keys, numbers))
+        sql = _MERGED if run in merged else _RECOMPUTED
+        await _add(store, await _recomputed(store, sql, run, keys, numbers))
     return {**change.added, **await _revisited(store, change.revisited)}
 
 
@@ -140,7 +169,9 @@ def _cut(items: list[Any], most: int) -> Iterator[list[Any]]:
         yield items[start : start + most]
 
 
-async def _recomputed(store: ClickHouse, run: RunKey, keys: list[str], numbers: list[int]) -> Buckets:
+async def _recomputed(
+    store: ClickHouse, sql: str, run: RunKey, keys: list[str], numbers: list[int]
+) -> Buckets:
     parameters = {
         "team": run.team,
         "runs": [run.uid],
@@ -150,7 +181,7 @@ async def _recomputed(store: ClickHouse, run: RunKey, keys: list[str], numbers: 
         "numbers": numbers,
     }
     try:
-        columns = await store.query_briefly(_RECOMPUTED, parameters)
+        columns = await store.query_briefly(sql, parameters)
     except InvalidArgument:
         # Steps that were logged again and again.
         if len(keys) == len(numbers) == 1:
@@ -158,7 +189,7 @@ async def _recomputed(store: ClickHouse, run: RunKey, keys: list[str], numbers: 
             return Buckets()
         for some_keys in _cut(keys, -(-len(keys) // 2)):
             for some_numbers in _cut(numbers, -(-len(numbers) // 2)):
-                await _add(store, await _recomputed(store, run, some_keys, some_numbers))
+                await _add(store, await _recomputed(store, sql, run, some_keys, some_numbers))
         return Buckets()
     return _buckets(run, columns)
 

@@ -27,3 +27,6 @@ class TrackerSettings(ServiceSettings):
     # Bytes a second that are read again in search of rot (0: none are), and seconds after which each is due.
     scrub_rate: float = Field(default=8.0 * 2**20, ge=0)
     scrub_period: float = Field(default=7 * 86_400.0, ge=0)
+    # Seconds between two looks for points and lines that a rule lets go. Each time the parts of the tables
+    # that hold some of them are written anew, however little it is.
+    expiry_interval: float = Field(default=6 * 3600.0, gt=0)

@@ -76,6 +76,8 @@ def run(value: Run, *, whole: bool = True) -> run_pb2.Run:
         labels=value.labels,
         rejected_points=value.rejected_points,
         dropped_points=value.dropped_points,
+        points_drop_time=stamp(value.points_drop_time),
+        lines_drop_time=stamp(value.lines_drop_time),
     )
     if value.origin is not None:
         made.origin.CopyFrom(_origin(value.team, value.origin))

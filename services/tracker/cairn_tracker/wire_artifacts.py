@@ -8,7 +8,8 @@ from cairn.tracker.v1 import artifact_pb2, keeping_pb2
 from cairn_tracker import wire
 from cairn_tracker.manifest import Entry, Part
 from cairn_tracker.store.artifacts import Artifact, Version
-from cairn_tracker.store.keeping import Rule, Rules
+from cairn_tracker.store.expiry import Expired
+from cairn_tracker.store.keeping import RecordRule, Rule, Rules
 from cairn_tracker.store.usage import Usage
 
 #: Bytes of entries in one message, about: some 10,000 files of one part.
@@ -61,17 +62,22 @@ def entry(message: artifact_pb2.ArtifactEntry) -> Entry:
 
 
 def keeping(value: Rules) -> keeping_pb2.Keeping:
-    """How a team keeps its artifacts, as the API has it."""
+    """How a team keeps what it has, as the API has it."""
     return keeping_pb2.Keeping(
         protected_aliases=value.protected_aliases,
         retention=[_rule(item) for item in value.retention],
+        records=[_record_rule(item) for item in value.records],
         etag=str(value.revision),
     )
 
 
 def rules(message: keeping_pb2.Keeping) -> Rules:
-    """How a team is to keep its artifacts, as it was sent."""
-    return Rules(list(message.protected_aliases), [rule(item) for item in message.retention])
+    """How a team is to keep what it has, as it was sent."""
+    return Rules(
+        list(message.protected_aliases),
+        [rule(item) for item in message.retention],
+        [record_rule(item) for item in message.records],
+    )
 
 
 def rule(message: keeping_pb2.RetentionRule) -> Rule:
@@ -84,6 +90,23 @@ def rule(message: keeping_pb2.RetentionRule) -> Rule:
         metric=message.metric,
         lowest=message.lowest,
         keep_for=message.keep_for.ToNanoseconds() / 1e9,
+    )
+
+
+def record_rule(message: keeping_pb2.RecordRule) -> RecordRule:
+    """A rule for points or lines as it was sent."""
+    return RecordRule(message.record, message.experiment, message.keep_for.ToNanoseconds() / 1e9)
+
+
+def expiring(team: str, value: Expired) -> keeping_pb2.Expiring:
+    """A run whose points or lines go, as the API has it."""
+    return keeping_pb2.Expiring(
+        run=wire.run_name(team, value.uid),
+        display_name=value.display_name,
+        experiment=f"teams/{team}/experiments/{value.experiment}",
+        quiet_time=wire.stamp(value.quiet),
+        points=value.points,
+        lines=value.lines,
     )
 
 
@@ -119,6 +142,14 @@ def _rule(value: Rule) -> keeping_pb2.RetentionRule:
     )
     if value.keep_for:
         made.keep_for.FromNanoseconds(int(value.keep_for * 1e9))
+    return made
+
+
+def _record_rule(value: RecordRule) -> keeping_pb2.RecordRule:
+    made = keeping_pb2.RecordRule(
+        record=keeping_pb2.Record.ValueType(value.record), experiment=value.experiment
+    )
+    made.keep_for.FromNanoseconds(int(value.keep_for * 1e9))
     return made
 
 

@@ -1,4 +1,4 @@
-"""Routes of what stays of the artifacts: deletion, pins, aliases taken away, the team's rules."""
+"""Routes of what stays: deletion of versions, pins, aliases taken away, the team's rules."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ ROUTES = (
         method="GET",
         path="/teams/{team}/keeping",
         rpc="KeepingService/GetKeeping",
-        summary="How the team keeps its artifacts.",
+        summary="How the team keeps its artifacts, points and lines.",
         bind={"parent": TEAM},
     ),
     Route(
         method="PATCH",
         path="/teams/{team}/keeping",
         rpc="KeepingService/SetKeeping",
-        summary="Replace what the body has of how the team keeps its artifacts.",
+        summary="Replace what the body has of how the team keeps its artifacts, points and lines.",
         resource="keeping",
         bind={"parent": TEAM},
         etag="keeping.etag",
@@ -74,6 +74,13 @@ ROUTES = (
         path="/teams/{team}/keeping:preview",
         rpc="KeepingService/PreviewRetention",
         summary="Versions that would go by these rules, or the team's own, and who keeps them nevertheless.",
+        bind={"parent": TEAM},
+    ),
+    Route(
+        method="POST",
+        path="/teams/{team}/keeping:expiry",
+        rpc="KeepingService/PreviewExpiry",
+        summary="Runs whose points or lines would be dropped by these rules, or the team's own.",
         bind={"parent": TEAM},
     ),
     Route(

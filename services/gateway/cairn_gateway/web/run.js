@@ -5,7 +5,7 @@ import { get } from "./api.js";
 import { Charts, isSystem } from "./chart.js";
 import { Media } from "./media.js";
 import { Tail } from "./tail.js";
-import { ago, bytes, duration, elapsed, h, idOf, paced, param, plain, stateMark, words } from "./dom.js";
+import { ago, bytes, day, duration, elapsed, h, idOf, paced, param, plain, stateMark, words } from "./dom.js";
 
 const MOST_LINES = 2000;
 const FIRST_LINES = 300;
@@ -32,6 +32,7 @@ export class RunView {
     this.notes = h("p", { class: "notes", hidden: true });
     this.problem = h("div", { class: "card problem", hidden: true });
     this.lost = h("div", { class: "card problem", hidden: true });
+    this.dropped = h("p", { class: "dim", hidden: true });
     this.attempts = h("div", { class: "attempts" });
     this.timeline = h("ol", { class: "timeline" });
     this.timelineCard = h("section", { class: "card pad", hidden: true }, h("h2", {}, "Timeline"), this.timeline);
@@ -42,7 +43,7 @@ export class RunView {
     this.noPoints = h("div", { class: "card pad dim" }, "No metrics yet. ", h("code", {}, "cairn.log({\"loss\": loss}, step=step)"), " draws a curve here.");
     const card = (title, ...inner) => h("section", { class: "card pad" }, h("h2", {}, title), ...inner);
     this.node = h("div", {},
-      h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem, this.lost,
+      h("div", { class: "head" }, this.title, this.state), this.facts, this.notes, this.problem, this.lost, this.dropped,
       h("div", { class: "cols" },
         h("div", {}, this.noPoints, this.charts.node, this.media.node, this.systemCard, this.logs.node),
         h("div", {}, card("Attempts", this.attempts), this.timelineCard, card("Params", this.params), card("Checkpoints and artifacts", this.files), this.again.node,
@@ -149,6 +150,8 @@ export class RunView {
     const lost = LOST.filter(([name]) => run[name]).map(([name, said]) => `${run[name].toLocaleString("en")} points ${said}.`);
     this.lost.hidden = !lost.length;
     this.lost.textContent = lost.join(" ");
+    this.dropped.hidden = !run.points_drop_time;
+    this.dropped.textContent = run.points_drop_time ? `Raw points were dropped on ${day(run.points_drop_time)} by the team's rule; charts and summaries are as before.` : "";
     this.problem.textContent = why ? `${run.state === "PENDING" ? "Waits: " : cause}${why}` : "";
   }
 
@@ -292,6 +295,7 @@ class Logs {
       const answer = await get(`${this.base}/logs`, query);
       full = Boolean(this.cursor) && answer.lines.length === 1000;
       this.cursor = answer.cursor;
+      if (answer.drop_time && this.empty) this.pane.replaceChildren(h("div", { class: "platform" }, `Lines were dropped on ${day(answer.drop_time)} by the team's rule.`));
       this.add(answer.lines);
     }
   }

@@ -14,11 +14,12 @@ from cairn_common.errors import InvalidArgument, Reason
 from cairn_common.ids import parse_name
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
-from cairn_tracker import retention, wire, wire_artifacts
+from cairn_tracker import expiry, retention, wire, wire_artifacts
 from cairn_tracker.api.names import team_of, unknown_run
 from cairn_tracker.artifacts import VERSION_NAME, Artifacts, known_kind
 from cairn_tracker.batch import RunKey
 from cairn_tracker.collection import Collected, Collector
+from cairn_tracker.expiry import Expiry
 from cairn_tracker.keeping import Keeping
 from cairn_tracker.retention import Retention
 from cairn_tracker.scrub import Scrub
@@ -36,11 +37,12 @@ ACCESS: Mapping[str, Access] = {
     f"/{NAME}/SetKeeping": access(Role.ADMIN),
     f"/{NAME}/CollectGarbage": access(Role.ADMIN),
     f"/{NAME}/PreviewRetention": access(Role.VIEWER),
+    f"/{NAME}/PreviewExpiry": access(Role.VIEWER),
     f"/{NAME}/GetStorageUsage": access(Role.VIEWER),
     f"/{NAME}/VerifyVersion": access(Role.MEMBER),
 }
 
-_FIELDS: Final = {"protected_aliases", "retention"}
+_FIELDS: Final = {"protected_aliases", "records", "retention"}
 # Who holds each is looked up.
 _MOST_PREVIEWED: Final = 100
 
@@ -58,6 +60,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         keeping: Keeping,
         collector: Collector,
         retention: Retention,
+        expiry: Expiry,
         scrub: Scrub,
     ) -> None:
         self._db = db
@@ -65,6 +68,7 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         self._keeping = keeping
         self._collector = collector
         self._retention = retention
+        self._expiry = expiry
         self._scrub = scrub
 
     async def DeleteVersion(
@@ -136,11 +140,12 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
         fields = set(request.update_mask.paths)
         if not fields or fields - _FIELDS:
             raise InvalidArgument(
-                f"update_mask: {' and '.join(sorted(_FIELDS))} can be changed, and one must be named",
+                "update_mask: protected_aliases, records and retention can be changed, and one must be named",
                 reason=Reason.MASK_INVALID,
             )
         wanted = wire_artifacts.rules(request.keeping)
         retention.check(wanted.retention)
+        expiry.check(wanted.records)
         etag = request.keeping.etag
         # One that never was one matches nothing.
         revision = (
@@ -169,6 +174,22 @@ class KeepingApi(keeping_pb2_grpc.KeepingServiceServicer):
                 for item in found
             ],
             next_page_token="" if more is None else encode_token({"seq": more}, scope=scope),
+        )
+
+    async def PreviewExpiry(
+        self, request: keeping_pb2.PreviewExpiryRequest, context: Context
+    ) -> keeping_pb2.PreviewExpiryResponse:
+        """Whose points and lines would go."""
+        team = team_of(caller(), request.parent, Role.VIEWER)
+        rules = [wire_artifacts.record_rule(item) for item in request.records] or None
+        expiry.check(rules or [])
+        scope = f"expiry/{team}"
+        token = request.page_token
+        after = decode_token(token, scope=scope, read=lambda at: str(at["uid"])) if token else ""
+        found, more = await self._expiry.look(team, rules, after=after, limit=page_size(request.page_size))
+        return keeping_pb2.PreviewExpiryResponse(
+            expiring=[wire_artifacts.expiring(team, item) for item in found],
+            next_page_token="" if more is None else encode_token({"uid": more}, scope=scope),
         )
 
     async def CollectGarbage(

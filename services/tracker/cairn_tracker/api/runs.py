@@ -26,7 +26,7 @@ from cairn_tracker.changes import LONGEST_NOTES, LONGEST_TEXT, clean, clean_text
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.ingest import announce
 from cairn_tracker.model import DEFAULT_EXPERIMENT, Run, RunState
-from cairn_tracker.store import runs, searches
+from cairn_tracker.store import expiry, runs, searches
 
 NAME: Final = "cairn.tracker.v1.TrackerService"
 ACCESS: Mapping[str, Access] = {
@@ -216,14 +216,13 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
     ) -> tracker_pb2.ListLogLinesResponse:
         """A run's console lines by arrival, from a cursor."""
         key = run_of(caller(), request.parent, Role.VIEWER)
-        known = await runs.line_count(self._db, key.team, key.uid)
+        known = await expiry.lines(self._db, key)
         if known is None:
             raise unknown_run(key)
-        count, complete = known
         query = logs.Query(
             team=key.team,
             run=key.uid,
-            last=count,
+            last=known.count,
             attempt=max(0, request.attempt),
             rank=request.rank if request.HasField("rank") else -1,
             stream=_stream(request.stream),
@@ -234,11 +233,13 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         after = _cursor(request.cursor)
         if not request.cursor and request.tail > 0:
             after = await logs.tail(self._store, query, min(request.tail, most))
+        after = max(after, known.dropped)
         lines, cursor = await logs.read(self._store, query, after=after, most=most)
         return tracker_pb2.ListLogLinesResponse(
             lines=[wire.line(line) for line in lines],
             cursor=str(cursor),
-            complete=complete and cursor >= count,
+            complete=known.complete and cursor >= known.count,
+            drop_time=wire.stamp(known.drop_time),
         )
 
     async def _run(self, key: RunKey) -> Run:

@@ -16,13 +16,13 @@ from cairn_tracker.store import ingested
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 
-# A row may stand twice where its insert was repeated.
+# A row may stand twice where its insert was repeated, or where it is one of those that stay of many.
 _POINTS = """
 SELECT run, step, intDiv(time, 1000) AS millis, value FROM (
     SELECT run, step, time, value, position FROM points
     WHERE team = {team:String} AND run IN {runs:Array(String)} AND key = {key:String}
       AND step >= {first:Int64} AND step <= {last:Int64}
-    LIMIT 1 BY run, step, attempt, writer, segment, position, cell)
+    LIMIT 1 BY run, step, attempt, replaceOne(writer, 'kept ', ''), segment, position, cell)
 ORDER BY run, millis, step, if(isNaN(value), 0, value)
 LIMIT {limit:UInt32} OFFSET {offset:UInt64}
 """

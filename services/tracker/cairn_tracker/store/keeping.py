@@ -68,11 +68,22 @@ class Rule:
 
 
 @dataclass(frozen=True, slots=True)
+class RecordRule:
+    """For how many seconds after a run was over and last heard of its points, or its lines, stay."""
+
+    record: int
+    # Empty: of experiments without a rule of their own.
+    experiment: str = ""
+    keep_for: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Rules:
-    """How a team keeps its artifacts."""
+    """How a team keeps its artifacts, and what its runs logged."""
 
     protected_aliases: Sequence[str] = PROTECTED
     retention: Sequence[Rule] = ()
+    records: Sequence[RecordRule] = ()
     # Grows with each change; 0: nobody changed anything yet.
     revision: int = 0
 
@@ -120,22 +131,27 @@ async def protected_aliases(db: Reads, team: str) -> list[str]:
 
 async def rules(db: Reads, team: str) -> Rules:
     """How a team keeps its artifacts."""
-    rows = await db.fetch("SELECT protected_aliases, retention, revision FROM keeping WHERE team = $1", team)
+    rows = await db.fetch(
+        "SELECT protected_aliases, retention, records, revision FROM keeping WHERE team = $1", team
+    )
     if not rows:
         return Rules()
     (row,) = rows
     retention = [Rule(**rule) for rule in json.loads(row["retention"])]
-    return Rules(list(row["protected_aliases"]), retention, row["revision"])
+    records = [RecordRule(**rule) for rule in json.loads(row["records"])]
+    return Rules(list(row["protected_aliases"]), retention, records, row["revision"])
 
 
 async def set_rules(conn: Any, team: str, wanted: Rules) -> None:
     """Writes them down, under the team's lock."""
     await conn.execute(
-        "INSERT INTO keeping AS k (team, protected_aliases, retention) VALUES ($1, $2::text[], $3::jsonb)"
+        "INSERT INTO keeping AS k (team, protected_aliases, retention, records)"
+        " VALUES ($1, $2::text[], $3::jsonb, $4::jsonb)"
         " ON CONFLICT (team) DO UPDATE SET protected_aliases = EXCLUDED.protected_aliases,"
-        " retention = EXCLUDED.retention, revision = k.revision + 1",
+        " retention = EXCLUDED.retention, records = EXCLUDED.records, revision = k.revision + 1",
         *(team, sorted(set(wanted.protected_aliases))),
         json.dumps([asdict(rule) for rule in wanted.retention]),
+        json.dumps([asdict(rule) for rule in wanted.records]),
     )
 
 

@@ -63,7 +63,7 @@ COLUMNS = """
 team, uid, display_name, create_time, update_time, state, revision, creator, experiment, has_job, sweep,
 params, tags, command, environment, code_digest, code_size, git_commit, git_branch, git_diff,
 start_time, end_time, cause, message, complete, last_seen, run_group AS "group", notes, axes, labels, origin,
-rejected_points, dropped_points
+rejected_points, dropped_points, points_drop_time, lines_drop_time
 """
 
 #: Of a run in a list: without what can be long, and no list shows.
