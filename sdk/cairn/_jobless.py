@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cairn import _config
+from cairn import _config, _local
+from cairn._segments import media_folder
 
 if TYPE_CHECKING:
     from cairn._run import Run
@@ -39,14 +42,34 @@ def finish(run: Run, *, failed: bool, message: str, timeout: float) -> None:
         "state": "failed" if failed else "succeeded", "message": message, "end_time": now.timestamp(),
     }  # fmt: skip
     _save_end(run)
-    if lost := run.dropped + run._writer.waiting_points:
+    if left_out := run._media_left_out:
+        _log.warning("cairn: %d images and tables of this run were left out: too many waited here", left_out)
+    if lost := run.dropped - left_out + run._writer.waiting_points:
         _log.warning("cairn: %d points of this run are lost: %s was full", lost, run.spool)
     if run._shipping is not None:
         if run._shipping.finish(timeout):
             run._record["sent"] = True
             _save_end(run)
         else:
-            _log.warning("cairn: the server lacks a part of this run; cairn.sync() sends it later")
+            _log.warning(
+                "cairn: %s of this run are not sent yet: `cairn sync%s` sends them", _kept(run), _place(run)
+            )
+
+
+def _kept(run: Run) -> str:
+    """How much of it lies here."""
+    size = 0.0
+    for folder in (run.spool, media_folder(run.spool)):
+        for path in folder.rglob("*"):
+            with suppress(OSError):  # it was sent in the meantime
+                size += path.stat().st_size if path.is_file() else 0
+    return f"{size / 2**20:,.1f} MiB" if size >= 2**20 else f"{size / 2**10:,.1f} KiB"
+
+
+def _place(run: Run) -> str:
+    """The directory that its store is in, where that is not the one of now."""
+    place = run.directory.parents[len(_local.FOLDER.parts)]
+    return "" if place == Path.cwd() else f" {place}"
 
 
 def _save_end(run: Run) -> None:

@@ -48,7 +48,7 @@ async def reach(
             _, pending = await asyncio.wait(pending, return_when=asyncio.FIRST_COMPLETED)
         found = next(filter(_good, tries), None)
         if found is None:
-            raise _told([one.exception() for one in tries])
+            raise _told([one.exception() for one in tries], gateway)
         tries.remove(found)
         return Way(found.result(), detour=found is not direct)
     finally:
@@ -69,12 +69,15 @@ def _good(one: asyncio.Future[Link]) -> bool:
     return one.done() and not one.cancelled() and one.exception() is None
 
 
-def _told(errors: Sequence[BaseException | None]) -> BaseException:
-    """One error of all: what is not of the kind that is tried again is told as it is."""
+def _told(errors: Sequence[BaseException | None], gateway: str) -> BaseException:
+    """One error of all: what is not of the kind that is tried again is told as it is. Where it is the gateway
+    that says where the bus is, and it is not there, the first says all."""
     for error in errors:
         if error is not None and not isinstance(error, _TROUBLES):
             return error
     words = [str(error) or type(error).__name__ for error in errors]
+    if gateway and gateway in words[0]:
+        words = words[:1]
     return Trouble("; through the gateway: ".join(words), fatal=True)
 
 

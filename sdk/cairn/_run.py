@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cairn._capture import Capture
     from cairn._console import ConsoleCapture
     from cairn._http import Api
+    from cairn._media import Shelf
     from cairn._shipping import Shipping
 
 _log = logging.getLogger("cairn")
@@ -73,6 +74,9 @@ class Run:
         self._console: ConsoleCapture | None = None
         self._record: dict[str, Any] = {}
         self._error = ""
+        self._media_left_out = 0
+        # Where media lie that wait; made by the first of them.
+        self.shelf: Shelf | None = None
         self._owner = os.getpid()
 
     def log(self, values: Mapping[str, Any] | str, step: int | None = None) -> None:
@@ -107,6 +111,11 @@ class Run:
         """Called when a file of media lies beside the spool: in a job its runner sends it."""
         if self._shipping is not None:
             self._shipping.media_waits()
+
+    def leave_out_media(self, count: int) -> None:
+        """Called when there was no room for so many images and tables: they count among what was dropped."""
+        self._media_left_out += count
+        self._writer.lose(count)
 
     def event(self, arm: str, value: Mapping[str, Any]) -> None:
         """Appends an event of cairn.job.v1, such as `run_resumed`. Never raises, unless the run is `strict`.
@@ -195,7 +204,7 @@ class Run:
 
     @property
     def dropped(self) -> int:
-        """Points that were lost to a full disk and a full memory."""
+        """Points that were lost to a full disk and a full memory, and media for which there was no room."""
         return self._writer.dropped
 
     def history(self, key: str) -> list[_local.Point]:

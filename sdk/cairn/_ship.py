@@ -92,6 +92,11 @@ class Shipper:
             return bool(self._answered)
 
     @property
+    def answered(self) -> bool:
+        """Whether the bus gave an answer when it was last asked."""
+        return bool(self._answered)
+
+    @property
     def away(self) -> bool:
         """Whether the bus gave no answer when it was last asked, or has no room for some of it."""
         return self._answered is False or bool(self._held)
@@ -312,7 +317,10 @@ class Shipper:
         """Says once, until the bus takes something again, why nothing moves."""
         if not self._complained:
             self._complained = True
-            _log.warning("cairn: what was logged waits in %s: %s", self.spool, error or type(error).__name__)
+            _log.warning(
+                "cairn: no server takes what is logged (%s): it is kept in %s, and sent once one does",
+                str(error) or type(error).__name__, self.spool,
+            )  # fmt: skip
 
     async def _drop(self, link: Link) -> None:
         if self._way is not None and self._way.link is link:

@@ -72,13 +72,18 @@ class Shipping:
         if self._uploading is None:
             from cairn._uploading import Uploading
 
-            self._uploading = Uploading(media_folder(self._spool), team=self._team, api=self._api)
+            self._uploading = Uploading(
+                media_folder(self._spool), team=self._team, api=self._api, alone=self._answered
+            )
         return self._uploading
+
+    def _answered(self) -> bool:
+        return self._shipper is not None and self._shipper.answered
 
     def _api(self) -> Api:
         from cairn._http import Api
 
-        return Api(self._url, self._token, patience=5.0)
+        return Api(self._url, self._token, patience=0.0)  # who asks for it tries again
 
     def _run(self) -> None:
         try:

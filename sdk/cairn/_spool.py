@@ -161,6 +161,12 @@ class Writer:
         _check_size(len(data))
         self._append(data)
 
+    def lose(self, points: int) -> None:
+        """Counts points that were lost before they came here."""
+        with self._lock:
+            self.dropped += points
+            self._wake_syncer()
+
     def flush(self) -> None:
         """Brings everything to the disk, and tries again what it refused before."""
         with self._lock:

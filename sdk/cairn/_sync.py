@@ -65,20 +65,20 @@ def _send(folder: Path, record: dict[str, Any], timeout: float) -> bool:
     deadline = time.monotonic() + timeout
     sent = shipper.wait_empty(timeout)
     shipper.stop()
-    sent = _send_media(folder, record, deadline - time.monotonic()) and sent
+    sent = _send_media(folder, record, deadline - time.monotonic(), alone=shipper.answered) and sent
     if sent:
         write_record(folder, {**record, "sent": True})
     return sent
 
 
-def _send_media(folder: Path, record: dict[str, Any], timeout: float) -> bool:
+def _send_media(folder: Path, record: dict[str, Any], timeout: float, *, alone: bool) -> bool:
     from cairn._http import Api
     from cairn._uploading import Uploading
 
     config = load_config()
     uploading = Uploading(
         media_folder(folder / "spool"), team=str(record.get("team") or config.team),
-        api=lambda: Api(config.url, config.token, patience=5.0),
+        api=lambda: Api(config.url, config.token, patience=5.0), alone=lambda: alone,
     )  # fmt: skip
     sent = uploading.wait_empty(timeout)
     uploading.stop()

@@ -43,16 +43,18 @@ class Uploading:
     `api` is asked before each try: None stands for "not now". One that the server calls impossible is left
     out, with a warning. One that the store refuses is tried again, ever more seldom; where `lost` is given it
     is left out, too, after some times: nothing is to wait for it. `lost` hears of each that is left out.
+    While `alone` is false nothing is said of a server that is away: somebody else says that.
     """
 
     def __init__(
         self, folder: Path, *, team: str, api: Callable[[], Api | None],
-        lost: Callable[[], None] | None = None,
+        lost: Callable[[], None] | None = None, alone: Callable[[], bool] = lambda: True,
     ) -> None:  # fmt: skip
         self._folder = folder
         self._team = team
         self._api = api
         self._lost = lost
+        self._alone = alone
         self._store = Store(patience=5.0)
         self._refusals: Counter[str] = Counter()
         self._nudge = threading.Event()
@@ -168,6 +170,6 @@ class Uploading:
 
     def _complain(self, error: Exception) -> None:
         self.away = True
-        if not self._complained:
+        if not self._complained and self._alone():
             self._complained = True
             _log.warning("cairn: images and tables wait in %s: %s", self._folder, error)

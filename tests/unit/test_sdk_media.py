@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 import cairn
 from cairn import _raster, _run
 from cairn._local_media import LocalItem, LocalMedia
+from cairn._media import Shelf
 from cairn._segments import media_folder
 from cairn.media import Histogram, Image, Table
 
@@ -242,6 +243,53 @@ def test_a_full_disk_costs_the_picture_and_nothing_else(
         cairn.log({"sample": Image(noise), "loss": 1.0}, step=step)
     assert len(caplog.records) == 1
     assert len(run.history("loss")) == 3
+
+
+def test_no_more_media_wait_than_may_and_the_others_are_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    chance = np.random.default_rng(7)
+    monkeypatch.setenv("CAIRN_MEDIA_BYTES", "150000")
+    run = cairn.init(capture=False)
+    for step in range(5):
+        noise = chance.integers(0, 255, (100, 200, 3), dtype=np.uint8)
+        cairn.log({"sample": Image(noise), "loss": 1.0}, step=step)
+    (said,) = caplog.messages
+    assert "no more may wait there (CAIRN_MEDIA_BYTES)" in said
+    assert (run.dropped, len(run.history("loss"))) == (3, 5)
+    folder = media_folder(run.spool)
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 150_000
+    run.finish()
+    assert [each.step for each in kept("sample")] == [0, 1]
+    assert "3 images and tables of this run were left out" in caplog.messages[-1]
+    spool = b"".join(path.read_bytes() for path in run.spool.rglob("*.seg"))
+    assert b'"points_dropped", "value": {"points": 3}' in spool
+
+
+def test_there_is_room_again_once_media_were_sent(tmp_path: Path) -> None:
+    now = 0.0
+    shelf = Shelf(tmp_path, 10, clock=lambda: now)
+    (tmp_path / "one").write_bytes(bytes(6))
+    assert not shelf.takes(6)
+    (tmp_path / "one").unlink()
+    assert not shelf.takes(6)  # it was looked a moment ago
+    now = 1.5
+    assert (shelf.takes(6), shelf.takes(6)) == (True, False)
+
+
+def test_a_server_that_is_away_is_one_warning_and_one_line_at_the_end(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CAIRN_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("CAIRN_TOKEN", "t")
+    run = cairn.init(capture=False)
+    noise = np.random.default_rng(7).integers(0, 255, (100, 200, 3), dtype=np.uint8)
+    cairn.log({"sample": Image(noise), "loss": 1.0})
+    run.finish()
+    meanwhile, after = caplog.messages
+    assert meanwhile.count("127.0.0.1:1") == 1
+    assert f"it is kept in {run.spool}, and sent once one does" in meanwhile
+    assert after.endswith("KiB of this run are not sent yet: `cairn sync` sends them")
 
 
 def test_logging_numbers_imports_nothing_of_this() -> None:

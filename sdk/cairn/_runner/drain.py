@@ -68,7 +68,7 @@ class Drain:
         self._uploading = Uploading(
             media_folder(folder.spool), team=launch.team,
             api=lambda: Api(launch.url, folder.token, patience=5.0) if launch.url else None,
-            lost=lambda: writer.json("points_dropped", {"points": 1}),
+            lost=lambda: writer.json("points_dropped", {"points": 1}), alone=lambda: self._shipper.answered,
         )  # fmt: skip
         self._shipper.start()
         self._uploading.start()
