@@ -1,4 +1,4 @@
-"""A server away, a full disk: ``python -m tests.bench.bench_outage [ROUNDS]`` prints one JSON line.
+"""A server away, a full disk: ``python -m tests.bench.bench_outage [ROUNDS] [PAIRS]`` prints one JSON line.
 
 The same training (`STEPS` steps of about 20 ms in pure Python, 10 scalars logged at each) runs without a log,
 with a server that takes what is logged, and with one that is away for the whole job, its gateway too: each in
@@ -7,6 +7,14 @@ time does so beside it). How much longer it takes than without a log is told in
 processor time of all its threads and by the clock, as the median over the rounds, in percent; `noise` is by
 how much the training without a log differs from itself, one half of its steps against the other. Then the
 server comes back and `cairn.sync` sends what was kept: `lost` and `doubled` must be 0.
+
+That noise is several percent on a machine that is shared, and two processes of one program differ by as much.
+So `paired` takes one training whose server is away through many short rounds (`ROUND` steps), in every second
+of which it logs: by how much more processor time its own thread takes, in percent, with the 95 % interval
+(bootstrap over blocks of neighbours, of the ratio of sums), and the same of rounds without a log against
+themselves. `others_percent` is the processor time of all other threads of the process, in all rounds, against
+that of the rounds that log alone; `log_percent` is what goes by within `log`. `total` adds the threads to the
+interval.
 
 `full_disk`: a spool on a file system of 1 MiB (for root alone), of which a training logs far more, and more
 than waits in memory: how many warnings, the longest call, and whether what lies there and what was counted as
@@ -18,6 +26,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import random
 import statistics
 import subprocess
 import sys
@@ -26,7 +35,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import cairn
 from cairn._local import local_runs
@@ -58,6 +67,28 @@ begin = time.perf_counter()
 if log:
     cairn.finish(timeout=30)
 print(json.dumps({{"halves": halves, "finish": time.perf_counter() - begin}}))
+"""
+
+# Does so many steps whenever it is told to, with a log where it is told that. Says what they took: seconds
+# of processor time of the process, of its main thread, of that within `log`, and by the clock.
+ROUND, BLOCK, RESAMPLES = 5, 10, 2_000
+IN_ROUNDS = f"""
+import json, sys, time
+import cairn
+cairn.init(capture=False)
+values, step = {{f"metric/{{number}}": float(number) for number in range({WIDTH})}}, 0
+own, whole, clock = time.thread_time, time.process_time, time.perf_counter
+time.sleep(3)
+for word in sys.stdin:
+    log, logging, before, main, began = word == "log\\n", 0.0, whole(), own(), clock()
+    for step in range(step, step + {ROUND}):
+        sum(number * number for number in range({WORK}))
+        at = own()
+        if log:
+            cairn.log(values, step=step)
+        logging += own() - at
+    step += 1
+    print(json.dumps([whole() - before, own() - main, logging, clock() - began]), flush=True)
 """
 
 FILLING = f"""
@@ -120,6 +151,84 @@ def trainings(folder: Path, rounds: int, url: str) -> dict[str, Any]:
                    "away_warnings": warned}  # fmt: skip
 
 
+def paired(folder: Path, pairs: int) -> dict[str, Any]:
+    """Many short rounds of one training, with a log and without in turn."""
+    with in_rounds(folder) as go:
+        for _ in range(20):
+            go(log=True)
+        found = []
+        for turn in range(pairs):
+            # In turn, so that neither always comes first.
+            one, two = go(log=turn % 2 == 1), go(log=turn % 2 == 0)
+            found.append((two, one) if turn % 2 else (one, two))
+    steps = sum(logs.main for _, logs in found)
+    others = sum(each.process - each.main for pair in found for each in pair) / steps * 100
+    main = interval([(bare.main, logs.main) for bare, logs in found])
+    halves = zip(found[::2], found[1::2], strict=False)
+    return {
+        "pairs": pairs, "main": main, "others_percent": round(others, 3),
+        "total": {name: round(value + others, 2) for name, value in main.items()},
+        "log_percent": round(sum(logs.logging for _, logs in found) / steps * 100, 3),
+        "wall": interval([(bare.wall, logs.wall) for bare, logs in found]),
+        "of_itself": interval([(one.main, two.main) for (one, _), (two, _) in halves]),
+    }  # fmt: skip
+
+
+class Took(NamedTuple):
+    """Seconds that a round took."""
+
+    process: float
+    main: float
+    logging: float
+    wall: float
+
+
+class Go(Protocol):
+    """Does a round."""
+
+    def __call__(self, *, log: bool) -> Took: ...
+
+
+@contextmanager
+def in_rounds(folder: Path) -> Iterator[Go]:
+    """A training that does a round with each call, and whose server is away."""
+    folder.mkdir(parents=True)
+    own = {"CAIRN_CONFIG": str(folder / "none.json"), "CAIRN_URL": "http://127.0.0.1:1", "CAIRN_TOKEN": "t",
+           "CAIRN_BUS_URL": "nats://127.0.0.1:1"}  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_ROUNDS], cwd=folder, env={**os.environ, **own}, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    assert process.stdin is not None
+    assert process.stdout is not None
+    send, heard = process.stdin, process.stdout
+
+    def go(*, log: bool) -> Took:
+        send.write("log\n" if log else "bare\n")
+        send.flush()
+        return Took(*json.loads(heard.readline()))
+
+    try:
+        yield go
+    finally:
+        send.close()
+        process.wait(60)
+
+
+def interval(found: list[tuple[float, float]]) -> dict[str, float]:
+    """By how many percent the second ones are more, with its 95 % interval."""
+    blocks = [found[place : place + BLOCK] for place in range(0, len(found), BLOCK)]
+    sums = [(sum(one for one, _ in block), sum(two for _, two in block)) for block in blocks]
+    chance = random.Random(1)
+
+    def more(of: list[tuple[float, float]]) -> float:
+        return (sum(two for _, two in of) / sum(one for one, _ in of) - 1) * 100
+
+    drawn = sorted(more(chance.choices(sums, k=len(sums))) for _ in range(RESAMPLES))
+    low, high = drawn[int(0.025 * RESAMPLES)], drawn[int(0.975 * RESAMPLES)]
+    return {"percent": round(more(sums), 2), "low": round(low, 2), "high": round(high, 2)}
+
+
 def percent(ratios: list[float]) -> float:
     return round((statistics.median(ratios) - 1) * 100, 2)
 
@@ -165,19 +274,22 @@ def full_disk(folder: Path) -> dict[str, Any] | None:
     }  # fmt: skip
 
 
-def main(rounds: int) -> None:
+def main(rounds: int, pairs: int) -> None:
     with tempfile.TemporaryDirectory(prefix="cairn-bench-") as name:
         folder = Path(name)
         server = servers.start_nats(folder / "nats")
         try:
             asyncio.run(streams.make(server.url))
-            result = trainings(folder, rounds, server.url) | afterwards(folder, server.url, rounds)
+            result: dict[str, Any] = {"paired": paired(folder / "paired", pairs)}
+            if rounds:
+                result |= trainings(folder, rounds, server.url) | afterwards(folder, server.url, rounds)
         finally:
             server.stop()
-        result["full_disk"] = full_disk(folder)
+        result["full_disk"] = full_disk(folder) if rounds else None
     result |= {"rounds": rounds, "load": round(os.getloadavg()[0], 1)}
     print(json.dumps(result))
 
 
 if __name__ == "__main__":
-    main(int((sys.argv[1:] or ["7"])[0]))
+    given = [int(text) for text in sys.argv[1:]]
+    main(*[*given, *(7, 300)[len(given) :]])
