@@ -8,9 +8,12 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
+from cairn._cli.main import invoke
 from cairn.client import Client
 from cairn_server import ports
 
@@ -35,6 +38,19 @@ class Platform:
         return subprocess.run(
             [self.program, *arguments], env=self.env, cwd=cwd, capture_output=True, text=True, timeout=timeout
         )
+
+    def says(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """As `cairn`, in this process: there is no interpreter to be started for it."""
+        out, err, before = StringIO(), StringIO(), dict(os.environ)
+        os.environ.clear()
+        os.environ.update(self.env)
+        try:
+            with redirect_stdout(out), redirect_stderr(err):
+                code = invoke(arguments)
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+        return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
 
     @property
     def program(self) -> str:

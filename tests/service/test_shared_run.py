@@ -19,7 +19,7 @@ import pytest
 from cairn._http import ApiError
 from cairn._ids import new_uid
 from cairn.client import Client
-from tests.harness.browser import browse
+from tests.harness.browser import Page, page
 from tests.harness.platform import Platform
 
 RANKS, UPDATES, THREADS = 8, 1_000, 4
@@ -70,6 +70,19 @@ def platform(module_folder: Path) -> Iterator[Platform]:
 @pytest.fixture(scope="module")
 def client(platform: Platform) -> Client:
     return platform.client()
+
+
+@pytest.fixture(scope="module")
+def browser(module_folder: Path) -> Iterator[Page]:
+    with page(module_folder / "profile") as shown:
+        yield shown
+
+
+def seen(browser: Page, address: str, *words: str) -> str:
+    """The page at an address, once all of these are in it."""
+    browser.go(address)
+    browser.wait(f"{json.dumps(words)}.every((one) => document.body?.outerHTML.includes(one))")
+    return str(browser.ask("document.body.outerHTML"))
 
 
 def wait_until(fact: Callable[[], bool]) -> None:
@@ -159,7 +172,7 @@ def test_a_run_that_reaches_only_the_gateway_is_whole_though_that_is_killed(
         if turn < 2:
             os.kill(pid, signal.SIGKILL)
     _, told = run.communicate(timeout=120)
-    assert (run.returncode, "lacks" in told) == (0, False), told
+    assert (run.returncode, "not sent" in told) == (0, False), told
     assert wait_for(client, uid, lambda run: bool(run["complete"]))["summary"]["loss"]["count"] == 2_000
     assert client.history(uid, ["loss"]).value == [float(step) for step in range(2_000)]
 
@@ -213,7 +226,7 @@ def test_a_process_elsewhere_goes_on_behind_what_the_server_knows(
 
 
 def test_notes_groups_and_axes_are_kept_found_and_drawn(
-    platform: Platform, client: Client, tmp_path: Path
+    platform: Platform, client: Client, browser: Page, tmp_path: Path
 ) -> None:
     code = (
         "import cairn\n"
@@ -231,20 +244,20 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     run = wait_for(client, uid, lambda run: bool(run["complete"]))
     assert (run["group"], run["notes"], run["axes"]) == ("night 'x'", "diverges at 3", {"val/*": "epoch"})
 
-    drawn = platform.cairn("metrics", uid, "val/loss").stdout
+    drawn = platform.says("metrics", uid, "val/loss").stdout
     assert "val/loss over epoch" in drawn
     assert "300" not in drawn.splitlines()[-2], "the axis has epochs"
-    assert "over epoch" not in platform.cairn("metrics", uid, "loss").stdout
-    assert "val/loss over epoch" in platform.cairn("compare", uid, "-m", "val/loss").stdout
+    assert "over epoch" not in platform.says("metrics", uid, "loss").stdout
+    assert "val/loss over epoch" in platform.says("compare", uid, "-m", "val/loss").stdout
     picture = tmp_path / "out.png"
-    both = platform.cairn("compare", uid, "-m", "val/loss", "-m", "loss", "--png", str(picture))
+    both = platform.says("compare", uid, "-m", "val/loss", "-m", "loss", "--png", str(picture))
     assert both.returncode == 0, both.stderr
     assert picture.read_bytes().startswith(b"\x89PNG")
     width, height = struct.unpack(">II", picture.read_bytes()[16:24])
     assert (width, height) == (1350, 1200), "a panel for each metric"
-    nothing = platform.cairn("compare", uid, "-m", "nosuch", "--png", str(tmp_path / "no.png"))
+    nothing = platform.says("compare", uid, "-m", "nosuch", "--png", str(tmp_path / "no.png"))
     assert (nothing.returncode, (tmp_path / "no.png").exists()) == (3, False)
-    nowhere = platform.cairn("compare", uid, "--png", str(tmp_path / "none" / "out.png"))
+    nowhere = platform.says("compare", uid, "--png", str(tmp_path / "none" / "out.png"))
     assert nowhere.returncode == 1
     assert "cannot be written" in nowhere.stderr
     without = subprocess.run(
@@ -255,7 +268,7 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert "cairn-sdk[plot]" in without.stderr
 
     def found(expression: str, *options: str) -> list[str]:
-        said = platform.cairn("ls", expression, "--json", *options)
+        said = platform.says("ls", expression, "--json", *options)
         assert said.returncode == 0, said.stderr
         return [record["id"] for record in json.loads(said.stdout)]
 
@@ -263,21 +276,19 @@ def test_notes_groups_and_axes_are_kept_found_and_drawn(
     assert found("group = 'night'") == []
     # A state of jobs, which no run has.
     assert found("notes =~ 'diverge'", "--state", "held") == []
-    assert platform.cairn("ls", "nonsense = 1").returncode != 0
+    assert platform.says("ls", "nonsense = 1").returncode != 0
     changed = ("--notes", "fixed", "--group", "day", "-t", "good", "--name", "better")
-    edited = platform.cairn("edit", uid, *changed)
+    edited = platform.says("edit", uid, *changed)
     assert edited.returncode == 0, edited.stderr
     assert "fixed" in edited.stdout
     assert found("group = 'day' and notes = 'fixed' and \"good\" in tags and name = 'better'") == [uid]
-    assert "fixed" in platform.cairn("show", uid).stdout
-    address = platform.cairn("open", "--print", uid).stdout.strip()
-    page = browse(address, tmp_path)
-    for words in ('title="over epoch"', ">fixed<", ">day<"):
-        assert words in page
-    assert 'title="over epoch"' in browse(address.replace("/runs/", "/compare?runs="), tmp_path)
-    assert platform.cairn("edit", uid, "--untag", "good", "--notes", "").returncode == 0
+    assert "fixed" in platform.says("show", uid).stdout
+    address = platform.says("open", "--print", uid).stdout.strip()
+    seen(browser, address, 'title="over epoch"', ">fixed<", ">day<")
+    seen(browser, address.replace("/runs/", "/compare?runs="), 'title="over epoch"')
+    assert platform.says("edit", uid, "--untag", "good", "--notes", "").returncode == 0
     assert (client.run(uid)["tags"], client.run(uid)["notes"]) == ([], "")
-    assert platform.cairn("edit", uid).returncode == 2
+    assert platform.says("edit", uid).returncode == 2
     with pytest.raises(ApiError, match="16,000"):
         client.update_run(uid, notes="x" * 16_001)
 
@@ -299,7 +310,7 @@ cairn.finish(timeout=60)
 
 
 def test_what_a_run_shows_is_seen_saved_exported_and_sent_later(
-    platform: Platform, client: Client, tmp_path: Path
+    platform: Platform, browser: Page, tmp_path: Path
 ) -> None:
     uid = new_uid()
     alone = {key: value for key, value in platform.env.items() if key != "CAIRN_CONFIG"}
@@ -315,39 +326,39 @@ def test_what_a_run_shows_is_seen_saved_exported_and_sent_later(
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert list(tmp_path.glob(".cairn/runs/*/media/*"))
-    assert platform.cairn("sync", str(tmp_path)).returncode == 0
+    assert platform.says("sync", str(tmp_path)).returncode == 0
     assert not list(tmp_path.glob(".cairn/runs/*/media/*"))
 
     def there() -> bool:
-        return platform.cairn("media", uid).stdout.count("\n") >= 5
+        return platform.says("media", uid).stdout.count("\n") >= 5
 
     wait_until(there)
-    listed = platform.cairn("media", uid).stdout
+    listed = platform.says("media", uid).stdout
     for words in ("image 120 x 80 png", "table of 1 rows", "histogram", "../large", "train/sample"):
         assert words in listed
-    assert "█" in platform.cairn("media", uid, "weights", "--step", "1").stdout
-    assert "<script>alert(1)</script>" in platform.cairn("media", uid, "pairs").stdout
-    told = json.loads(platform.cairn("media", uid, "pairs", "--json").stdout)
+    assert "█" in platform.says("media", uid, "weights", "--step", "1").stdout
+    assert "<script>alert(1)</script>" in platform.says("media", uid, "pairs").stdout
+    told = json.loads(platform.says("media", uid, "pairs", "--json").stdout)
     assert told[0]["items"][0]["value"]["rows"] == [["<script>alert(1)</script>", 1.5]]
-    assert platform.cairn("media", uid, "nothing").returncode == 3
-    saved = json.loads(platform.cairn("media", uid, "--out", str(tmp_path / "out"), "--json").stdout)
+    assert platform.says("media", uid, "nothing").returncode == 3
+    saved = json.loads(platform.says("media", uid, "--out", str(tmp_path / "out"), "--json").stdout)
     assert len(saved) == 8
     assert all(Path(path).is_relative_to(tmp_path / "out") and Path(path).stat().st_size for path in saved)
     assert (tmp_path / "out" / "train%2Fsample" / "2-0.png").read_bytes()[:4] == b"\x89PNG"
-    done = platform.cairn("export", "looks", str(tmp_path / "export"), "--format", "csv")
+    done = platform.says("export", "looks", str(tmp_path / "export"), "--format", "csv")
     assert done.returncode == 0, done.stderr
     rows = list(csv.DictReader((tmp_path / "export" / "media.csv").read_text().splitlines()))
     assert len(rows) == 8
     assert all((tmp_path / "export" / row["file"]).stat().st_size == int(row["size"]) for row in rows)
-    page = browse(platform.cairn("open", "--print", uid).stdout.strip(), tmp_path / "profile")
-    assert page.count('<img src="blob:') == 1  # the large one is a link
-    assert "Open (2." in page
-    for words in ("&lt;b&gt;noise&lt;/b&gt;", "&lt;script&gt;alert(1)", "over 3 steps"):
-        assert words in page
+    shown = seen(
+        browser, platform.says("open", "--print", uid).stdout.strip(), '<img src="blob:', "Open (2.",
+        "&lt;b&gt;noise&lt;/b&gt;", "&lt;script&gt;alert(1)", "over 3 steps",
+    )  # fmt: skip
+    assert shown.count('<img src="blob:') == 1  # the large one is a link
 
 
 def test_what_a_job_shows_before_it_is_killed_is_sent_by_its_runner(
-    platform: Platform, tmp_path: Path
+    platform: Platform, browser: Page, tmp_path: Path
 ) -> None:
     (tmp_path / "work").mkdir()
     (tmp_path / "work" / "job.py").write_text(
@@ -364,10 +375,10 @@ def test_what_a_job_shows_before_it_is_killed_is_sent_by_its_runner(
         "run", "--json", "-f", "--name", "killed", "--", sys.executable, "job.py", cwd=tmp_path / "work"
     )
     uid = json.loads(done.stdout)["id"]
-    wait_until(lambda: platform.cairn("media", uid, "--out", str(tmp_path / "out")).returncode == 0)
+    wait_until(lambda: platform.says("media", uid, "--out", str(tmp_path / "out")).returncode == 0)
     assert (tmp_path / "out" / "large" / "0-0.png").stat().st_size > 200_000
-    wait_until(lambda: "points were lost" in platform.cairn("metrics", uid).stdout)
-    assert "NAN/INF" in platform.cairn("metrics", uid, "loss").stdout
-    assert "points were lost" in platform.cairn("show", uid).stdout
-    page = browse(platform.cairn("open", "--print", uid).stdout.strip(), tmp_path / "profile")
-    assert "points were lost where they were logged" in page
+    wait_until(lambda: "points were lost" in platform.says("metrics", uid).stdout)
+    assert "NAN/INF" in platform.says("metrics", uid, "loss").stdout
+    assert "points were lost" in platform.says("show", uid).stdout
+    address = platform.says("open", "--print", uid).stdout.strip()
+    seen(browser, address, "points were lost where they were logged")
