@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 
 DATA, HEADERS, RESET, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
-END_HEADERS = 4
+END_STREAM, END_HEADERS = 1, 4
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 
 
@@ -30,10 +30,34 @@ def call(method: str, token: str) -> bytes:
     return b"".join(field(name, value) for name, value in named.items())
 
 
+async def ended(readers: Sequence[asyncio.StreamReader], *, at_least: int) -> None:
+    """Returns once the server has ended so many streams, of all connections."""
+    streams: set[tuple[int, int]] = set()
+    enough = asyncio.Event()
+
+    async def read(number: int, reader: asyncio.StreamReader) -> None:
+        while True:
+            head = await reader.readexactly(9)
+            kind, flags, stream = head[3], head[4], int.from_bytes(head[5:], "big")
+            await reader.readexactly(int.from_bytes(head[:3], "big"))
+            if kind == RESET or (kind == HEADERS and flags & END_STREAM):
+                streams.add((number, stream))
+            if len(streams) >= at_least:
+                enough.set()
+
+    async with asyncio.TaskGroup() as tasks:
+        reading = [tasks.create_task(read(number, reader)) for number, reader in enumerate(readers)]
+        await enough.wait()
+        for task in reading:
+            task.cancel()
+
+
 @asynccontextmanager
-async def connection(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+async def connection(
+    port: int, *, source: str = "127.0.0.1"
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
     """A connection that has said hello."""
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port, local_addr=(source, 0))
     writer.write(_PREFACE + frame(SETTINGS, 0, 0))
     try:
         yield reader, writer

@@ -123,9 +123,14 @@ ATTACKS: dict[str, tuple[str, ...]] = {
         "service/test_gateway_floods.py::test_of_a_body_that_nobody_wants_the_rest_is_not_waited_for",
         "service/test_gateway_floods.py::test_who_comes_in_slowly_takes_no_room_of_those_who_are_in",
         "unit/test_common_rpc_floods.py::test_others_are_served_while_somebody_floods_the_port",
+        "unit/test_common_rpc_floods.py::test_others_are_served_while_calls_are_begun_that_send_nothing",
+        "unit/test_common_rpc_floods.py::test_a_message_that_does_not_come_is_not_waited_for",
+        "unit/test_common_rpc_floods.py::"
+        "test_health_is_told_while_somebody_elsewhere_asks_for_it_and_sends_nothing",
     ),
     "26 another page in the victim's browser": (
         "service/test_sign_on.py::test_a_login_is_of_the_browser_that_began_it_and_good_once",
+        "service/test_gateway_people.py::test_a_loopback_login_leads_to_this_machine_alone_and_is_good_once",
         "e2e/test_attacks.py::test_no_other_page_can_make_a_browser_ask",
         "e2e/test_attacks.py::test_a_page_that_leads_its_own_name_here_gets_nothing",
         "service/test_gateway_people.py::"
@@ -147,6 +152,12 @@ ATTACKS: dict[str, tuple[str, ...]] = {
     "31 secrets in logs, arguments and answers": (
         "e2e/test_attacks.py::test_no_secret_lies_about_and_no_file_is_open",
         "service/test_scheduler_secrets.py::test_they_survive_a_retry_and_are_never_seen",
+        "service/test_scheduler_secrets.py::test_what_cannot_be_is_refused_without_its_value",
+        "service/test_quota_secrets.py::"
+        "test_admins_set_the_teams_everybody_their_own_and_nobody_is_shown_them",
+        "service/test_quota_secrets.py::test_who_may_not_and_what_cannot_be_is_refused_without_its_value",
+        "unit/test_cli_secrets.py::test_a_value_is_not_taken_from_the_command_line",
+        "unit/test_cli_secrets.py::test_no_error_says_a_value",
     ),
     "32 the servers' own ports": (
         "e2e/test_attacks.py::test_the_servers_behind_ask_for_a_password",
@@ -218,6 +229,13 @@ GUARANTEES: dict[str, tuple[str, ...]] = {
         "service/test_gateway_floods.py::test_a_token_that_asks_too_often_is_told_when_to_come_back",
         "unit/test_common_rpc_floods.py::test_a_token_that_asks_too_often_is_told_when_to_come_back",
         "service/test_gateway_people.py::test_a_guesser_is_told_how_long_to_wait",
+    ),
+    "what is sent again makes nothing twice, and its secret is for who sent it first": (
+        "service/test_scheduler_api.py::test_a_request_id_makes_one_job_however_often_it_is_sent",
+        "service/test_quota_once.py::test_twenty_at_once_and_a_lost_answer_make_one_and_each_gets_the_same",
+        "service/test_quota_once.py::"
+        "test_an_id_stands_for_one_request_and_a_secret_is_told_for_an_hour_to_one_token",
+        "service/test_tracker_promotions.py::test_what_is_sent_again_moves_nothing_again",
     ),
     "no clock tells who has an account": (
         "unit/test_quota_passwords.py::test_the_same_work_is_done_for_a_user_and_for_nobody",

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
 import structlog
 from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from cairn.quota.v1 import quota_pb2, quota_pb2_grpc, team_pb2
-from cairn_common import rpc
+from cairn_common import _guard, rpc
 from cairn_common.auth import Principal, Role, Scope, access
 from cairn_common.errors import Reason, Unauthenticated
 from cairn_common.rate import Rates
@@ -110,6 +112,53 @@ async def test_others_are_served_while_somebody_floods_the_port(server: rpc.Serv
             answered += 1
         await pouring
         await ask(channel, OTHER)
+
+
+@pytest.mark.parametrize(("token", "connections"), [("", 1), ("", 4), (TOKEN, 1), (TOKEN, 4)])
+async def test_others_are_served_while_calls_are_begun_that_send_nothing(
+    server: rpc.Server, token: str, connections: int
+) -> None:
+    """Who may not call is refused at the headers; who may holds their own share of the room."""
+    begun = http2.call(GET_TEAM, token or "nobody-knows-this-one")
+    each = 1000 // connections
+    async with AsyncExitStack() as stack, asyncio.timeout(30):
+        ends = []
+        for _ in range(connections):
+            reader, writer = await stack.enter_async_context(http2.connection(server.port))
+            writer.write(b"".join(frame(HEADERS, END_HEADERS, 2 * n + 1, begun) for n in range(each)))
+            await writer.drain()
+            ends.append(reader)
+        channel = await stack.enter_async_context(rpc.channel(f"127.0.0.1:{server.port}"))
+        for _ in range(20):
+            await ask(channel, OTHER)
+        # All without a token are answered, and of one with a token all beyond their share.
+        refused = 1000 if not token else 1000 - _guard.MOST_OF_ONE
+        await http2.ended(ends, at_least=refused)
+        await ask(channel, OTHER)
+
+
+async def test_a_message_that_does_not_come_is_not_waited_for(
+    server: rpc.Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_guard, "MESSAGE_WITHIN", 0.05)
+    async with http2.connection(server.port) as (reader, writer), asyncio.timeout(30):
+        begun = http2.call(GET_TEAM, TOKEN)
+        writer.write(b"".join(frame(HEADERS, END_HEADERS, 2 * n + 1, begun) for n in range(100)))
+        await http2.ended([reader], at_least=100)
+        async with rpc.channel(f"127.0.0.1:{server.port}") as channel:
+            await ask(channel)
+
+
+async def test_health_is_told_while_somebody_elsewhere_asks_for_it_and_sends_nothing(
+    server: rpc.Server,
+) -> None:
+    begun = http2.call("/grpc.health.v1.Health/Check", "none")
+    async with http2.connection(server.port, source="127.0.0.2") as (reader, writer), asyncio.timeout(30):
+        writer.write(b"".join(frame(HEADERS, END_HEADERS, 2 * n + 1, begun) for n in range(1000)))
+        await http2.ended([reader], at_least=1000 - _guard.MOST_OF_ADDRESS)
+        async with rpc.channel(f"127.0.0.1:{server.port}") as channel:
+            told = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest())
+            assert told.status == health_pb2.HealthCheckResponse.SERVING
 
 
 @pytest.mark.parametrize("server", [(0.01, 3)], indirect=True)

@@ -1,4 +1,4 @@
-"""The one interceptor of every server: errors, request id, token, access, deadline, malformed bytes."""
+"""The one interceptor of every server: errors, request id, token, access, room, deadline, malformed bytes."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from grpc import aio
 from pydantic import SecretStr
 
 from cairn_common import trace
+from cairn_common._slots import Slots
 from cairn_common.auth import Access, Authenticate, Principal, admit
 from cairn_common.errors import (
     DeadlineExceeded,
@@ -41,6 +42,11 @@ Behaviour = Callable[[Any, Any], Any]
 
 # How many replies of a stream are made before the caller took the earlier ones.
 _REPLIES_AHEAD = 2
+# Calls at a time that have come in, and those of them that are one caller's; apart, those that everybody may
+# make (health), and those of one address.
+MOST_CALLS, MOST_OF_ONE, MOST_OF_ADDRESS = 1000, 250, 50
+# How long a message is waited for, and that of a call that everybody may make. Seconds.
+MESSAGE_WITHIN, PUBLIC_WITHIN = 10.0, 2.0
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _ADDRESS = re.compile(r"[0-9A-Fa-f.:]{2,45}")
 _caller: ContextVar[Principal] = ContextVar("cairn_caller")
@@ -97,6 +103,8 @@ class Guard(aio.ServerInterceptor):
         self._authenticate = authenticate
         self._rates = rates
         self._call_timeout = call_timeout
+        self._slots = Slots(most=MOST_CALLS, most_of_one=MOST_OF_ONE)
+        self._public = Slots(most=MOST_CALLS, most_of_one=MOST_OF_ADDRESS)
         self._streams: set[asyncio.Task[Any]] = set()
         self._stopping = False
 
@@ -111,7 +119,11 @@ class Guard(aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Called by gRPC for each call."""
+        """Called by gRPC for each call once its headers are there.
+
+        What comes back takes a stream of messages, also where the method has one: so it begins before any
+        message, which is waited for only once the caller was let in, and not for ever.
+        """
         handler = await continuation(handler_call_details)
         if handler is None:
             # gRPC answers UNIMPLEMENTED.
@@ -119,33 +131,31 @@ class Guard(aio.ServerInterceptor):
         method = handler_call_details.method
         read = _tolerant(handler.request_deserializer)
         write = handler.response_serializer
-        if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(self._unary(method, handler.unary_unary), read, write)
-        if handler.stream_unary:
-            return grpc.stream_unary_rpc_method_handler(
-                self._unary(method, handler.stream_unary), read, write
-            )
-        if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(method, handler.unary_stream), read, write
-            )
-        assert handler.stream_stream is not None
-        return grpc.stream_stream_rpc_method_handler(self._stream(method, handler.stream_stream), read, write)
+        one = not handler.request_streaming
+        if handler.response_streaming:
+            behaviour = handler.unary_stream or handler.stream_stream
+            assert behaviour is not None, "gRPC says so"
+            return grpc.stream_stream_rpc_method_handler(self._stream(method, behaviour, one), read, write)
+        behaviour = handler.unary_unary or handler.stream_unary
+        assert behaviour is not None, "gRPC says so"
+        return grpc.stream_unary_rpc_method_handler(self._unary(method, behaviour, one), read, write)
 
-    def _unary(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> Any:
+    def _unary(self, method: str, behaviour: Behaviour, one: bool) -> Behaviour:
+        async def call(requests: Any, context: aio.ServicerContext[Any, Any]) -> Any:
             try:
-                await self._enter(method, context)
+                within = await self._enter(method, context)
+                request = await _message(context, within) if one else requests
                 return await self._in_time(behaviour, _readable(request), context)
             except Exception as error:
                 await _fail(context, method, error)
 
         return call
 
-    def _stream(self, method: str, behaviour: Behaviour) -> Behaviour:
-        async def call(request: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
+    def _stream(self, method: str, behaviour: Behaviour, one: bool) -> Behaviour:
+        async def call(requests: Any, context: aio.ServicerContext[Any, Any]) -> AsyncIterator[Any]:
             try:
-                await self._enter(method, context)
+                within = await self._enter(method, context)
+                request = await _message(context, within) if one else requests
                 replies = _replies(behaviour, _readable(request), context)
                 async with aclosing(self._pumped(replies)) as pumped:
                     async for reply in pumped:
@@ -183,7 +193,8 @@ class Guard(aio.ServerInterceptor):
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _enter(self, method: str, context: aio.ServicerContext[Any, Any]) -> None:
+    async def _enter(self, method: str, context: aio.ServicerContext[Any, Any]) -> float:
+        """Lets a call in, which takes room until it has ended; how long its message may take (seconds)."""
         metadata = {
             key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)
         }
@@ -197,7 +208,8 @@ class Guard(aio.ServerInterceptor):
         if rule is None:
             raise PermissionDenied(f"{method} is not open to anyone", reason=Reason.METHOD_REFUSED)
         if rule.public:
-            return
+            _until_the_end(self._public.take(origin().peer))
+            return PUBLIC_WITHIN
         try:
             token = _bearer(metadata)
             principal = await self._authenticate(token)
@@ -208,9 +220,11 @@ class Guard(aio.ServerInterceptor):
         if self._rates is not None and not principal.is_service:
             self._rates.take(principal.token_uid)
         admit(principal, rule)
+        _until_the_end(self._slots.take(principal.subject, alone=not principal.is_service))
         _caller.set(principal)
         _credential.set(SecretStr(token))
         structlog.contextvars.bind_contextvars(caller=principal.subject)
+        return MESSAGE_WITHIN
 
     async def _in_time(
         self, behaviour: Behaviour, request: Any, context: aio.ServicerContext[Any, Any]
@@ -227,6 +241,24 @@ class Guard(aio.ServerInterceptor):
             raise DeadlineExceeded(
                 f"no answer within {self._call_timeout:g} s; calls should set a deadline"
             ) from None
+
+
+def _until_the_end(give_back: Callable[[], None]) -> None:
+    call = asyncio.current_task()
+    assert call is not None, "gRPC runs each call as a task"
+    call.add_done_callback(lambda _: give_back())
+
+
+async def _message(context: aio.ServicerContext[Any, Any], within: float) -> Any:
+    """The one message of a call. Raises DeadlineExceeded, or InvalidArgument where there is none."""
+    try:
+        async with asyncio.timeout(within):
+            message = await context.read()
+    except TimeoutError:
+        raise DeadlineExceeded(f"no message came within {within:g} s of the call's headers") from None
+    if message is aio.EOF:
+        raise InvalidArgument("the call has no message", reason=Reason.REQUEST_MALFORMED)
+    return message
 
 
 async def _replies(

@@ -33,6 +33,7 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     ("grpc.max_receive_message_length", _LARGEST),
     ("grpc.max_send_message_length", _LARGEST),
     ("grpc.max_metadata_size", 16 * 1024),
+    ("grpc.max_concurrent_streams", 1000),
     ("grpc.keepalive_time_ms", 20_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -96,7 +97,7 @@ async def server(
     Raises `OSError` where the port is taken, or a file of `tls` cannot be read.
     """
     guard = Guard(access=_complete(access), authenticate=authenticate, rates=rates, call_timeout=call_timeout)
-    made = aio.server(interceptors=[guard], options=SERVER_OPTIONS, maximum_concurrent_rpcs=500)
+    made = aio.server(interceptors=[guard], options=SERVER_OPTIONS)
     checks = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checks, made)
     for add in services:
