@@ -58,7 +58,10 @@ def test_a_job_on_two_nodes_from_its_files_to_its_end(
     (tmp_path / "data" / "a.txt").write_text("a")
     (tmp_path / "conf.json").write_text("b")
     (tmp_path / "task.yaml").write_text(TASK)
-    made = platform.cairn("run", "task.yaml", "--secret", f"TOKEN_OF_MINE={SECRET}", "--json", cwd=tmp_path)
+    # Outside of what is packed.
+    secret = tmp_path.with_suffix(".secret")
+    secret.write_text(SECRET)
+    made = platform.cairn("run", "task.yaml", "--secret", f"TOKEN_OF_MINE=@{secret}", "--json", cwd=tmp_path)
     assert made.returncode == 0, made.stderr
     uid = str(json.loads(made.stdout)["uid"])
 

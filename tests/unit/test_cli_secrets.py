@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from click.testing import CliRunner
 from cairn import _env
 from cairn._cli import repository, secrets
 from cairn._cli.errors import CliError
+from cairn._cli.run import run
 from cairn._cli.secret import secret
 from cairn._cli.tasks import Wishes, from_command, from_file
 
@@ -23,7 +25,8 @@ def test_options_go_before_the_file_and_that_before_the_environment(
     monkeypatch.setenv("OTHER", "from here")
     file = tmp_path / "t.env"
     file.write_text("# comment\n\nexport A='in quotes'\nB=b=c\nMINE=file\n")
-    assert secrets.given(["B=option", "OTHER"], file) == {
+    (tmp_path / "b").write_text("option\n")
+    assert secrets.given([f"B=@{tmp_path}/b", "OTHER"], file) == {
         "A": "in quotes", "B": "option", "MINE": "file", "OTHER": "from here",
     }  # fmt: skip
     (tmp_path / "t.yaml").write_text("run: x\nsecrets: {MINE: null, INLINE: value, OTHER: null}\n")
@@ -60,11 +63,27 @@ def test_a_value_is_not_taken_from_the_command_line(tmp_path: Path) -> None:
         assert isinstance(done.exception, CliError)
         assert "hf_12345678" not in str(done.exception) + done.exception.told.hint
         assert ("history" in str(done.exception)) is ("=" in words[0])
+    place = {"CAIRN_URL": "http://127.0.0.1:9", "CAIRN_TOKEN": "cairn_x"}
+    done = CliRunner().invoke(run, ["x", "--secret", "HF_TOKEN=hf_12345678"], env=place)
+    assert isinstance(done.exception, CliError)
+    assert "history" in str(done.exception)
+    assert "hf_12345678" not in str(done.exception) + done.exception.told.hint
+
+
+def test_a_value_comes_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from stdin\n")))
+    assert secrets.given(["A=-"], None) == {"A": "from stdin"}
 
 
 def test_no_error_says_a_value(tmp_path: Path) -> None:
     (tmp_path / "bad.env").write_text("hf_12345678\n")
-    for pairs, file in ((["=hf_12345678"], None), ([], tmp_path / "bad.env"), ([], tmp_path / "gone")):
+    for pairs, file in (
+        (["=hf_12345678"], None),
+        (["A=hf_12345678"], None),
+        (["A=@gone"], None),
+        ([], tmp_path / "bad.env"),
+        ([], tmp_path / "gone"),
+    ):
         with pytest.raises(CliError) as caught:
             secrets.given(pairs, file)
         assert "hf_12345678" not in str(caught.value)

@@ -149,7 +149,7 @@ def test_durations_are_seconds_or_words(value: str, seconds: float) -> None:
         ("run: x\nenvs: {1A: x}", "envs.1A", "not a name"),
         ("run: x\nenvs: {A: null}", "envs.A", "has no value"),
         ("run: x\nenvs: {A: [1]}", "envs.A", "one value"),
-        ("run: x\nenvs: {CAIRN_TOKEN: x}", "envs.CAIRN_TOKEN", "platform"),
+        ("run: x\nenvs: {CAIRN_PRIVATE_REFERENCES: 1, CAIRN_TOKEN: x}", "envs.CAIRN_TOKEN", "platform"),
         ("run: x\nenvs: {CUDA_VISIBLE_DEVICES: 0}", "envs.CUDA_VISIBLE_DEVICES", "platform"),
         (f"run: x\nenvs: {{A: {'x' * 70_000}}}", "envs.A", "longer than 64 KiB"),
         ("run: x\ncairn: {experiment: My Exp}", "cairn.experiment", "of the form"),

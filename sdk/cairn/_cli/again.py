@@ -49,7 +49,7 @@ def _order(function: F) -> F:
     for option in (
         click.option("-f/-d", "--follow/--detach", "following", default=False, help="Show its output."),
         click.option("--secret-file", type=click.Path(path_type=Path), default=None, metavar="FILE"),
-        click.option("--secret", multiple=True, metavar="NAME[=VALUE]", help="A secret's value, once more."),
+        click.option("--secret", multiple=True, metavar="NAME[=@FILE]", help="A secret's value, once more."),
         click.option("-n", "--name", default="", help="For the list; else as the other job is called."),
         click.option("--set", "changes", multiple=True, metavar="K=V", help="A variable's or param's value."),
     ):

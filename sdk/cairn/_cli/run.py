@@ -57,8 +57,8 @@ class RunCommand(click.Command):
     "--secret",
     "secret",
     multiple=True,
-    metavar="NAME[=VALUE]",
-    help="A secret variable; NAME alone takes yours, or what `cairn secret set` keeps.",
+    metavar="NAME[=@FILE]",
+    help="A secret variable: yours, or what `cairn secret set` keeps; NAME=- reads stdin.",
 )
 @click.option(
     "--secret-file",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -10,11 +9,11 @@ from rich.text import Text
 
 from cairn._cli.errors import USAGE, CliError
 from cairn._cli.looks import plain_table
+from cairn._cli.secrets import value_of
 from cairn._cli.session import Session, common
 from cairn._cli.text import age, clean, moment
 
 _shared = click.option("--shared", is_flag=True, help="The team's, for all its members; admins set it.")
-_LONGEST = 64 * 1024
 
 
 @click.group(short_help="Keep tokens and passwords for your jobs, or the team's.")
@@ -38,7 +37,7 @@ def secret_set(session: Session, name: str, file: Path | None, shared: bool) -> 
             f"{clean(variable)}=...: a value on the command line stays in your shell's history", code=USAGE,
             hint=f"cairn secret set {clean(variable)} (asks for it), or ... < FILE; and change this one",
         )  # fmt: skip
-    value = _value(variable, file)
+    value = value_of(variable, file, option="--from-file")
     made = session.client.set_secret(variable, value, shared=shared)
     if session.as_json:
         session.emit(made)
@@ -79,24 +78,3 @@ def secret_rm(session: Session, name: str, shared: bool) -> None:
     """Give it to no attempt that begins later."""
     done = session.client.delete_secret(name, shared=shared)
     session.emit(done) if session.as_json else session.out.print(Text(f"removed {clean(name)}"))
-
-
-def _value(variable: str, file: Path | None) -> str:
-    """From a file, a prompt that shows nothing, or stdin; one line break at its end is not part of it."""
-    if file is not None:
-        try:
-            with file.open("rb") as opened:
-                raw = opened.read(_LONGEST + 2)
-        except OSError as error:
-            raise CliError(f"--from-file {file}: {error.strerror}", code=USAGE) from None
-    elif sys.stdin.isatty():
-        return str(click.prompt(f"Value of {clean(variable)}", hide_input=True, err=True))
-    else:
-        raw = sys.stdin.buffer.read(_LONGEST + 2)
-    try:
-        text = raw.decode()
-    except UnicodeDecodeError:
-        raise CliError(f"the value of {clean(variable)} is no text (UTF-8)", code=USAGE) from None
-    if not text:
-        raise CliError(f"no value of {clean(variable)} came", code=USAGE)
-    return text.removesuffix("\n").removesuffix("\r")

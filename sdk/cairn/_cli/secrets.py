@@ -7,27 +7,66 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cairn._cli.errors import USAGE, CliError
+import click
 
+from cairn._cli.errors import USAGE, CliError
+from cairn._cli.text import clean
+
+_LONGEST = 64 * 1024
 _NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def given(pairs: Sequence[str], file: Path | None) -> dict[str, str | None]:
-    """What `--secret NAME[=VALUE]` and `--secret-file` say; options go first. None: it is not known here.
-    Raises `CliError`."""
+    """What `--secret NAME`, `NAME=@FILE`, `NAME=-` (stdin) and `--secret-file` say; options go first. None:
+    it is not known here. Raises `CliError`."""
     values: dict[str, str | None] = {} if file is None else {**_read(file)}
     for pair in pairs:
-        name, equals, value = pair.partition("=")
+        name, equals, source = pair.partition("=")
         if not _NAME.fullmatch(name):
             raise CliError(
-                "--secret: give NAME, or NAME=VALUE; the name has letters, digits and _", code=USAGE
+                "--secret: give NAME, NAME=@FILE or NAME=-; the name has letters, digits and _", code=USAGE
             )
-        values[name] = value if equals else os.environ.get(name)
+        if not equals:
+            values[name] = os.environ.get(name)
+        elif source == "-":
+            values[name] = value_of(name, None, option="--secret")
+        elif source.startswith("@") and len(source) > 1:
+            values[name] = value_of(name, Path(source[1:]).expanduser(), option="--secret")
+        else:
+            raise CliError(
+                f"--secret {name}=...: a value on the command line stays in your shell's history, and all"
+                " users of this machine see it", code=USAGE,
+                hint=f"cairn secret set {name} (asks for it, once), then --secret {name}; or {name}=@FILE, or"
+                f" {name}=- for stdin; and change this one",
+            )  # fmt: skip
     return values
+
+
+def value_of(variable: str, file: Path | None, *, option: str) -> str:
+    """From a file, a prompt that shows nothing, or stdin; one line break at its end is not part of it. Raises
+    `CliError`."""
+    if file is not None:
+        try:
+            with file.open("rb") as opened:
+                raw = opened.read(_LONGEST + 2)
+        except OSError as error:
+            raise CliError(f"{option} {file}: {error.strerror}", code=USAGE) from None
+    elif sys.stdin.isatty():
+        return str(click.prompt(f"Value of {clean(variable)}", hide_input=True, err=True))
+    else:
+        raw = sys.stdin.buffer.read(_LONGEST + 2)
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise CliError(f"the value of {clean(variable)} is no text (UTF-8)", code=USAGE) from None
+    if not text:
+        raise CliError(f"no value of {clean(variable)} came", code=USAGE)
+    return text.removesuffix("\n").removesuffix("\r")
 
 
 def declare(task: dict[str, Any], names: Sequence[str]) -> None:
