@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness.browser import browse
+from tests.harness.browser import browse, page
 from tests.harness.platform import Platform
 
 TREE = """
@@ -87,6 +87,33 @@ def test_the_page_shows_the_tree_and_its_budgets(platform: Platform, tmp_path: P
     for words in ("<b>vision</b>", "local cpu", "<b>month</b>", "10 GPU-h", "deny new"):
         assert words in page
     assert "That did not work" not in page
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium on this machine")
+def test_the_page_keeps_secrets_and_shows_none(platform: Platform, tmp_path: Path) -> None:
+    token = json.loads((platform.data / "secrets.json").read_text())["admin_token"]
+    with page(tmp_path / "profile") as shown:
+        shown.go(f"{platform.status()['url']}/#token={token}&view=/secrets")
+        rows, said = (
+            "document.querySelector('tbody').innerText",
+            "document.querySelector('[role=status]:not(#live)')",
+        )
+        shown.wait(f"document.querySelector('tbody') && {rows}.includes('Nothing yet')")
+        shown.ask(
+            "const [name, value] = document.querySelectorAll('form input');"
+            "name.value = 'HF_TOKEN'; value.value = 'sesame-open-42';"
+            "document.querySelector('form button').click()"
+        )
+        shown.wait(f"{rows}.includes('HF_TOKEN')")
+        [kept] = platform.client().secrets()
+        assert (kept["variable"], kept["setter"]) == ("HF_TOKEN", "users/admin")
+        whole = shown.ask(
+            "document.documentElement.outerHTML + document.querySelector('[type=password]').value"
+        )
+        assert "sesame-open-42" not in whole
+        shown.ask("window.confirm = () => true; document.querySelector('tbody button').click()")
+        shown.wait(f"{said}.textContent === 'HF_TOKEN is removed.'")
+        assert platform.client().secrets() == []
 
 
 def test_a_budget_is_adjusted_with_a_reason(platform: Platform) -> None:

@@ -9,6 +9,7 @@ import { QuotaView } from "./quota.js";
 import { LineageView, ResultsView, isResults } from "./results.js";
 import { RunView } from "./run.js";
 import { Runs, RunsView } from "./runs.js";
+import { SecretsView } from "./secrets.js";
 import { ShareView } from "./share.js";
 
 const at = (id) => document.getElementById(id);
@@ -136,6 +137,7 @@ function viewOf(parts, query) {
   if (parts[0] === "device" && parts[1]) return new DeviceView(parts[1]);
   if (parts[0] === "loopback") return new LoopbackView(query);
   if (parts[0] === "quota") return new QuotaView(team);
+  if (parts[0] === "secrets") return new SecretsView(team);
   if (isResults(parts[0])) return new ResultsView(team, parts[0]);
   if (parts[0] === "board" && parts[1]) return new BoardView(team, parts[1], parts[2]);
   if (parts[0] === "lineage" && parts[1]) return new LineageView(team, parts[1], parts[2]);
@@ -146,12 +148,13 @@ function trail(parts, name) {
   const sep = () => h("span", { class: "sep" }, "/");
   const inner = { runs: parts[1] ? name || parts[1] : "", compare: "compare", lineage: name || "lineage", board: name || "leaderboard" }[parts[0]] || "";
   const results = isResults(parts[0]);
-  const quotas = parts[0] === "quota";
+  const page = (of) => (parts[0] === of ? "page" : null);
   at("trail").replaceChildren(
     h("a", { href: "#/runs" }, "Runs"), ...(inner ? [sep(), h("span", {}, inner)] : []),
     h("a", { class: "apart", href: "#/models", "aria-current": results ? "page" : null }, "Results"),
-    h("a", { class: "apart", href: "#/quota", "aria-current": quotas ? "page" : null }, "Quotas"));
-  const said = inner || (quotas ? "quotas" : results ? parts[0] : "");
+    h("a", { class: "apart", href: "#/quota", "aria-current": page("quota") }, "Quotas"),
+    h("a", { class: "apart", href: "#/secrets", "aria-current": page("secrets") }, "Secrets"));
+  const said = inner || { quota: "quotas", secrets: "secrets" }[parts[0]] || (results ? parts[0] : "");
   document.title = said ? `${said} · Cairn` : "Cairn";
 }
 
