@@ -185,7 +185,9 @@ async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_
             await stub.SetSecret(pb.SetSecretRequest(name=f"{owner}/secrets/{name}", value=value))
         first = await cairn.submit("run: exec sleep 600\nresources: {cpus: 0.5}")
         await cairn.until(first, lambda now: now.state == Job.RUNNING)
-        job, late = await ada.CreateJob(create), await ada.CreateJob(create)
+        job = await ada.CreateJob(create)
+        create.request_id = "late"
+        late = await ada.CreateJob(create)
         assert job.code.git_diff == "+token = ********"
         # What it is when an attempt begins counts, not what it was before.
         await own.SetSecret(pb.SetSecretRequest(name="users/me/secrets/HF_TOKEN", value=SECRET))
@@ -194,6 +196,13 @@ async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_
         assert end.state == Job.SUCCEEDED, end.message
         assert "saying ******** and ********" in await said(nats_url, job.uid, attempts=1)
         assert (await cairn.ended(late)).state == Job.SUCCEEDED
+        # Sent once more, it is answered with what there is, also without its secret.
+        for stub, owner in ((team, "teams/main"), (own, "users/me")):
+            await stub.DeleteSecret(pb.DeleteSecretRequest(name=f"{owner}/secrets/HF_TOKEN"))
+        assert (await ada.CreateJob(create)).uid == late.uid
+        create.request_id = "another"
+        with pytest.raises(grpc.aio.AioRpcError, match="no value is known for HF_TOKEN"):
+            await ada.CreateJob(create)
         for told in (await everything(cairn), await everything(cairn, cairn.quota.db, "quota"), str(end)):
             assert SECRET not in told
             assert INLINE not in told

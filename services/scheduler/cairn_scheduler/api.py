@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
+from typing import TypeVar
 
 import grpc
 import structlog
@@ -38,12 +40,14 @@ from cairn_scheduler.intake import Intake
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
-from cairn_scheduler.submit import Draft, team_of
+from cairn_scheduler.submit import Draft, Terms, team_of
 from cairn_scheduler.terms import Reading
 from cairn_scheduler.timeline import timeline
 from cairn_scheduler.watch import Watch
 
 log = structlog.get_logger(__name__)
+
+R = TypeVar("R", scheduler_pb2.CreateJobRequest, scheduler_pb2.CreateSweepRequest)
 
 NAME = "cairn.scheduler.v1.SchedulerService"
 ACCESS = {
@@ -98,7 +102,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Queues one job, once for each request_id."""
         team = team_of(request.parent)
         require(caller(), team, Role.MEMBER)
-        draft = await self._after(submit.draft_job(request, await self._reading.terms(team, request)))
+        draft = await self._after(await self._read(team, request, submit.draft_job, store.job_by_request))
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
         return (await self._create([draft]))[0]
@@ -124,7 +128,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Queues the jobs of a grid in one transaction, once for each request_id."""
         team = team_of(request.parent)
         require(caller(), team, Role.MEMBER)
-        draft = await self._after(submit.draft_sweep(request, await self._reading.terms(team, request)))
+        draft = await self._after(await self._read(team, request, submit.draft_sweep, store.sweep_by_request))
         assert draft.sweep is not None
         if request.validate_only:
             return _sweep_message(draft.sweep, draft.jobs)
@@ -268,6 +272,25 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         if changed:
             self._wake()
         return wire.job_message(job)
+
+    async def _read(
+        self,
+        team: str,
+        request: R,
+        draft: Callable[[R, Terms], Draft],
+        find: Callable[..., Awaitable[object]],
+    ) -> Draft:
+        """What a request asks for. Of what its request_id has made before, a stored secret that is gone since
+        is not missed."""
+        terms = await self._reading.terms(team, request)
+        try:
+            return draft(request, terms)
+        except InvalidArgument:
+            task, id = terms.tasks.get(request.task), request.request_id
+            names = [] if task is None else submit.unknown(task, request)
+            if not id or not names or await find(self._db, team=team, request_id=id) is None:
+                raise
+        return draft(request, replace(terms, stored={**dict.fromkeys(names, ""), **terms.stored}))
 
     async def _after(self, draft: Draft) -> Draft:
         """The draft, its jobs held where they are to run after others. Raises NotFound (JOB_NOT_FOUND),
