@@ -268,8 +268,21 @@ class Seat:
         Fairness (NSDI 2011), on borrowed amounts as in Kueue's KEP 1714.
         """
         if self._share is None:
-            self._share = self._weigh()
+            self._share = self._weigh(self.over)
         return self._share
+
+    def share_without(self, seat: Seat, usage: Amounts) -> Share:
+        """What its share would be if `seat`, which it is or which is below it, used so much less."""
+        over = dict(self.over)
+        for key, felt in usage:
+            cell = seat.cell(key)
+            while cell is not None and felt and cell.seat is not self:
+                stored = cell.usage - cell.local
+                felt = min(felt, stored) if stored > 0 else 0
+                cell = cell.parent
+            if felt and cell is not None and cell.usage > cell.quota:
+                over[cell.resource] -= cell.usage - max(cell.usage - felt, cell.quota)
+        return self._weigh(over)
 
     def dominant(self) -> tuple[str, Fraction]:
         """The resource that makes the share, and its unweighted part; an empty name for none."""
@@ -294,12 +307,12 @@ class Seat:
                 self._lendable[cell.resource] = self._lendable.get(cell.resource, 0) + amount
         return self._lendable
 
-    def _weigh(self) -> Share:
-        if self.parent is None or not self.over:
+    def _weigh(self, beyond: Mapping[str, int]) -> Share:
+        if self.parent is None or not any(beyond.values()):
             return NOTHING
         lendable, weight = self.parent.lendable(), self.node.weight
         best = NOTHING
-        for resource, over in self.over.items():
+        for resource, over in beyond.items():
             whole = lendable.get(resource, 0)
             if whole > 0:
                 best = max(best, (over * UNIT << SHARE_BITS) // (whole * (weight or UNIT)))

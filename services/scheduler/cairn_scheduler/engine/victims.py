@@ -12,6 +12,7 @@ the newest; and in the end whoever is not needed after all is filled back.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -33,6 +34,7 @@ from cairn_scheduler.engine.world import (
 )
 
 Victims = list[tuple[Admitted, Why]]
+_Size = tuple[int, bool, int]
 # A time at which everybody has run long enough.
 LATE = 1 << 62
 # So long after a checkpoint little is lost.
@@ -164,7 +166,7 @@ class Search:
         tree.take(self.seat, usage)
         later: dict[str, list[Admitted] | None] = {}
         fits = self._hopeful() and any(self._now_fits() for _ in self._first(later))
-        if not fits and policy.initial_share_rule:
+        if not fits and later and policy.initial_share_rule:
             fits = any(self._now_fits() for _ in self._second(later))
         tree.give(self.seat, usage)
         return 2 if fits else 0
@@ -219,7 +221,7 @@ class Search:
             later[seat.id] = None
             return False
 
-        targets = _Targets(self, may, {})
+        tree, targets = self.state.tree, _Targets(self, may, {})
         while (seat := targets.next()) is not None:
             queue = targets.queue(seat)
             mine, theirs = _sides(self.seat, seat)
@@ -236,12 +238,10 @@ class Search:
                 if usage in vain:
                     self._spare(job, seat, later)
                     continue
-                self.state.remove(job)
-                if mine.share() <= theirs.share():
-                    self._found.append((job, Why.FAIR))
+                if mine.share() <= theirs.share_without(tree.seats[job.request.node], usage):
+                    self._evict(job, Why.FAIR)
                     yield
                     break
-                self.state.add(job)
                 vain.add(usage)
                 self._spare(job, seat, later)
 
@@ -385,6 +385,8 @@ class _Targets:
         self._path = set(search.seat.path())
         self._queues: dict[str, _Waiting] = {}
         self._done: set[str] = set()
+        # By node: its children, the largest first, each with the share that it had when it was put there.
+        self._heaps: dict[str, list[tuple[_Size, Seat]]] = {}
 
     def queue(self, seat: Seat) -> _Waiting:
         """What may be evicted there, the best first; for the caller to pop from."""
@@ -405,10 +407,18 @@ class _Targets:
     def _below(self, seat: Seat) -> Seat | None:
         """The target below a node; None: there is none left, and the node is done."""
         own = seat is self._search.seat or seat not in self._path
-        # Nothing is evicted while one is looked for, so the order stands.
-        for child in sorted(self._open(seat), key=_largest_first):
-            found = self._below(child)
-            if found is not None:
+        heap = self._heaps.get(seat.id)
+        if heap is None:
+            heap = self._heaps[seat.id] = [(_largest_first(child), child) for child in self._open(seat)]
+            heapq.heapify(heap)
+        while heap:
+            size, child = heap[0]
+            # Shares only fall while others are evicted: who is the first with what it has now, is it.
+            if child.id in self._done or not (child in self._path or child.exceeds(self._search.keys)):
+                heapq.heappop(heap)
+            elif (now := _largest_first(child)) != size:
+                heapq.heapreplace(heap, (now, child))
+            elif (found := self._below(child)) is not None:
                 return found
         if own and self._may(seat) and self.queue(seat):
             return seat
@@ -420,15 +430,15 @@ class _Targets:
         seen: set[str] = set()
         for key in self._search.keys:
             for child in seat.hot.get(key, {}).values():
-                if child.id not in self._done and child.id not in seen:
+                if child.id not in seen:
                     seen.add(child.id)
                     yield child
         for child in self._path:
-            if child.parent is seat and child.id not in self._done and child.id not in seen:
+            if child.parent is seat and child.id not in seen:
                 yield child
 
 
-def _largest_first(seat: Seat) -> tuple[int, bool, int]:
+def _largest_first(seat: Seat) -> _Size:
     return (-seat.share(), not seat.children, -seat.rank)
 
 
