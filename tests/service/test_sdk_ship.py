@@ -377,7 +377,7 @@ async def test_a_run_that_met_no_server_is_sent_by_sync(
     await asyncio.to_thread(bus.kill)
     done = await asyncio.to_thread(on_a_laptop, tmp_path / "work", bus.url)
     uid = done.stdout.split()[-1]
-    assert "cairn.sync()" in done.stderr
+    assert "`cairn sync" in done.stderr
     await asyncio.to_thread(bus.start)
     await streams.make(bus.url)
     monkeypatch.setenv("CAIRN_URL", "http://127.0.0.1:1")
