@@ -4,7 +4,8 @@ Scheduler, quota, PostgreSQL and NATS are killed TIMES (2) times each at random 
 again at once, as their supervisor does. Each time a probe is submitted to a team of its own, again and again
 until it is in; `launched_s`: from the SIGKILL until it runs, `metered_s`: until quota has heard of its end
 over the bus. Afterwards nothing may be lost, doubled or over its quota, by what the place itself has noted.
-SHARE of each class's workloads is enough (1: all).
+SHARE of each class's workloads is enough (1: all). Whatever does not come back within a minute ends the run
+with an error that names it, and the ends of the services' logs.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from tests.bench.cluster.platform import Platform, running
 
 VICTIMS = ("scheduler", "quota", "postgres", "nats")
 BAR = 5.0
-TIMEOUT = 1200.0
+TIMEOUT = 600.0
+_BACK_WITHIN = 60.0
 _APART = (4.0, 9.0)
 _QUIET = 90.0
+_STARTED = "SELECT 1 FROM jobs WHERE uid = $1 AND start_time IS NOT NULL"
 
 
 @dataclasses.dataclass
@@ -72,27 +75,33 @@ async def probe(platform: Platform, number: int) -> job_pb2.Job:
 async def seen(platform: Platform, schema: str, query: str, uid: str) -> None:
     """Waits until the query has a row."""
     db = await platform.database(schema)
-    async with asyncio.timeout(120):
-        while True:
-            try:
-                if await db.fetchval(query, uid):
-                    return
-            except Unavailable:
-                pass
-            await asyncio.sleep(0.02)
+    while True:
+        try:
+            if await db.fetchval(query, uid):
+                return
+        except Unavailable:
+            pass
+        await asyncio.sleep(0.02)
 
 
 async def kill(platform: Platform, victim: str, number: int) -> Kill:
-    """Kills one, and waits until the platform does all of its work again."""
-    begun = time.monotonic()
-    again = asyncio.create_task(restart(platform, victim))
-    job = await probe(platform, number)
-    await seen(platform, "scheduler", "SELECT 1 FROM jobs WHERE uid = $1 AND start_time IS NOT NULL", job.uid)
-    launched = time.monotonic() - begun
-    heard = "SELECT 1 FROM usage_entries WHERE job_uid = $1"
-    await seen(platform, "quota", heard, job.uid)
-    metered = time.monotonic() - begun
-    await again
+    """Kills one, and waits until the platform does all of its work again. Raises TimeoutError where it does
+    not, and whatever keeps the victim from being started again."""
+    begun, missing = time.monotonic(), "a probe that is taken"
+    try:
+        async with asyncio.timeout(_BACK_WITHIN), asyncio.TaskGroup() as work:
+            work.create_task(restart(platform, victim))
+            job = await probe(platform, number)
+            missing = f"that job {job.uid} runs"
+            await seen(platform, "scheduler", _STARTED, job.uid)
+            launched = time.monotonic() - begun
+            missing = f"that quota hears of job {job.uid}"
+            await seen(platform, "quota", "SELECT 1 FROM usage_entries WHERE job_uid = $1", job.uid)
+            metered = time.monotonic() - begun
+    except TimeoutError:
+        raise TimeoutError(
+            f"{_BACK_WITHIN:.0f} s after kill -9 of {victim} there is still missing: {missing}"
+        ) from None
     return Kill(victim, launched, metered)
 
 
@@ -132,9 +141,11 @@ async def main(times: int, share: float) -> None:
     shape = dataclasses.replace(BASELINE, classes=classes)
     async with running(with_probe(shape)) as platform:
         load = os.getloadavg()[0]
-        kills = asyncio.create_task(killing(platform, times))
-        told = await submit(platform, creators(shape))
-        done = await kills
+        # Submitting goes on for as long as somebody is away: who fails ends the other.
+        async with asyncio.TaskGroup() as work:
+            kills = work.create_task(killing(platform, times))
+            told = await submit(platform, creators(shape))
+        done = kills.result()
         last = await all_ended(platform, shape.jobs + len(done), timeout=TIMEOUT)
         figures = {
             "bench": "kill",

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from grpc import StatusCode, aio
 
 from cairn.scheduler.v1 import scheduler_pb2, scheduler_pb2_grpc
+from cairn_common.errors import Unavailable
 from tests.bench.cluster.generators import Creator, task
 from tests.bench.cluster.platform import Platform
 
@@ -86,19 +87,19 @@ async def submit(platform: Platform, creators: Sequence[Creator]) -> Submitted:
 async def all_ended(platform: Platform, count: int, *, timeout: float, since: float = 0.0) -> float:
     """Waits until so many jobs have ended; returns when the last one did."""
     db = await platform.database("scheduler")
-    async with asyncio.timeout(timeout):
-        while True:
-            try:
-                row = await db.fetchrow(
-                    "SELECT count(end_time) AS ended, extract(epoch FROM max(end_time))::float8 AS last"
-                    " FROM jobs WHERE create_time >= to_timestamp($1)",
-                    since,
-                )
-            except Exception as error:
-                # The database itself may be the one that was killed.
-                if type(error).__name__ != "Unavailable":
-                    raise
-                row = None
-            if row is not None and row["ended"] >= count:
-                return float(row["last"])
-            await asyncio.sleep(0.25)
+    row, end = None, time.monotonic() + timeout
+    while time.monotonic() < end:
+        try:
+            row = await db.fetchrow(
+                "SELECT count(end_time) AS ended, extract(epoch FROM max(end_time))::float8 AS last"
+                " FROM jobs WHERE create_time >= to_timestamp($1)",
+                since,
+            )
+        except Unavailable:
+            # The database itself may be the one that was killed.
+            row = None
+        if row is not None and row["ended"] >= count:
+            return float(row["last"])
+        await asyncio.sleep(0.25)
+    ended = "the database does not tell how many" if row is None else row["ended"]
+    raise TimeoutError(f"of {count} jobs {ended} have ended after {timeout:.0f} s")
