@@ -238,6 +238,7 @@ class Scheduler(scheduler_pb2_grpc.SchedulerServiceServicer):
             one
             for one in self.jobs.values()
             if (not request.states or one.state in request.states)
+            and (not request.admitted or one.admissions)
             and (not request.HasField("updated_after") or one.update_time.ToDatetime(tzinfo=UTC) > since)
         ]
         begin = int(request.page_token or 0)

@@ -212,6 +212,12 @@ async def test_a_service_may_list_the_jobs_of_every_team(cairn: Scheduler, team:
     request = scheduler_pb2.ListJobsRequest(parent="teams/-", page_size=1000)
     request.updated_after.FromNanoseconds(job.create_time.ToNanoseconds() - 1000)
     assert job.uid in {one.uid for one in (await service.ListJobs(request)).jobs}
+    ran = await cairn.ended(await cairn.submit("run: 'true'"))
+    request.admitted = True
+    found = {one.uid for one in (await service.ListJobs(request)).jobs}
+    assert ran.uid in found
+    assert job.uid not in found
+    request.admitted = False
     request.updated_after.CopyFrom(job.update_time)
     assert job.uid not in {one.uid for one in (await service.ListJobs(request)).jobs}
 

@@ -1,7 +1,7 @@
 """Sees to it that nothing stays held for nothing, even where the bus lost an event.
 
-Asks the scheduler each 30 s for the jobs that changed since the last time, and for those of holds that
-nobody admitted a job with.
+Asks the scheduler each 30 s for the jobs that changed since the last time, of those that were ever admitted,
+and for those of holds that nobody admitted a job with.
 """
 
 from __future__ import annotations
@@ -63,7 +63,9 @@ class Reconciler:
         begin = self.clock.now()
         since = await self.store.caught_up() or BEGINNING
         newest = since.timestamp()
-        request = scheduler_pb2.ListJobsRequest(parent="teams/-", updated_after=wire.timestamp(since))
+        request = scheduler_pb2.ListJobsRequest(
+            parent="teams/-", updated_after=wire.timestamp(since), admitted=True
+        )
         async for page in self._pages(request):
             newest = max([newest, *(job.update_time.seconds for job in page)])
             missed = await self.store.missed(list(_views(page).values()))

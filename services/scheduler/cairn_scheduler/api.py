@@ -357,7 +357,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             check_id(request.experiment, "experiment")
         states = wire.states(request.states)
         after = _moment(request)
-        scope = f"jobs/{team}/{sorted(states)}/{request.experiment}/{sweep}/{after}"
+        scope = f"jobs/{team}/{sorted(states)}/{request.experiment}/{sweep}/{after}/{request.admitted}"
         token = request.page_token
         chosen = Filter(
             team=None if team == EVERY_TEAM else team,
@@ -366,6 +366,7 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
             sweep=sweep,
             updated_after=after,
             after=decode_token(token, scope=scope, read=time_and_uid) if token else None,
+            admitted=request.admitted,
         )
         return chosen, scope
 

@@ -73,6 +73,7 @@ class Filter:
     sweep: str = ""
     updated_after: datetime | None = None
     after: tuple[datetime, str] | None = None
+    admitted: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +235,8 @@ async def list_jobs(db: Database, chosen: Filter, *, limit: int) -> list[Job]:
           AND ($4 = '' OR j.sweep_uid = $4)
           AND ($5::timestamptz IS NULL OR j.update_time > $5)
           AND ($6::timestamptz IS NULL OR ({time}, j.uid) {beyond} ($6, $7::text))
-        ORDER BY {time} {order}, j.uid {order} LIMIT $8
+          AND (NOT $8 OR j.admissions > 0)
+        ORDER BY {time} {order}, j.uid {order} LIMIT $9
         """,
         chosen.team,
         [state.value for state in chosen.states],
@@ -243,6 +245,7 @@ async def list_jobs(db: Database, chosen: Filter, *, limit: int) -> list[Job]:
         chosen.updated_after,
         chosen.after[0] if chosen.after else None,
         chosen.after[1] if chosen.after else "",
+        chosen.admitted,
         limit,
     )
     return [_job(row) for row in rows]
