@@ -1,5 +1,6 @@
-"""From submit to a true reason: ``python -m tests.bench.bench_reason [PENDING SAMPLES]``, one JSON line.
+"""From submit to a true reason: one JSON line.
 
+``python -m tests.bench.bench_reason [PENDING SAMPLES [TEAMS]]``.
 10,000 jobs of 100 teams wait (if nothing is said) for a park that is full. Jobs are submitted one at a time,
 each of a team that waits for its own quota; measured is from the call until GetJob tells a reason that the
 engine found. It has to be the one that ExplainJob decides anew, for a sample of them.
@@ -22,7 +23,6 @@ from cairn_common.rpc import channel
 from tests.bench.cluster import parks
 from tests.bench.cluster.platform import Platform, running
 
-TEAMS = 100
 BAR_MS = 1000.0
 _EXPLAINED = 5
 
@@ -52,26 +52,27 @@ async def wrong(platform: Platform, jobs: list[job_pb2.Job]) -> int:
     return bad
 
 
-async def main(pending: int, samples: int) -> None:
+async def main(pending: int, samples: int, teams: int = 100) -> None:
     """Runs it."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
-    quotas = [(f"t{n}", 1, 0) for n in range(TEAMS)]
-    async with running(parks.tree(quotas), gpus=TEAMS) as platform:
+    quotas = [(f"t{n}", 1, 0) for n in range(teams)]
+    async with running(parks.tree(quotas), gpus=teams) as platform:
         db = await platform.database("scheduler")
         for team, _, _ in quotas:
-            await parks.submit(platform, team, pending // TEAMS + 1, name="wait")
-        count = pending // TEAMS * TEAMS
-        await parks.until(db, "state = 'RUNNING'", TEAMS)
+            await parks.submit(platform, team, pending // teams + 1, name="wait")
+        count = pending // teams * teams
+        await parks.until(db, "state = 'RUNNING'", teams)
         await parks.until(db, "state = 'PENDING' AND reason LIKE 'QuotaFull%'", count)
         load = os.getloadavg()[0]
         jobs, times, stub = [], [], await platform.jobs()
         for number in range(samples):
-            job, seconds = await told(stub, f"t{number % TEAMS}")
+            job, seconds = await told(stub, f"t{number % teams}")
             jobs.append(job)
             times.append(seconds * 1000)
         figures = {
             "bench": "reason",
             "pending": count,
+            "teams": teams,
             "reason_ms_p50": round(statistics.median(times)),
             "reason_ms_p99": round(statistics.quantiles(times, n=100)[98]),
             "bar_ms": BAR_MS,
