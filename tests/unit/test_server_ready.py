@@ -1,8 +1,11 @@
-"""A service is ready when it answers itself, whoever else answers in its place."""
+"""A service is ready when it answers itself, whoever else answers in its place, and for many at a time."""
 
 from __future__ import annotations
 
 import http.server
+import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -47,3 +50,20 @@ async def test_another_platform_at_the_public_port_does_not_make_our_gateway_rea
         with pytest.raises(NotReady, match="health"):
             await gateway.probe()
         stranger.shutdown()
+
+
+@pytest.mark.parametrize(("most", "few"), [("-Sn", False), ("-n", True)])
+def test_a_service_opens_as_many_files_as_it_may_and_says_if_they_are_few(most: str, few: bool) -> None:
+    program = (
+        "from cairn_gateway.listen import most_connections_here as most; from cairn_server import serve;"
+        "before = most(); files = serve.raise_file_limit();"
+        "assert (before, most()) == (300 - 256, min(2000, max(32, files - 256))); print(files)"
+    )
+    done = subprocess.run(
+        ["sh", "-c", f'ulimit {most} 300 && exec "$@"', "sh", sys.executable, "-c", program],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    may = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    assert int(done.stdout.splitlines()[-1]) == (300 if few else may)
+    assert ("files.few" in done.stdout + done.stderr) is (few or may < 4096)

@@ -40,6 +40,9 @@ SERVER_OPTIONS: Sequence[tuple[str, int]] = (
     # Half of what our channels ask; with the default of five minutes a silent stream would be cut off.
     ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
     ("grpc.max_connection_age_ms", 3_600_000),
+    # Who connects and says nothing, not even hello; and who has had no call for so long.
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 600_000),
     # A session with a job may last for a day; new calls go on a new connection meanwhile.
     ("grpc.max_connection_age_grace_ms", 86_400_000),
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -21,6 +22,8 @@ GRACE_SECONDS = 7
 # What is left of a body that nobody wants any more.
 LINGER_SECONDS = 3.0
 MOST_CONNECTIONS = 2000
+# Files that are no connections of clients; and what is tried where there are not as many.
+_OTHER_FILES, _FEWEST_CONNECTIONS = 256, 32
 MOST_HEAD_BYTES = 64 * 1024
 MOST_STREAM_MESSAGE_BYTES = 256 * 1024
 # A client that does not take what is sent is dropped by the kernel after this, in milliseconds.
@@ -62,12 +65,13 @@ class HttpServer(uvicorn.Server):
         self,
         app: ASGIApp,
         *,
-        most_connections: int = MOST_CONNECTIONS,
+        most_connections: int | None = None,
         head_seconds: float = HEAD_SECONDS,
         linger_seconds: float = LINGER_SECONDS,
     ) -> None:
+        most = most_connections_here() if most_connections is None else most_connections
         protocol = partial(
-            Protocol, idle=Idle(most_connections), head_seconds=head_seconds, linger_seconds=linger_seconds
+            Protocol, idle=Idle(most), head_seconds=head_seconds, linger_seconds=linger_seconds
         )
         super().__init__(
             uvicorn.Config(
@@ -104,6 +108,18 @@ class HttpServer(uvicorn.Server):
     async def main_loop(self) -> None:
         """uvicorn's own looks ten times a second whether it should stop."""
         await self._stopping.wait()
+
+
+def most_connections_here() -> int:
+    """As many as this process may have, and still open what else it needs; MOST_CONNECTIONS where it may."""
+    if sys.platform == "win32":
+        return MOST_CONNECTIONS
+    import resource
+
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if files == resource.RLIM_INFINITY:
+        return MOST_CONNECTIONS
+    return min(MOST_CONNECTIONS, max(_FEWEST_CONNECTIONS, files - _OTHER_FILES))
 
 
 class Idle:

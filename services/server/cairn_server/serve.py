@@ -11,11 +11,18 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import structlog
+
 from cairn_common.log import configure_logging
 from cairn_common.settings import SettingsError
 from cairn_server import SERVICES
 
 ENV_FILE = "CAIRN_ENV_FILE"
+ENOUGH_FILES = 4096
+"""For 2,000 connections, and all else that a service opens."""
+_MOST_FILES = 65_536
+
+log = structlog.get_logger(__name__)
 
 
 def serve(name: str) -> None:
@@ -29,6 +36,7 @@ def serve(name: str) -> None:
     if given:
         os.environ.update(_missing(read_env(Path(given)), os.environ))
     configure_logging(name, os.environ.get("CAIRN_LOG_LEVEL", "INFO"))
+    raise_file_limit()
     settings_module: Any = importlib.import_module(f"cairn_{name}.settings")
     app: Any = importlib.import_module(f"cairn_{name}.app")
     settings = getattr(settings_module, f"{name.title()}Settings").load()
@@ -37,6 +45,24 @@ def serve(name: str) -> None:
     gc.set_threshold(10_000, 20, 50)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(app.serve(settings))
+
+
+def raise_file_limit() -> int:
+    """Lets this process open as many files and connections as it may; how many. The log says of few."""
+    if sys.platform == "win32":
+        return ENOUGH_FILES
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        soft = most
+    if soft != resource.RLIM_INFINITY and soft < ENOUGH_FILES:
+        log.warning(
+            "files.few", most=soft, enough=ENOUGH_FILES, remedy="LimitNOFILE of the unit, or ulimit -n"
+        )
+    return soft
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
