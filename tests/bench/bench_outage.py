@@ -10,11 +10,11 @@ server comes back and `cairn.sync` sends what was kept: `lost` and `doubled` mus
 
 That noise is several percent on a machine that is shared, and two processes of one program differ by as much.
 So `paired` takes one training whose server is away through many short rounds (`ROUND` steps), in every second
-of which it logs: by how much more processor time its own thread takes, in percent, with the 95 % interval
-(bootstrap over blocks of neighbours, of the ratio of sums), and the same of rounds without a log against
-themselves. `others_percent` is the processor time of all other threads of the process, in all rounds, against
-that of the rounds that log alone; `log_percent` is what goes by within `log`. `total` adds the threads to the
-interval.
+of which it logs: `main` is by how much more processor time its own thread takes, in percent, with the 95 %
+interval (bootstrap over blocks of neighbours, of the ratio of sums), `of_itself` the same of rounds without a
+log. `others` is the processor time of all other threads of the process against that of its own one in all
+rounds, `log` what goes by within `log` (with two readings of the clock, and cold caches) against the steps.
+These two are told apart from the steps, whose noise is not in them, and their sum is what an outage costs.
 
 `full_disk`: a spool on a file system of 1 MiB (for root alone), of which a training logs far more, and more
 than waits in memory: how many warnings, the longest call, and whether what lies there and what was counted as
@@ -162,15 +162,17 @@ def paired(folder: Path, pairs: int) -> dict[str, Any]:
             one, two = go(log=turn % 2 == 1), go(log=turn % 2 == 0)
             found.append((two, one) if turn % 2 else (one, two))
     steps = sum(logs.main for _, logs in found)
-    others = sum(each.process - each.main for pair in found for each in pair) / steps * 100
     main = interval([(bare.main, logs.main) for bare, logs in found])
     halves = zip(found[::2], found[1::2], strict=False)
+    # The other threads do what they do by the clock, whether or not something was logged in this round.
+    others = [(sum(one.main for one in pair), sum(one.process for one in pair)) for pair in found]
     return {
-        "pairs": pairs, "main": main, "others_percent": round(others, 3),
-        "total": {name: round(value + others, 2) for name, value in main.items()},
-        "log_percent": round(sum(logs.logging for _, logs in found) / steps * 100, 3),
+        "pairs": pairs, "main": main, "others": interval(others),
+        "log": interval([(logs.main - logs.logging, logs.main) for _, logs in found]),
+        "log_us": round(sum(logs.logging for _, logs in found) / pairs / ROUND * 1e6, 1),
         "wall": interval([(bare.wall, logs.wall) for bare, logs in found]),
         "of_itself": interval([(one.main, two.main) for (one, _), (two, _) in halves]),
+        "steps_s": round(steps, 1),
     }  # fmt: skip
 
 
