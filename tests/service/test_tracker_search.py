@@ -153,6 +153,11 @@ async def test_a_search_finds_what_python_finds_in_every_order_and_page(tracker:
             falling = sorted(have, key=lambda name: value(made[name]), reverse=True)
             assert await names(client, order_by=by) == rising + none
             assert await names(client, 3, order_by=f"{by} desc") == falling + none
+            if by == "metrics.acc":  # of those that have a last one it is the least, too
+                narrow = {"filter": "config.model.depth > 0 and not config.flag == true and metrics.acc > 0"}
+                left = [name for name in falling if made[name]["flag"] is not True and made[name]["deep"]]
+                left = [name for name in left if value(made[name]) > 0]
+                assert await names(client, 2, order_by="min(metrics.acc) desc", **narrow) == left
         mixed = await names(client, 4, order_by="config.lr", filter="not config.flag == true")
         numbers = [number(made[name]["lr"]) for name in mixed]
         assert [item for item in numbers if item is not None] == sorted(

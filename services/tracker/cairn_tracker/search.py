@@ -27,6 +27,7 @@ _LONGEST_KEY: Final = 1_000
 _ALWAYS: Final = ("create_time", "update_time")
 # Characters of a text that it is sorted by: a page token has them.
 _SORTED: Final = 200
+_AMONG: Final = "uid IN "
 _SIGNS: Final = {"==": "=", "<": "<", "<=": "<=", ">": ">", ">=": ">="}
 
 
@@ -64,6 +65,24 @@ class Part:
     test: str
     # NULL stands for what these runs have not, and so are not sorted by.
     keys: Sequence[Key | None]
+    # What `join` is where `uid IN` tests narrow a listing down, with these in it: no index has its order,
+    # so all that they leave is sorted before the runs themselves are looked up.
+    narrowed: str = ""
+
+    def joined(self, tests: list[str]) -> tuple[str, list[str]]:
+        """The join, and which of the tests are left to be made of the runs."""
+        inside = [test for test in tests if test.startswith(_AMONG)]
+        if not (self.narrowed and inside):
+            return self.join, tests
+        moved = "".join(f" AND run_{test}" for test in inside)
+        return self.narrowed.format(tests=moved), [test for test in tests if test not in inside]
+
+
+def conditions(tree: Tree, given: Parameters) -> list[str]:
+    """As `condition`, of which all have to hold."""
+    if isinstance(tree, Joined) and tree.word == "and":
+        return [test for part in tree.parts for test in conditions(part, given)]
+    return [condition(tree, given)]
 
 
 def condition(tree: Tree, given: Parameters) -> str:
@@ -90,7 +109,8 @@ def parts(operand: Operand, falling: bool, given: Parameters) -> list[Part]:
         rows = (
             f"FROM summaries WHERE team = $1 AND key = {given.add(operand.key, 'text')} AND {column} < 'NaN'"
         )
-        return _with_and_without(rows, Key(column, "float8", falling, required=True), [], [])
+        key = Key(column, "float8", falling, required=True)
+        return _with_and_without(rows, key, [], [], indexed=operand.aggregate == "last")
     if operand.kind == "config":
         value = _config(operand, given)
         number, text = f"run_number({value})", f"left({value} #>> '{{}}', {_SORTED})"
@@ -107,12 +127,21 @@ def parts(operand: Operand, falling: bool, given: Parameters) -> list[Part]:
     return [Part("", "", [Key(f"left(nullif({_TEXTS[operand.kind]}, ''), {_SORTED})", "text", falling)])]
 
 
-def _with_and_without(rows: str, key: Key, with_it: Sequence[Key], without: Sequence[Key]) -> list[Part]:
-    """Runs with a row of their own somewhere, by one of its columns, and those without."""
-    join = f"JOIN (SELECT run_uid AS sorted_uid, {key.sql} AS sorted {rows}) o ON o.sorted_uid = runs.uid"
+def _with_and_without(
+    rows: str, key: Key, with_it: Sequence[Key], without: Sequence[Key], *, indexed: bool = True
+) -> list[Part]:
+    """Runs with a row of their own somewhere, by one of its columns (an index may have its order), and
+    those without."""
+    of = f"SELECT run_uid AS sorted_uid, {key.sql} AS sorted {rows}"
+    join = f"JOIN ({of}) o ON o.sorted_uid = runs.uid"
+    # OFFSET keeps the planner from putting the runs in between.
+    narrowed = (
+        f"JOIN ({of}{{tests}} ORDER BY sorted{' DESC' * key.falling} OFFSET 0) o ON o.sorted_uid = runs.uid"
+    )
     none = f"NOT EXISTS (SELECT {rows} AND run_uid = runs.uid)"
     first = Key("o.sorted", key.kind, key.falling, required=True)
-    return [Part(join, "", [first, *with_it]), Part("", none, [None, *without])]
+    found = Part(join, "", [first, *with_it], narrowed="" if indexed else narrowed)
+    return [found, Part("", none, [None, *without])]
 
 
 def after(keys: Sequence[Key], place: Place, given: Parameters) -> str:
@@ -168,7 +197,7 @@ def _any(tests: Sequence[str]) -> str:
 
 
 def _sure(test: str) -> str:
-    return test if test.startswith("uid IN ") else f"coalesce({test}, false)"
+    return test if test.startswith(_AMONG) else f"coalesce({test}, false)"
 
 
 def _tags(tree: Comparison, given: Parameters) -> str:

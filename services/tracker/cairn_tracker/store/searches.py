@@ -11,7 +11,7 @@ from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import InvalidArgument, Reason
 from cairn_tracker.expression import Operand, Tree
 from cairn_tracker.model import Run
-from cairn_tracker.search import Key, Parameters, Part, Place, after, condition, kinds, order, parts
+from cairn_tracker.search import Key, Parameters, Part, Place, after, conditions, kinds, order, parts
 from cairn_tracker.store.runs import LISTED, MOST_SUMMARIES_IN_LISTS, Filter, whole
 
 _MILLISECONDS: Final = 5_000
@@ -21,10 +21,12 @@ _NEWEST: Final = (
     Key("uid", "text", True, required=True),
 )
 # The planner cannot know how many runs an expression leaves, and knows less without its values; compiling
-# costs more than it wins. What a search reads is in memory: any row costs about what the next one does.
+# costs more than it wins, and so do helpers, which read again what one has read. What a search reads is in
+# memory: any row costs about what the next one does.
 _SETTINGS: Final = f"""
 SET LOCAL statement_timeout = {_MILLISECONDS};
 SET LOCAL jit = off;
+SET LOCAL max_parallel_workers_per_gather = 0;
 SET LOCAL random_page_cost = 1.1;
 SET LOCAL plan_cache_mode = force_custom_plan
 """
@@ -117,14 +119,15 @@ def _statement(wanted: Search, number: int, place: Place, limit: int) -> tuple[s
     if where.states:
         tests.append(f"state = ANY({given.add(list(where.states), 'smallint[]')})")
     if wanted.tree is not None:
-        tests.append(condition(wanted.tree, given))
+        tests += conditions(wanted.tree, given)
     if place:
         tests.append(after(sorted_by, place[len(columns) - len(sorted_by) :], given))
     places = ", ".join(
         f"{'NULL::float8' if key is None else key.sql} AS place_{at}" for at, key in enumerate(columns)
     )
+    join, tests = part.joined(tests)
     return (
-        f"SELECT {LISTED}, {places} FROM runs {part.join} WHERE {' AND '.join(tests)}"  # noqa: S608
+        f"SELECT {LISTED}, {places} FROM runs {join} WHERE {' AND '.join(tests)}"  # noqa: S608
         f" ORDER BY {order(sorted_by)} LIMIT {given.add(limit, 'integer')}",
         given.values,
     )
