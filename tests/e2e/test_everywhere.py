@@ -112,23 +112,28 @@ def client(place: Place) -> Client:
 
 @pytest.fixture(scope="module")
 def ends(place: Place, client: Client) -> dict[str, dict[str, Any]]:
-    """Ten jobs, submitted at once, each as it ended; the one that waits is stopped."""
+    """Seven jobs, submitted at once, each as it ended; the one that waits is stopped. A cluster of SkyPilot's
+    costs a minute of work, so each job shows what one job can."""
     meet = f"python3 - <<'END'\n{MEET.strip()}\nEND"
     tasks = {
-        "cpu": place.task("echo on $(hostname)\npython -c 'import cairn; cairn.log({\"x\": 1.5}, step=1)'"),
-        "gpu": place.task('echo "gpus $CUDA_VISIBLE_DEVICES"', resources=f", accelerators: '{place.gpu}'"),
+        "gpu": place.task(
+            'echo on $(hostname)\necho "gpus $CUDA_VISIBLE_DEVICES"\n'
+            "python -c 'import cairn; cairn.log({\"x\": 1.5}, step=1)'",
+            resources=f", accelerators: '{place.gpu}'",
+        ),
         "gang": place.task(
             f'echo "node $SKYPILOT_NODE_RANK of $SKYPILOT_NUM_NODES"\n{meet}', more="num_nodes: 2\n"
         ),
         "broken gang": place.task(
             "if [ $RANK = 1 ]; then echo last words; exit 7; fi\nsleep 600", more="num_nodes: 2\n"
         ),
-        "setup": place.task("echo never", setup="echo preparing\nexit 9"),
+        "setup": place.task("echo never", setup="echo preparing\nread -p 'sure? ' answer || exit 9"),
         "run": place.task("echo last\nexit 3"),
         "stopped": place.task("trap 'echo bye; exit 0' TERM\necho here\nwhile true; do sleep 0.1; done"),
-        "asks": place.task("echo never", setup="read -p 'sure? ' answer || exit 5"),
-        "children": place.task("(trap '' TERM; sleep 600) &\necho 'left one'"),
-        "torrent": place.task("head -c 1G /dev/zero | tr '\\0' x\necho\necho after"),
+        "children and torrent": place.task(
+            "(trap '' TERM; sleep 600) &\necho 'left one'\n"
+            "head -c 1G /dev/zero | tr '\\0' x\necho\necho after"
+        ),
     }
     with ThreadPoolExecutor(len(tasks)) as threads:
         made = threads.map(lambda task: str(client.submit(task)["uid"]), tasks.values())
@@ -148,34 +153,24 @@ def complete(client: Client, job: dict[str, Any]) -> None:
     until(lambda: client.run(job["uid"]).get("complete"), 30)
 
 
-def test_ten_at_once_end_each_in_one_attempt(ends: dict[str, dict[str, Any]], client: Client) -> None:
+def test_all_at_once_end_each_in_one_attempt(ends: dict[str, dict[str, Any]], client: Client) -> None:
     assert {name: len(job["attempts"]) for name, job in ends.items()} == dict.fromkeys(ends, 1)
     for job in ends.values():
         complete(client, job)
 
 
-def test_a_setup_that_asks_ends_and_its_question_is_told(
+def test_children_that_stay_and_a_line_of_a_gigabyte_do_no_harm(
     ends: dict[str, dict[str, Any]], client: Client
 ) -> None:
-    job = ends["asks"]
-    (attempt,) = job["attempts"]
-    assert (job["state"], job["cause"], attempt["exit_code"]) == ("FAILED", "CAUSE_USER_ERROR", 5), job
-    assert "never" not in texts(client, job["uid"])
-
-
-@pytest.mark.parametrize(("name", "said"), [("children", "left one"), ("torrent", "after")])
-def test_children_that_stay_and_a_line_of_a_gigabyte_do_no_harm(
-    ends: dict[str, dict[str, Any]], client: Client, name: str, said: str
-) -> None:
-    job = ends[name]
+    job = ends["children and torrent"]
     assert (job["state"], job["attempts"][0]["exit_code"]) == ("SUCCEEDED", 0), job
-    assert said in texts(client, job["uid"])
+    assert {"left one", "after"} <= set(texts(client, job["uid"]))
 
 
-def test_a_cpu_job_succeeds_and_its_metrics_are_here(
+def test_a_job_succeeds_and_its_metrics_are_here(
     ends: dict[str, dict[str, Any]], client: Client, place: Place
 ) -> None:
-    job = ends["cpu"]
+    job = ends["gpu"]
     assert job["state"] == "SUCCEEDED", job
     complete(client, job)
     assert client.run(job["uid"])["summary"]["x"]["last"] == 1.5
@@ -209,7 +204,7 @@ def test_one_dead_rank_ends_a_gang_with_its_cause(ends: dict[str, dict[str, Any]
     complete(client, job)
 
 
-def test_a_job_fails_in_setup_and_its_command_never_runs(
+def test_a_job_fails_in_a_setup_that_asks_and_its_command_never_runs(
     ends: dict[str, dict[str, Any]], client: Client
 ) -> None:
     job = ends["setup"]

@@ -187,6 +187,7 @@ def test_a_probe_goes_all_the_way_and_one_that_cannot_says_where_it_stopped(plat
 def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_room_comes(
     platform: Platform, slurm_cluster: Slurm, tmp_path: Path
 ) -> None:
+    """The one that runs meanwhile is at SkyPilot in the workspace of its team, by its person's name."""
     hog = slurm_cluster.run(
         "sbatch", "--parsable", "-N2", "--gres=gpu:h100:8", "--mem=1G", "-D", "/tmp", "-o", "/dev/null",
         "--wrap", "sleep 900",
@@ -201,10 +202,16 @@ def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_
         )
         assert "no room for slurm/lab H100" in told
         # Nobody else is held up.
-        other = cairn(platform, "run", "--infra", "slurm/lab", "--workdir", str(tmp_path), "--", "true")[
-            "uid"
-        ]
-        assert ended(platform, other)["state"] == "SUCCEEDED"
+        other = client.submit("resources: {infra: slurm/lab, cpus: 1}\nrun: sleep 600")["uid"]
+        until(lambda: client.job(other)["state"] == "RUNNING", timeout=180)
+        found = skypilot(
+            platform, "/status", all_users=True, include_credentials=False, include_handle=False,
+            summary_response=True,
+        )  # fmt: skip
+        assert [(one["workspace"], one["user_name"]) for one in found if one["status"] == "UP"] == [
+            ("main", "admin")
+        ], found
+        client.cancel(other)
         shown = cairn(platform, "check", "slurm/lab")["infras"][0]["circuits"]
         assert [one["name"] for one in shown] == ["slurm/lab H100"]
         assert not client.job(second).get("attempts")
@@ -213,20 +220,6 @@ def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_
     assert ended(platform, first, timeout=400)["state"] == "SUCCEEDED"
     end = ended(platform, second)
     assert (end["state"], len(end["attempts"])) == ("SUCCEEDED", 1)
-
-
-def test_each_team_has_its_workspace_and_each_person_a_name(platform: Platform) -> None:
-    client = platform.client()
-    job = client.submit("resources: {infra: slurm/lab, cpus: 1}\nrun: sleep 600")
-    try:
-        until(lambda: client.job(job["uid"])["state"] == "RUNNING", timeout=180)
-        found = skypilot(
-            platform, "/status", all_users=True, include_credentials=False, include_handle=False,
-            summary_response=True,
-        )  # fmt: skip
-        assert [(one["workspace"], one["user_name"]) for one in found] == [("main", "admin")]
-    finally:
-        client.cancel(job["uid"])
-    assert ended(platform, job["uid"])["state"] == "CANCELLED"
+    assert ended(platform, other)["state"] == "CANCELLED"
     until(lambda: skypilot(platform, "/status", all_users=True) == [], timeout=120)
     assert client.orphans() == []
