@@ -195,7 +195,7 @@ def test_where_there_is_no_room_others_wait_for_one_that_tries_and_all_run_when_
     client = platform.client()
     try:
         first = cairn(platform, "run", *ALL_GPUS, "--workdir", str(tmp_path), "--", "true")["uid"]
-        until(lambda: "CapacityCircuitOpen" in client.job(first)["reason"], timeout=120)
+        until(lambda: "CapacityCircuitOpen" in client.job(first)["reason"], timeout=300)
         second = cairn(platform, "run", *ALL_GPUS, "--workdir", str(tmp_path), "--", "true")["uid"]
         told = until(
             lambda: (reason := client.job(second)["reason"]).startswith("Capacity") and reason, timeout=30
