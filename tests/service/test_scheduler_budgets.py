@@ -86,7 +86,7 @@ async def explained(cairn: Scheduler, job: Job) -> outlook_pb2.Explanation:
 
 
 async def every_new_road(cairn: Scheduler, team: str) -> list[Job]:
-    """A job, the children of a sweep, and jobs of a batch."""
+    """A job, the same again, the children of a sweep, and jobs of a batch."""
     parent = f"teams/{team}"
     one = await cairn.submit(SHORT, team=team)
     sweep = await cairn.stub.CreateSweep(scheduler_pb2.CreateSweepRequest(parent=parent, task=SWEEP))
@@ -95,7 +95,8 @@ async def every_new_road(cairn: Scheduler, team: str) -> list[Job]:
             parent=parent, requests=[scheduler_pb2.CreateJobRequest(task=SHORT)] * 2
         )
     )
-    return [one, *sweep.jobs, *batch.jobs]
+    again = await cairn.stub.RerunJob(scheduler_pb2.RerunJobRequest(name=one.name))
+    return [one, again, *sweep.jobs, *batch.jobs]
 
 
 @pytest.mark.parametrize("rule", RULES)
