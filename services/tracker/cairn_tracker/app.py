@@ -203,10 +203,12 @@ def _works(settings: TrackerSettings, parts: Parts, tokens: TokenChecker | None)
     keeping = Keeping(db=parts.db, clock=parts.clock)
     retention = Retention(db=parts.db, keeping=keeping, clock=parts.clock)
     yield every(settings.collection_interval, retention.step, name="retention")
-    yield every(settings.expiry_interval, parts.expiry.step, name="expiry")
+    # A platform that is stopped every evening drops what is old, too.
+    soon = min(settings.expiry_interval, settings.collection_interval)
+    yield every(settings.expiry_interval, parts.expiry.step, name="expiry", first=soon)
     yield every(settings.collection_interval, parts.uploads.round, name="uploads")
     # What a tracker that was away has not heard yet may keep bytes, too.
-    calm = min(settings.collection_grace, _CALM)
+    calm = min(settings.collection_grace, _CALM) + settings.collection_interval
     yield every(settings.collection_interval, parts.collector.round, name="collection", first=calm)
     yield every(settings.collection_interval, _scrub(settings, parts).round, name="scrub")
 

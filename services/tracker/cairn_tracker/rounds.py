@@ -14,13 +14,14 @@ log = structlog.get_logger(__name__)
 
 
 async def every(
-    interval: float, work: Callable[[], Awaitable[object]], *, name: str, first: float = 0.0
+    interval: float, work: Callable[[], Awaitable[object]], *, name: str, first: float | None = None
 ) -> NoReturn:
-    """Calls `work` after each `interval` seconds, and not in the `first` ones, for as long as the process
-    runs. What it raises is logged: the next round tries again."""
-    await asyncio.sleep(first)
+    """Calls `work` after `first` seconds (by default an interval) and then after each `interval`, for as long
+    as the process runs. What it raises is logged: the next round tries again."""
+    pause = interval if first is None else first
     while True:
-        await asyncio.sleep(interval)
+        await asyncio.sleep(pause)
+        pause = interval
         try:
             await work()
         except Unavailable as error:
