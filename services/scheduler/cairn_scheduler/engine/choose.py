@@ -8,6 +8,7 @@ from cairn_scheduler.engine import reasons
 from cairn_scheduler.engine.fit import Placement, Room
 from cairn_scheduler.engine.gates import Gates
 from cairn_scheduler.engine.hold import Shadow
+from cairn_scheduler.engine.order import Line
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
 from cairn_scheduler.engine.world import Code, JobRequest, Option, Reason
@@ -67,6 +68,13 @@ class Ground:
                         break
             reason = reason or gate
         return best or Refusal(reason or Reason(Code.NO_MATCHING_FLAVOR), short)
+
+    def has_room(self, line: Line) -> bool:
+        """Whether the quotas have room for a line's next job."""
+        request = line.head()
+        if request is None:
+            return False
+        return any(self.state.within(line.seat, request.options[index]) for index in line.options or ())
 
     def _spot(self, seat: Seat, request: JobRequest, option: Option) -> tuple[Placement, bool] | Reason:
         """Machines for an option that the quota has room for, and whether they are free already."""

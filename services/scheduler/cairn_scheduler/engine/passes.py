@@ -360,7 +360,8 @@ class Pass:
             assert placement is not None
             choice = Choice(index, placement, False, seat.debt(option.usage))
         self._start(seat, request, choice)
-        again = {line for line in self._tried if line.freed != line.minds.freed()}
+        # Who would have to evict, too, is tried again only when all were tried: there are many.
+        again = {one for one in self._tried if one.freed != one.minds.freed() and self.ground.has_room(one)}
         for line in [line for line in self._tried if line in again]:
             self._turns.revive(line)
         self._tried = [line for line in self._tried if line not in again]
