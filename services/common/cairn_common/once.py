@@ -111,13 +111,13 @@ class Once:
         return answer.FromString(bytes(data))
 
 
-def check_request_id(text: str) -> str:
+def check_request_id(text: str, *, most: int = LONGEST_ID) -> str:
     """The same text. Raises InvalidArgument."""
-    if len(text) > LONGEST_ID or not text.isprintable():
+    if len(text) > most or not text.isprintable():
         raise InvalidArgument(
-            f"request_id: at most {LONGEST_ID} printable characters",
+            f"request_id: at most {most} printable characters",
             reason=Reason.FIELD_INVALID,
-            path="request_id",
+            field="request_id",
         )
     return text
 

@@ -309,8 +309,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
 
     async def _refuse_another_batch(self, first: Draft) -> None:
         """Before one that is longer than the first under its id could add to that."""
+        if not first.request.id:
+            return
         known = await store.job_by_request(self._db, team=first.team, request_id=first.request.id)
-        if known is not None and first.request.id:
+        if known is not None:
             _check_same(first, known[1])
 
     async def _create(self, drafts: Sequence[Draft]) -> list[job_pb2.Job]:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from cairn.scheduler.v1 import job_pb2, scheduler_pb2
 from cairn_common.errors import FailedPrecondition, InvalidArgument, Reason
 from cairn_common.ids import new_uid, parse_name
-from cairn_common.once import check_request_id
+from cairn_common.once import check_request_id, digest
 from cairn_scheduler import dependencies, environment, mounts, secrecy, wire
 from cairn_scheduler.dependencies import Fate, Wish
 from cairn_scheduler.model import Code, Dependency, Job, Spec, State, pool_of
@@ -276,14 +276,7 @@ def _request(message: CreateRequest, task: Task, hidden: Collection[str]) -> Req
 def identified(message: CreateRequest | AgainRequest) -> Request:
     """What tells this message, its secrets' values taken out, from others under its request_id. Raises
     InvalidArgument."""
-    text = message.request_id
-    if len(text) > _LONGEST_REQUEST_ID or not text.isprintable():
-        raise InvalidArgument(
-            f"request_id: at most {_LONGEST_REQUEST_ID} printable characters",
-            reason=Reason.FIELD_INVALID,
-            field="request_id",
-        )
-    return Request(text, hashlib.sha256(message.SerializeToString(deterministic=True)).digest())
+    return Request(check_request_id(message.request_id, most=_LONGEST_REQUEST_ID), digest(message))
 
 
 def checked_message(job: Job) -> job_pb2.Job:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -17,6 +16,7 @@ from cairn_common.clock import Clock
 from cairn_common.db import Database
 from cairn_common.errors import Aborted, AlreadyExists, InvalidArgument, Reason
 from cairn_common.ids import check_id, check_uid, new_uid, parse_name
+from cairn_common.once import digest
 from cairn_common.paging import Position, decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_tracker import compare, expression, logs, search, series, series_in_store, tail, wire
@@ -69,12 +69,12 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
         who = caller()
         team = team_of(who, request.parent, Role.MEMBER)
         wanted = _new_run(request, team, who, self._clock.now())
-        digest = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        same = digest(request)
         try:
-            made = await self._create(wanted, request.request_id, digest)
+            made = await self._create(wanted, request.request_id, same)
         except asyncpg.UniqueViolationError:
             # The same request_id, at the same time.
-            made = await self._create(wanted, request.request_id, digest)
+            made = await self._create(wanted, request.request_id, same)
         return wire.run(made)
 
     async def GetRun(self, request: tracker_pb2.GetRunRequest, context: Context) -> run_pb2.Run:
@@ -248,12 +248,12 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
             raise unknown_run(key)
         return run
 
-    async def _create(self, wanted: Run, request_id: str, digest: bytes) -> Run:
+    async def _create(self, wanted: Run, request_id: str, same: bytes) -> Run:
         if request_id:
             known = await runs.by_request(self._db, wanted.team, wanted.creator, request_id)
             if known is not None:
                 uid, before = known
-                if before not in (None, digest):
+                if before not in (None, same):
                     raise InvalidArgument(
                         f"request_id {request_id[:80]!r} was used before for another run; choose a new one",
                         reason=Reason.REQUEST_ID_REUSED,
@@ -261,7 +261,7 @@ class TrackerApi(tracker_pb2_grpc.TrackerServiceServicer):
                     )
                 return await self._run(RunKey(wanted.team, uid))
         async with self._db.transaction() as conn:
-            if await runs.create(conn, wanted, request_id=request_id, request_digest=digest):
+            if await runs.create(conn, wanted, request_id=request_id, request_digest=same):
                 await announce(conn, RunKey(wanted.team, wanted.uid), created=True, now=wanted.create_time)
         run = await self._run(RunKey(wanted.team, wanted.uid))
         if run.creator != wanted.creator or run.has_job:
