@@ -206,11 +206,11 @@ class Pass:
 
     def _try_again(self) -> bool:
         """When all were tried: those whose chances have changed since they were; each change once."""
-        again = [line for line in self._tried if self._checked.get(line) != self._chances(line)]
-        dropped = set(again)
-        self._tried = [line for line in self._tried if line not in dropped]
+        chances = {line: self._chances(line) for line in self._tried}
+        again = {line: now for line, now in chances.items() if self._checked.get(line) != now}
+        self._tried = [line for line in self._tried if line not in again]
+        self._checked |= again
         for line in again:
-            self._checked[line] = self._chances(line)
             if not line.unchanged(self.now):
                 self._turns.revive(line)
             else:
