@@ -21,6 +21,7 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.drawing import Extent, width
 from cairn_tracker.ingest import announce
+from cairn_tracker.points import KEPT_MARK
 from cairn_tracker.series_in_store import LATEST_FIRST
 from cairn_tracker.store import expiry as rows
 from cairn_tracker.store import keeping as store
@@ -35,8 +36,6 @@ _LONGEST: Final = 100 * 366 * 86_400.0
 #: most, steps without a finite value left out.
 BUCKETS: Final = 1_000
 KEPT: Final = 4 * BUCKETS
-#: Before the writer of a point that is left.
-MARK: Final = "kept "
 _MOST_A_ROUND: Final = 500
 # Of one copy: rows, about, and metrics.
 _ROWS: Final = 1_000_000
@@ -58,7 +57,8 @@ ORDER BY key, step, {LATEST_FIRST} LIMIT 1 BY key, step
 _THIN = f"""
 INSERT INTO points (team, run, key, step, attempt, writer, segment, position, cell, time, value)
 SELECT {{team:String}}, {{run:String}}, key, step, attempt,
-    if(startsWith(writer, '{MARK}'), writer, concat('{MARK}', writer)), segment, position, cell, time, value
+    if(startsWith(writer, '{KEPT_MARK}'), writer, concat('{KEPT_MARK}', writer)),
+    segment, position, cell, time, value
 FROM ({_SHOWN})
 WHERE (key, step) IN (
     SELECT key, arrayJoin([
@@ -73,7 +73,7 @@ WHERE (key, step) IN (
 
 _DROP_POINTS = f"""
 ALTER TABLE points DELETE
-WHERE team = {{team:String}} AND run IN {{runs:Array(String)}} AND NOT startsWith(writer, '{MARK}')
+WHERE team = {{team:String}} AND run IN {{runs:Array(String)}} AND NOT startsWith(writer, '{KEPT_MARK}')
 """
 _DROP_LINES = """
 ALTER TABLE lines DELETE

@@ -1,7 +1,8 @@
 """Metric points in ClickHouse: adding them.
 
-Every row that was ever logged is kept. Readers (`series`, `rollups`) see one value a step: of the latest
-attempt that logged it, and there the latest one.
+Every row that was ever logged is kept, unless a rule of the team's lets it go once the run is over
+(`expiry`). Readers (`series`, `rollups`) see one value a step: of the latest attempt that logged it, and
+there the latest one.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from cairn_tracker.batch import Ints, MetricKey, Points
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.native import Labels, encode
 
+#: Before the writer of a row that was written once more, to stay when the others go.
+KEPT_MARK: Final = "kept "
 # Rows in one block: beyond this a block costs memory and wins nothing.
 _BLOCK_ROWS: Final = 500_000
 

@@ -11,6 +11,7 @@ from cairn_tracker.batch import RunKey
 from cairn_tracker.clickhouse import ClickHouse
 from cairn_tracker.mlflow.errors import unknown_run
 from cairn_tracker.pending import Pending
+from cairn_tracker.points import KEPT_MARK
 from cairn_tracker.store import ingested
 
 _FIRST: Final = -(2**63)
@@ -22,7 +23,7 @@ SELECT run, step, intDiv(time, 1000) AS millis, value FROM (
     SELECT run, step, time, value, position FROM points
     WHERE team = {team:String} AND run IN {runs:Array(String)} AND key = {key:String}
       AND step >= {first:Int64} AND step <= {last:Int64}
-    LIMIT 1 BY run, step, attempt, replaceOne(writer, 'kept ', ''), segment, position, cell)
+    LIMIT 1 BY run, step, attempt, replaceOne(writer, {mark:String}, ''), segment, position, cell)
 ORDER BY run, millis, step, if(isNaN(value), 0, value)
 LIMIT {limit:UInt32} OFFSET {offset:UInt64}
 """
@@ -66,6 +67,7 @@ class History:
                 "last": _LAST if wanted.last is None else wanted.last,
                 "limit": wanted.limit,
                 "offset": wanted.offset,
+                "mark": KEPT_MARK,
             },
         )
         return columns or ((), (), (), ())
