@@ -21,12 +21,10 @@ _NEWEST: Final = (
     Key("uid", "text", True, required=True),
 )
 # The planner cannot know how many runs an expression leaves, and knows less without its values; compiling
-# costs more than it wins, and so do helpers, which read again what one has read. What a search reads is in
-# memory: any row costs about what the next one does.
+# costs more than it wins. What a search reads is in memory: any row costs about what the next one does.
 _SETTINGS: Final = f"""
 SET LOCAL statement_timeout = {_MILLISECONDS};
 SET LOCAL jit = off;
-SET LOCAL max_parallel_workers_per_gather = 0;
 SET LOCAL random_page_cost = 1.1;
 SET LOCAL plan_cache_mode = force_custom_plan
 """
