@@ -6,10 +6,11 @@ import base64
 import hashlib
 import http.client
 import re
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, TypeVar
+from typing import BinaryIO, TypeAlias, TypeVar, cast
 from urllib.parse import urlsplit
 
 from cairn._connections import Connections, origin
@@ -26,10 +27,15 @@ _CHECKSUM = "x-amz-checksum-sha256"
 _DIGEST = re.compile(r"/([0-9a-f]{64})\?")
 
 T = TypeVar("T")
+Bytes: TypeAlias = "bytes | bytearray | memoryview"
 
 
 class TransferError(Exception):
     """Bytes could not be moved, or are not the bytes that were promised."""
+
+
+class WrongBytesError(TransferError):
+    """What came is not what the digest promises."""
 
 
 class StoreRefused(TransferError):
@@ -50,8 +56,9 @@ class Store:
     def __init__(self, *, patience: float = PATIENCE) -> None:
         self._connections = Connections()
         self._patience = patience
+        self._own = threading.local()
 
-    def put(self, url: str, data: bytes) -> None:
+    def put(self, url: str, data: Bytes) -> None:
         """Sends ``data``. Raises `TransferError`, `Unreachable`."""
         self._patiently(url, lambda: self._put(url, data, len(data)))
 
@@ -64,9 +71,11 @@ class Store:
 
         self._patiently(url, once)
 
-    def get(self, url: str, *, digest: str | None, size: int) -> bytes | bytearray:
-        """The blob at ``url``, checked against digest and size; without a digest, against its size alone.
-        Raises `TransferError`, `Unreachable`."""
+    def get(self, url: str, *, digest: str, size: int) -> memoryview:
+        """The blob at ``url``, in memory that the thread's next call uses again.
+
+        Raises `WrongBytesError` where it is not what digest and size say, `TransferError`, `Unreachable`.
+        """
         return self._patiently(url, lambda: self._get(url, digest, size))
 
     def get_range(self, url: str, start: int, count: int) -> bytes:
@@ -84,28 +93,38 @@ class Store:
             raise TransferError(f"the store answered with {len(data)} bytes where {count} were asked for")
         return data
 
-    def _put(self, url: str, body: bytes | Iterator[bytes], size: int) -> None:
+    def _put(self, url: str, body: Bytes | Iterator[bytes], size: int) -> None:
         with self._answer("PUT", url, body, {"Content-Length": str(size)} | _signed(url)) as response:
             _check(response, response.read(4096))
 
-    def _get(self, url: str, digest: str | None, size: int) -> bytearray:
+    def _get(self, url: str, digest: str, size: int) -> memoryview:
+        seen, read, view = hashlib.sha256(), 0, self._buffer(size + 1)
         with self._answer("GET", url, None, {}) as response:
             if response.status != 200:
                 _check(response, response.read(4096))
-            data = _filled(response, size)
-            beyond = response.read(1)  # never more than one byte too many, whatever is sent
-        if beyond or len(data) != size or digest is not None:
-            found = hashlib.sha256(data).hexdigest()
-            if beyond or len(data) != size or found != digest:
-                raise TransferError(
-                    f"the store's bytes are not those of blob {(digest or urlsplit(url).path[-64:])[:12]}: "
-                    f"{len(data) + len(beyond)} of {size} bytes, sha256 {found[:12]}; they were not used"
-                )
-        return data
+            # Piece by piece, so that each is hashed while the processor's cache has it; and never more than a
+            # byte too many, whatever is sent.
+            while count := response.readinto(view[read : min(read + CHUNK, size + 1)]):
+                seen.update(view[read : read + count])
+                read += count
+            if read < size and response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+        if read != size or seen.hexdigest() != digest:
+            raise WrongBytesError(
+                f"the store's bytes are not those of blob {digest[:12]}: {read} of {size} bytes, "
+                f"sha256 {seen.hexdigest()[:12]}; they were not used"
+            )
+        return view[:size]
+
+    def _buffer(self, size: int) -> memoryview:
+        """This thread's own: new memory would cost as much time as filling it."""
+        if len(getattr(self._own, "buffer", b"")) < size:
+            self._own.buffer = memoryview(bytearray(size))
+        return cast(memoryview, self._own.buffer)
 
     @contextmanager
     def _answer(
-        self, method: str, url: str, body: bytes | Iterator[bytes] | None, headers: dict[str, str]
+        self, method: str, url: str, body: Bytes | Iterator[bytes] | None, headers: dict[str, str]
     ) -> Iterator[http.client.HTTPResponse]:
         parts = urlsplit(url)
         target = parts.path + (f"?{parts.query}" if parts.query else "")
@@ -138,7 +157,7 @@ def _asked(
     connection: http.client.HTTPConnection,
     method: str,
     target: str,
-    body: bytes | Iterator[bytes] | None,
+    body: Bytes | Iterator[bytes] | None,
     headers: dict[str, str],
 ) -> http.client.HTTPResponse:
     """The answer, also where the store refuses, and hangs up, before it has read all that is sent."""
@@ -159,17 +178,6 @@ def _signed(url: str) -> dict[str, str]:
     """The headers, beside the host, that the signature of a PUT's URL is over."""
     digest = _DIGEST.search(url) if _CHECKSUM in url else None
     return {_CHECKSUM: base64.b64encode(bytes.fromhex(digest[1])).decode()} if digest else {}
-
-
-def _filled(response: http.client.HTTPResponse, size: int) -> bytearray:
-    """At most so many bytes of the answer, in memory once."""
-    data = bytearray(size)
-    view, read = memoryview(data), 0
-    while read < size and (count := response.readinto(view[read:])):
-        read += count
-    view.release()
-    del data[read:]
-    return data
 
 
 def _chunks(file: BinaryIO, read: Callable[[int], None]) -> Iterator[bytes]:

@@ -8,12 +8,13 @@ read-only then, as a change would reach all who have the file.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+from cairn._transfer import Entry, consists_of
 
 
 class Cache:
@@ -33,17 +34,17 @@ class Cache:
         folder = Path(environ.get("CAIRN_CACHE_DIR") or os.path.join(base, "cairn", "files"))
         return Cache(folder, limit=limit, links=environ.get("CAIRN_CACHE_LINKS", "") == "1")
 
-    def take(self, digest: str, size: int, target: Path) -> bool:
-        """Puts the file with this digest at ``target``; False where it is not here, or not right any more."""
-        if size == 0:
+    def take(self, entry: Entry, target: Path) -> bool:
+        """Puts the file of an entry at ``target``; False where it is not here, or not right any more."""
+        if entry.size == 0:
             return False
-        kept = self._path(digest)
+        kept = self._path(entry.digest)
         temporary = target.with_name(f".cairn-{secrets.token_hex(8)}")
         try:
-            if kept.stat().st_size != size:
+            if kept.stat().st_size != entry.size:
                 return False
             self._bring(kept, temporary)
-            if _digest(temporary) != digest:
+            if not consists_of(temporary, entry.parts):
                 kept.unlink(missing_ok=True)
                 return False
             os.replace(temporary, target)
@@ -54,10 +55,10 @@ class Cache:
         finally:
             _remove(temporary)
 
-    def keep(self, digest: str, size: int, path: Path) -> None:
-        """Keeps a file that was just verified."""
-        kept = self._path(digest)
-        if not 0 < size <= self._limit or kept.exists():
+    def keep(self, entry: Entry, path: Path) -> None:
+        """Keeps an entry's file that was just verified."""
+        kept = self._path(entry.digest)
+        if not 0 < entry.size <= self._limit or kept.exists():
             return
         temporary = kept.with_name(f".{secrets.token_hex(8)}")
         try:
@@ -98,11 +99,6 @@ class Cache:
                 path = Path(parent, name)
                 with contextlib.suppress(OSError):
                     yield path, path.stat()
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remove(path: Path) -> None:

@@ -52,17 +52,16 @@ class Digests:
         base = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
         return Digests(Path(told or os.path.join(base, "cairn", "digests.sqlite3")))
 
-    def find(self, stamp: Stamp) -> tuple[str, tuple[Part, ...]] | None:
-        """The digest of the file and its parts, if it was read as it is now."""
+    def find(self, stamp: Stamp) -> tuple[Part, ...] | None:
+        """The parts of the file, if it was read as it is now."""
         if self._db is None or stamp[2] < LEAST:
             return None
         try:
             row = self._db.execute(
-                "SELECT digest, parts FROM digests"
-                " WHERE device = ? AND inode = ? AND size = ? AND written = ?",
+                "SELECT parts FROM digests WHERE device = ? AND inode = ? AND size = ? AND written = ?",
                 tuple(map(_signed, stamp)),
             ).fetchone()
-            return None if row is None else (str(row[0]), tuple(_parts(str(row[1]), stamp[2])))
+            return None if row is None else tuple(_parts(str(row[0]), stamp[2]))
         except Exception:
             return None
 

@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from io import BufferedRandom, BufferedWriter
+from itertools import accumulate
 from pathlib import Path
 from typing import Final, TypeVar
 
-from cairn._blobs import CHUNK, Store, TransferError, UrlExpired
+from cairn._blobs import CHUNK, Store, TransferError, UrlExpired, WrongBytesError
 from cairn._cache import Cache
 from cairn._http import Api, ApiError, segment
 from cairn._paths import check_paths, place
-from cairn._transfer import WORKERS, Entry, Part, Progress
+from cairn._transfer import WORKERS, Entry, Part, Progress, consists_of
 
 URLS_AT_ONCE = 200
-_LARGEST_IN_MEMORY: Final = 64 << 20
 _PIECE: Final = 16 << 20
 _FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -145,53 +145,68 @@ def _files(
         if not _is_small(entry):
             yield from _large_file(pool, fetcher, entry, targets[entry.path])
             if cache is not None:
-                cache.keep(entry.digest, entry.size, targets[entry.path])
+                cache.keep(entry, targets[entry.path])
 
 
 def _there(entry: Entry, target: Path, cache: Cache | None) -> bool:
-    return _same(target, entry) or (cache is not None and cache.take(entry.digest, entry.size, target))
+    return _same(target, entry) or (cache is not None and cache.take(entry, target))
 
 
 def _is_small(entry: Entry) -> bool:
     """Whether it fits into memory: an MLflow client's file may be one part of gigabytes."""
-    return len(entry.parts) <= 1 and entry.size <= _LARGEST_IN_MEMORY
+    return len(entry.parts) <= 1 and entry.size <= _PIECE
 
 
 def _small_file(fetcher: _Fetcher, entry: Entry, target: Path, cache: Cache | None) -> int:
     data = fetcher.get(entry.parts[0]) if entry.parts else b""
-    checked = bool(entry.parts) and entry.parts[0].digest == entry.digest
-    if not checked and hashlib.sha256(data).hexdigest() != entry.digest:
-        raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
     with _in_place(target) as file:
         file.write(data)
     if cache is not None:
-        cache.keep(entry.digest, entry.size, target)
+        cache.keep(entry, target)
     return entry.size
 
 
 def _large_file(pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, target: Path) -> Iterator[int]:
     with _resumable(target, entry) as (file, begun):
-        offset, futures = 0, list[Future[int]]()
-        for part in entry.parts:
-            if part.size > _LARGEST_IN_MEMORY:
-                futures += _pieces(pool, fetcher, part, file.fileno(), offset)
-            else:
-                futures.append(pool.submit(_part, fetcher, part, file.fileno(), offset, begun=begun))
-            offset += part.size
-        whole, offset = hashlib.sha256(), 0
-        # In their order, while the later ones are on their way.
-        for size in _results(futures):
-            _add(whole, file.fileno(), offset, size)
-            offset += size
-            yield size
+        if len(entry.parts) > 1:
+            yield from _parts(pool, fetcher, entry, file.fileno(), begun=begun)
+        else:
+            yield from _one_part(pool, fetcher, entry, file.fileno())
         os.truncate(file.fileno(), entry.size)
-        right = whole.hexdigest() == entry.digest
-        if not right and _fetched_again(fetcher, entry, file.fileno()):
-            file.seek(0)
-            right = hashlib.file_digest(file, "sha256").hexdigest() == entry.digest
-        if not right:
-            os.truncate(file.fileno(), 0)
-            raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
+
+
+def _parts(
+    pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, descriptor: int, *, begun: bool
+) -> Iterator[int]:
+    """Fetches parts, each checked on its way; not those that are there from before."""
+
+    def fetch(part: Part, offset: int) -> int:
+        if not begun or not _is_part(part, descriptor, offset):
+            _write(descriptor, fetcher.get(part), offset)
+        return part.size
+
+    offsets = accumulate((part.size for part in entry.parts), initial=0)
+    yield from _results([pool.submit(fetch, *each) for each in zip(entry.parts, offsets, strict=False)])
+
+
+def _one_part(pool: ThreadPoolExecutor, fetcher: _Fetcher, entry: Entry, descriptor: int) -> Iterator[int]:
+    """Fetches a part of any size by ranges, which are held against its digest in their order."""
+    (part,) = entry.parts
+
+    def fetch(start: int, count: int) -> int:
+        _write(descriptor, fetcher.get_range(part, start, count), start)
+        return count
+
+    starts = range(0, part.size, _PIECE)
+    futures = [pool.submit(fetch, start, min(_PIECE, part.size - start)) for start in starts]
+    seen, offset = hashlib.sha256(), 0
+    for size in _results(futures):
+        _add(seen, descriptor, offset, size)
+        offset += size
+        yield size
+    if seen.hexdigest() != part.digest:
+        os.truncate(descriptor, 0)
+        raise TransferError(f"{entry.path}: its bytes are not those of the manifest; it was not written")
 
 
 def _results(futures: list[Future[T]]) -> Iterator[T]:
@@ -213,48 +228,16 @@ def _add(whole: hashlib._Hash, descriptor: int, offset: int, size: int) -> None:
         offset += len(data)
 
 
-def _pieces(
-    pool: ThreadPoolExecutor, fetcher: _Fetcher, part: Part, descriptor: int, offset: int
-) -> list[Future[int]]:
-    """Fetches a part by ranges; what came is held against the digest of the whole file."""
-
-    def fetch(start: int, count: int) -> int:
-        _write(descriptor, fetcher.get_range(part, start, count), offset + start)
-        return count
-
-    starts = range(0, part.size, _PIECE)
-    return [pool.submit(fetch, start, min(_PIECE, part.size - start)) for start in starts]
-
-
-def _part(fetcher: _Fetcher, part: Part, descriptor: int, offset: int, *, begun: bool) -> int:
-    """Fetches a part, unless it is there from before; what came is held against the digest of the whole file:
-    hashing it here as well would take as long again."""
-    if not begun or not _is_part(part, descriptor, offset):
-        _write(descriptor, fetcher.get(part, checked=False), offset)
-    return part.size
-
-
-def _fetched_again(fetcher: _Fetcher, entry: Entry, descriptor: int) -> bool:
-    """Fetches those parts anew, each checked, that are not what they have to be; whether there were any."""
-    offset, wrong = 0, 0
-    for part in entry.parts:
-        if part.size <= _LARGEST_IN_MEMORY and not _is_part(part, descriptor, offset):
-            _write(descriptor, fetcher.get(part), offset)
-            wrong += 1
-        offset += part.size
-    return wrong > 0
-
-
 def _is_part(part: Part, descriptor: int, offset: int) -> bool:
-    return hashlib.sha256(os.pread(descriptor, part.size, offset)).hexdigest() == part.digest
+    seen = hashlib.sha256()
+    _add(seen, descriptor, offset, part.size)
+    return seen.hexdigest() == part.digest
 
 
-def _write(descriptor: int, given: bytes | bytearray, offset: int) -> None:
-    data = memoryview(given)
+def _write(descriptor: int, data: bytes | memoryview, offset: int) -> None:
     # A disk that is nearly full takes what it can, and says so with the rest.
-    while data:
-        written = os.pwrite(descriptor, data, offset)
-        data, offset = data[written:], offset + written
+    while (written := os.pwrite(descriptor, data, offset)) < len(data):
+        data, offset = memoryview(data)[written:], offset + written
 
 
 class _Fetcher:
@@ -269,12 +252,20 @@ class _Fetcher:
         for start in range(0, len(wanted), 1000):
             self._urls.update(self._ask(wanted[start : start + 1000]))
 
-    def get(self, part: Part, *, checked: bool = True) -> bytes | bytearray:
-        digest = part.digest if checked else None
-        try:
-            return self._store.get(self._urls[part.digest], digest=digest, size=part.size)
-        except UrlExpired:
-            return self._store.get(self._ask([part.digest])[part.digest], digest=digest, size=part.size)
+    def get(self, part: Part) -> memoryview:
+        """As `Store.get`; what came wrong may come right."""
+        for last in (False, True):
+            url = self._urls[part.digest]
+            try:
+                return self._store.get(url, digest=part.digest, size=part.size)
+            except UrlExpired:
+                if last:
+                    raise
+                self._urls.update(self._ask([part.digest]))
+            except WrongBytesError:
+                if last:
+                    raise
+        raise AssertionError("the last try ends it")
 
     def get_range(self, part: Part, start: int, count: int) -> bytes:
         try:
@@ -349,9 +340,4 @@ def _in_place(target: Path) -> Iterator[BufferedWriter]:
 def _same(target: Path, entry: Entry) -> bool:
     if target.is_symlink() or not target.is_file() or target.stat().st_size != entry.size:
         return False
-    return _digest(target) == entry.digest
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return consists_of(target, entry.parts)

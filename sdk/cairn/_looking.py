@@ -62,7 +62,7 @@ def difference(api: Api, team: str, before: Json, now: Json) -> Difference:
     """What changed from one version to another."""
     old, new = ({entry.path: entry for entry in entries_of(api, version)} for version in (before, now))
     both = sorted(old.keys() & new.keys())
-    changed = [path for path in both if old[path].digest != new[path].digest]
+    changed = [path for path in both if old[path].parts != new[path].parts]
     return Difference(
         added=[(path, new[path].size) for path in sorted(new.keys() - old.keys())],
         removed=[(path, old[path].size) for path in sorted(old.keys() - new.keys())],

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import stat
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
-from cairn._blobs import Store, TransferError
+from cairn._blobs import CHUNK, Store, TransferError
 from cairn._http import Api, Json, segment
 from cairn._paths import check_path, check_paths
 
@@ -49,8 +51,15 @@ class Entry:
 
     path: str
     size: int
+    # Of a file in one part its sha256, else `digest_of` its parts. Other clients may have stated the sha256
+    # of all of such a file: what counts are the parts.
     digest: str
     parts: tuple[Part, ...] = field(default=())
+
+    @staticmethod
+    def made_of(path: str, parts: tuple[Part, ...]) -> Entry:
+        """The file that these parts are, in their order."""
+        return Entry(path, sum(part.size for part in parts), digest_of(parts), parts)
 
     def json(self) -> Json:
         return {
@@ -68,6 +77,28 @@ class Entry:
         if sum(part.size for part in parts) != entry.size or any(part.size <= 0 for part in parts):
             raise TransferError(f"the manifest of {entry.path!r} contradicts itself: its parts do not add up")
         return entry
+
+
+def digest_of(parts: Sequence[Part]) -> str:
+    """A file's digest: that of its only part, or the sha256 over the digests (as bytes) of its parts."""
+    if len(parts) == 1:
+        return parts[0].digest
+    return hashlib.sha256(b"".join(bytes.fromhex(part.digest) for part in parts)).hexdigest()
+
+
+def consists_of(path: Path, parts: Iterable[Part]) -> bool:
+    """Whether these parts are the bytes of a file, and nothing more. Raises OSError."""
+    with path.open("rb") as file:
+        return all(_digest(file, part.size) == part.digest for part in parts) and not file.read(1)
+
+
+def _digest(file: BinaryIO, size: int) -> str:
+    """Of the next so many bytes."""
+    seen = hashlib.sha256()
+    while size and (data := file.read(min(size, CHUNK))):
+        seen.update(data)
+        size -= len(data)
+    return seen.hexdigest()
 
 
 def sources(path: Path) -> list[Source]:
@@ -149,9 +180,9 @@ def entries_of(api: Api, version: Json) -> list[Entry]:
 
     Raises `TransferError`, `UnsafePath`, `Unreachable`, `ApiError`.
     """
-    given = version.get("entries", [])
-    if len(given) < int(version.get("entry_count") or 0):
-        given = list(api.pages(f"/api/v1/{version['name']}/entries", "entries"))
+    given: Iterable[Json] = version.get("entries", [])
+    if len(version.get("entries", [])) < int(version.get("entry_count") or 0):
+        given = api.pages(f"/api/v1/{version['name']}/entries", "entries")
     entries = [Entry.of(value) for value in given]
     check_paths(entry.path for entry in entries)
     return entries

@@ -1,9 +1,9 @@
 """Files to the artifact store, in content-addressed parts.
 
-A file is read once. Each part is hashed and, where the store lacks it, sent from memory by one of eight
-threads, while the next ones are read; at most `WINDOW` bytes are in memory. What is in the store already is
-not sent again, so an upload that broke off goes on where it broke; and a file that was read before, and was
-not written since, is not even read (see `cairn._digests`).
+A file is read once, and each byte hashed once. Each part is hashed and, where the store lacks it, sent from
+memory by one of eight threads, while the next ones are read; at most `WINDOW` bytes are in memory. What is in
+the store already is not sent again, so an upload that broke off goes on where it broke; and a file that was
+read before, and was not written since, is not even read (see `cairn._digests`).
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from io import FileIO
 from typing import TypeVar
 
-from cairn._blobs import Store, TransferError, UrlExpired
+from cairn._blobs import Bytes, Store, TransferError, UrlExpired
 from cairn._digests import Digests
 from cairn._http import Api
 from cairn._transfer import PART, WORKERS, Entry, Part, Progress, Source, Stamp, ask_uploads, stamp_of
@@ -72,13 +74,30 @@ def _upload(
         sending = _Sending(api, team, store, pool, progress=progress, total=total)
         reader = _Reader(sending, digests)
         try:
-            entries = [reader.file(source) for source in files]
+            made = [reader.file(source) for source in files]
             sending.finish()
         except BaseException:
             sending.give_up()
             raise
         reader.note()
-    return [entry() for entry in entries]
+    return [each.entry() if isinstance(each, _Hashing) else each for each in made]
+
+
+@dataclass(slots=True)
+class _Hashing:
+    """A file in several parts, of which threads find out what they are."""
+
+    path: str
+    stamp: Stamp
+    # When its reading began.
+    began: int
+    parts: list[Future[Part]] = field(default_factory=list)
+
+    def done(self) -> bool:
+        return all(part.done() for part in self.parts)
+
+    def entry(self) -> Entry:
+        return Entry.made_of(self.path, tuple(part.result() for part in self.parts))
 
 
 class _Reader:
@@ -86,11 +105,11 @@ class _Reader:
 
     def __init__(self, sending: _Sending, digests: Digests | None) -> None:
         self._sending, self._digests = sending, digests
-        # Files that were read, when that began, and what they came to, once their parts are hashed.
-        self._read: deque[tuple[Stamp, int, Sequence[Future[Part]], Callable[[], Entry]]] = deque()
+        # Files that were read, and are not noted yet.
+        self._read: deque[_Hashing] = deque()
 
-    def file(self, source: Source) -> Callable[[], Entry]:
-        """The entry, known when all is sent."""
+    def file(self, source: Source) -> Entry | _Hashing:
+        """What the file is, or what will know it when all is sent."""
         if self._digests is not None:
             try:
                 stamp = stamp_of(source.file.stat())
@@ -99,52 +118,74 @@ class _Reader:
             noted = self._digests.find(stamp)
             if noted is not None:
                 _refuse_changed(source, stamp)
-                return self._noted(source, stamp, Entry(source.path, stamp[2], *noted))
+                return self._noted(source, stamp, noted)
         return self._hashed(source)
 
     def note(self) -> None:
         """Writes down what is known by now."""
-        while self._read and all(part.done() for part in self._read[0][2]):
-            stamp, began, _, entry = self._read.popleft()
-            if self._digests is not None:
-                made = entry()
-                self._digests.note(stamp, began, made.digest, made.parts)
+        while self._read and self._read[0].done():
+            made = self._read.popleft()
+            self._note(made.stamp, made.began, made.entry())
 
-    def _noted(self, source: Source, stamp: Stamp, entry: Entry) -> Callable[[], Entry]:
+    def _note(self, stamp: Stamp, began: int, made: Entry) -> None:
+        if self._digests is not None:
+            self._digests.note(stamp, began, made.digest, made.parts)
+
+    def _noted(self, source: Source, stamp: Stamp, parts: tuple[Part, ...]) -> Entry:
         offset = 0
-        for part in entry.parts:
+        for part in parts:
             self._sending.known(part, source, stamp, offset)
             offset += part.size
-        return lambda: entry
+        return Entry.made_of(source.path, parts)
 
-    def _hashed(self, source: Source) -> Callable[[], Entry]:
-        parts: list[Future[Part]] = []
-        whole, size, began = hashlib.sha256(), 0, time.time_ns()
+    def _hashed(self, source: Source) -> Entry | _Hashing:
+        began = time.time_ns()
         try:
-            with source.file.open("rb") as file:
+            # Unbuffered: a part is read into its place.
+            with source.file.open("rb", buffering=0) as file:
                 before = stamp_of(os.fstat(file.fileno()))
                 _refuse_changed(source, before)
-                while data := file.read(PART):
-                    size += len(data)
-                    if before[2] > PART:
-                        parts.append(self._sending.large(data))
-                        whole.update(data)  # while other threads hash the part, and send
-                    else:
-                        # Of a file in one part, the part's digest is the whole's.
-                        whole.update(data)
-                        parts.append(self._sending.small(Part(whole.hexdigest(), len(data)), data))
+                if before[2] > PART:
+                    made: Entry | _Hashing = self._large(source.path, file, before, began)
+                else:
+                    made = self._small(source.path, file)
                 after = stamp_of(os.fstat(file.fileno()))
         except OSError as error:
             raise _unreadable(source, error) from error
-        if before != after or size != after[2]:
+        read = before[2] if isinstance(made, _Hashing) else made.size
+        if before != after or read != after[2]:
             raise ChangedError(f"{source.file} changed while it was read: save it again when it is still")
-
-        def entry() -> Entry:
-            return Entry(source.path, size, whole.hexdigest(), tuple(part.result() for part in parts))
-
-        self._read.append((after, began, parts, entry))
+        if isinstance(made, _Hashing):
+            self._read.append(made)
+        else:
+            self._note(after, began, made)
         self.note()
-        return entry
+        return made
+
+    def _small(self, path: str, file: FileIO) -> Entry:
+        data = file.readall()
+        if not data:
+            return Entry.made_of(path, ())
+        part = Part(hashlib.sha256(data).hexdigest(), len(data))
+        self._sending.small(part, data)
+        return Entry.made_of(path, (part,))
+
+    def _large(self, path: str, file: FileIO, stamp: Stamp, began: int) -> _Hashing:
+        made, left = _Hashing(path, stamp, began), stamp[2]
+        while left:
+            buffer = self._sending.room(min(left, PART))
+            if not _fill(file, buffer):
+                raise ChangedError(f"{file.name} became shorter while it was read: save it again")
+            made.parts.append(self._sending.large(buffer))
+            left -= len(buffer)
+        return made
+
+
+def _fill(file: FileIO, view: memoryview) -> bool:
+    """Whether there was as much."""
+    while view and (count := file.readinto(view)):
+        view = view[count:]
+    return not view
 
 
 def _refuse_changed(source: Source, stamp: Stamp) -> None:
@@ -175,10 +216,12 @@ class _Sending:
         self._progress, self._total = progress, total
         self._changed = threading.Condition()
         self._seen: set[str] = set()
-        self._batch: dict[str, bytes] = {}
+        # Memory that parts of large files were in: new memory would cost as much time as filling it.
+        self._free_buffers: list[bytearray] = []
+        self._batch: dict[str, Bytes] = {}
         self._batch_bytes = 0
         # Parts of large files, to be asked about by whoever is free: several a call, as they come.
-        self._unasked: dict[str, bytes] = {}
+        self._unasked: dict[str, Bytes] = {}
         self._asking = False
         # Parts that were noted, to be read if the store lacks them: whose, and where in it.
         self._noted: dict[str, tuple[Part, Source, Stamp, int]] = {}
@@ -188,24 +231,27 @@ class _Sending:
         self._held = self._done = self._works = 0
         self._failed: BaseException | None = None
 
-    def large(self, data: bytes) -> Future[Part]:
+    def room(self, size: int) -> memoryview:
+        """Memory for a part of a large file, to be given to `large`; waits until there is some."""
+        self._wait_for(size)
+        with self._changed:
+            buffer = self._free_buffers.pop() if self._free_buffers else bytearray(PART)
+        return memoryview(buffer)[:size]
+
+    def large(self, data: memoryview) -> Future[Part]:
         """A part of a large file; its digest is worked out beside."""
-        self._wait_for(len(data))
         return self._work(self._hash_and_send, data)
 
-    def small(self, part: Part, data: bytes) -> Future[Part]:
+    def small(self, part: Part, data: bytes) -> None:
         """A whole small file, asked about together with others."""
-        known: Future[Part] = Future()
-        known.set_result(part)
         self._wait_for(part.size)
         if not self._is_new(part.digest):
-            self._free(part.size)
-            return known
+            self._free(data)
+            return
         self._batch[part.digest] = data
         self._batch_bytes += part.size
         if self._batch_bytes >= PART or len(self._batch) >= BATCH_PARTS:
             self._flush()
-        return known
 
     def known(self, part: Part, source: Source, stamp: Stamp, offset: int) -> None:
         """A part of a file that was read before."""
@@ -252,10 +298,10 @@ class _Sending:
             raise _NotedWronglyError
         self._put(part.digest, data, url)
 
-    def _hash_and_send(self, data: bytes) -> Part:
+    def _hash_and_send(self, data: memoryview) -> Part:
         part = Part(hashlib.sha256(data).hexdigest(), len(data))
         if not self._is_new(part.digest):
-            self._free(part.size)
+            self._free(data)
             return part
         with self._changed:
             self._unasked[part.digest] = data
@@ -270,9 +316,9 @@ class _Sending:
                     return part
             self._ask_and_send(batch)
 
-    def _ask_and_send(self, batch: Mapping[str, bytes]) -> None:
+    def _ask_and_send(self, batch: Mapping[str, Bytes]) -> None:
         urls = self._ask([Part(digest, len(data)) for digest, data in batch.items()])
-        self._free(sum(len(data) for digest, data in batch.items() if digest not in urls))
+        self._free(*(data for digest, data in batch.items() if digest not in urls))
         for digest, url in urls.items():
             self._work(self._put, digest, batch[digest], url)
 
@@ -282,7 +328,7 @@ class _Sending:
             sent, self._sent = self._sent[:BATCH_PARTS], self._sent[BATCH_PARTS:]
         return ask_uploads(self._api, self._team, parts, uploaded=sent)
 
-    def _put(self, digest: str, data: bytes, url: str) -> None:
+    def _put(self, digest: str, data: Bytes, url: str) -> None:
         try:
             self._store.put(url, data)
         except UrlExpired:
@@ -291,7 +337,7 @@ class _Sending:
                 self._store.put(again[digest], data)
         with self._changed:
             self._sent.append(digest)
-        self._free(len(data))
+        self._free(data)
 
     def _work(self, function: Callable[..., T], *arguments: object) -> Future[T]:
         """Has it done by another thread, and notes when it is, or why it cannot be."""
@@ -330,8 +376,11 @@ class _Sending:
             self._tell()
         self._check()
 
-    def _free(self, size: int) -> None:
+    def _free(self, *pieces: Bytes) -> None:
+        """These are in the store."""
+        size = sum(map(len, pieces))
         with self._changed:
+            self._free_buffers += [each.obj for each in pieces if isinstance(each, memoryview)]  # type: ignore[misc]
             self._held -= size
             self._done += size
             self._changed.notify_all()
