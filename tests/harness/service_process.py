@@ -26,12 +26,10 @@ class ServiceProcess:
 
     def start(self) -> None:
         """Starts it; whether it serves is to be asked."""
-        settings = f"{self.name.capitalize()}Settings"
-        code = (
-            f"import asyncio; from cairn_{self.name}.app import serve;"
-            f" from cairn_{self.name}.settings import {settings}; asyncio.run(serve({settings}.load()))"
+        arguments = self.arguments or (
+            "-c",
+            f"from cairn_server.serve import serve; serve({self.name!r})",
         )
-        arguments = self.arguments or ("-c", code)
         env = {"PATH": os.environ["PATH"], **self.env}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

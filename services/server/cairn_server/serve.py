@@ -7,7 +7,7 @@ import gc
 import importlib
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,16 @@ def serve(name: str) -> None:
     raise_file_limit()
     settings_module: Any = importlib.import_module(f"cairn_{name}.settings")
     app: Any = importlib.import_module(f"cairn_{name}.app")
-    settings = getattr(settings_module, f"{name.title()}Settings").load()
+    run_here(app.serve(getattr(settings_module, f"{name.title()}Settings").load()))
+
+
+def run_here(work: Coroutine[Any, Any, None]) -> None:
+    """Runs a service's work as each service runs: what it needs is imported."""
     # What was imported stays: looking through it again and again is a tenth of what a large answer costs.
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(app.serve(settings))
+        runner.run(work)
 
 
 def raise_file_limit() -> int:

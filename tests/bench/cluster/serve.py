@@ -8,6 +8,7 @@ import signal
 from cairn_common.log import configure_logging
 from cairn_scheduler.app import SCHEMA, run
 from cairn_scheduler.settings import SchedulerSettings
+from cairn_server.serve import run_here
 from tests.bench.cluster.timed import open_timed
 
 
@@ -21,4 +22,4 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main())
+    run_here(main())
