@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cairn.scheduler.v1 import job_pb2
-from cairn_common.db import Connection
+from cairn_common import outbox
+from cairn_common.db import Connection, Database
 from cairn_scheduler import facts
 from cairn_scheduler.facts import Event
 from cairn_scheduler.model import Job, State
@@ -29,16 +30,12 @@ class New:
     message: job_pb2.Job | None = None
 
 
-async def insert_jobs(conn: Connection, new: Sequence[New]) -> set[str]:
-    """Adds jobs with their facts; returns the uids of those that were added: a request_id makes one job."""
+async def insert_jobs(conn: Connection | Database, new: Sequence[New]) -> set[str]:
+    """Adds jobs with their facts, in one statement, which needs no transaction around it; returns the uids of
+    those that were added: a request_id makes one job."""
     columns = [[value(one) for one in new] for _, _, value in _COLUMNS]
-    made = {row["uid"] for row in await conn.fetch(_INSERT, *columns)}
-    told = [one for one in new if one.job.uid in made]
-    messages = {one.job.uid: one.message for one in told if one.message is not None}
-    for actor in {one.actor for one in told}:
-        submitted = [(one.job, Event.SUBMITTED) for one in told if one.actor == actor]
-        await facts.tell_many(conn, submitted, actor=actor, messages=messages)
-    return made
+    told = [facts.written(one.job, Event.SUBMITTED, actor=one.actor, message=one.message) for one in new]
+    return {row["uid"] for row in await conn.fetch(_INSERT, *columns, *outbox.columns(told))}
 
 
 def _list(values: Sequence[str]) -> str:
@@ -129,7 +126,19 @@ _VALUES = ", ".join(
 _ARRAYS = ", ".join(
     f"${number}::{kind.partition('>')[0]}[]" for number, (_, kind, _) in enumerate(_COLUMNS, start=1)
 )
-_INSERT = (
-    f"INSERT INTO jobs ({_NAMES}) SELECT {_VALUES} FROM unnest({_ARRAYS}) AS n ({_NAMES})"  # noqa: S608
-    " ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING RETURNING uid"
+_FACTS = ", ".join(
+    f"${number}::{kind}[]" for number, kind in enumerate(("text", "text", "bytea"), start=len(_COLUMNS) + 1)
 )
+# Where a job was made before, its fact was told before.
+_INSERT = f"""
+    WITH made AS (
+        INSERT INTO jobs ({_NAMES}) SELECT {_VALUES} FROM unnest({_ARRAYS}) AS n ({_NAMES})
+        ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING RETURNING uid
+    ), told AS (
+        INSERT INTO outbox (id, subject, payload, trace)
+        SELECT f.id, f.subject, f.payload, ${len(_COLUMNS) + 4}
+        FROM unnest({_FACTS}, $1::text[]) WITH ORDINALITY AS f (id, subject, payload, uid, place)
+        JOIN made USING (uid) ORDER BY f.place
+    )
+    SELECT uid FROM made
+"""  # noqa: S608

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
-from types import MappingProxyType
 
 from cairn.scheduler.v1 import events_pb2, job_pb2
 from cairn_common import outbox
@@ -36,28 +35,17 @@ class Event(StrEnum):
     FINISHED = "finished"
 
 
-async def tell_many(
-    conn: Connection,
-    told: Sequence[tuple[Job, Event]],
-    *,
-    actor: str,
-    messages: Mapping[str, job_pb2.Job] = MappingProxyType({}),
-) -> None:
-    """As `tell`, for many jobs in one statement; each became so at its `update_time`.
+async def tell_many(conn: Connection, told: Sequence[tuple[Job, Event]], *, actor: str) -> None:
+    """As `tell`, for many jobs in one statement; each became so at its `update_time`."""
+    await outbox.add_many(conn, [written(job, event, actor=actor) for job, event in told])
 
-    `messages`: jobs by uid as they are on the wire, where that is known.
-    """
-    facts = []
-    for job, event in told:
-        message = messages.get(job.uid) or wire.job_message(job)
-        facts.append((job, event, _fact(message, event, actor=actor, now=job.update_time)))
-    await outbox.add_many(
-        conn,
-        [
-            (subject("scheduler", "job", event, job.team, job.uid), fact.SerializeToString(), fact.id)
-            for job, event, fact in facts
-        ],
-    )
+
+def written(
+    job: Job, event: Event, *, actor: str, message: job_pb2.Job | None = None
+) -> tuple[str, bytes, str]:
+    """A fact as the outbox takes it; `message`: the job on the wire, where that was made before."""
+    fact = _fact(message or wire.job_message(job), event, actor=actor, now=job.update_time)
+    return subject("scheduler", "job", event, job.team, job.uid), fact.SerializeToString(), fact.id
 
 
 async def tell(conn: Connection, job: Job, event: Event, *, actor: str, now: datetime) -> None:

@@ -54,13 +54,13 @@ class Gate:
 
 async def lock(conn: Connection, tree: Tree | None, jobs: Iterable[Job]) -> None:
     """Whoever makes jobs below the same limit waits for this transaction."""
-    for node in sorted(_limited(tree, jobs)):
+    for node in sorted(limited(tree, jobs)):
         await conn.execute("SELECT pg_advisory_xact_lock(hashtextextended('inflow/' || $1, 0))", node)
 
 
 async def hold(conn: Connection, tree: Tree | None, made: Sequence[Job]) -> None:
     """Counts again, with the jobs that were just made. Raises ResourceExhausted QUOTA_EXCEEDED."""
-    nodes = _limited(tree, made)
+    nodes = limited(tree, made)
     if tree is None or not nodes:
         return
     rows = await conn.fetch(
@@ -102,7 +102,7 @@ def _within(node: str, resource: str, limit: int | None, count: int, words: str)
         )
 
 
-def _limited(tree: Tree | None, jobs: Iterable[Job]) -> set[str]:
+def limited(tree: Tree | None, jobs: Iterable[Job]) -> set[str]:
     """The nodes above these jobs that limit what comes in."""
     if tree is None or not tree.inflows:
         return set()

@@ -19,7 +19,7 @@ import structlog
 
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.errors import Unavailable
-from cairn_scheduler import dependency_store, store
+from cairn_scheduler import store
 from cairn_scheduler.causes import Evidence
 from cairn_scheduler.cluster import Cluster, Ended
 from cairn_scheduler.hearing import Hearing
@@ -33,6 +33,8 @@ from cairn_scheduler.ways import Ways
 log = structlog.get_logger(__name__)
 
 RECONCILE_SECONDS = 15.0
+# Between two rounds: what comes in a burst is looked at together, and when all are busy, less often.
+_LEAST_REST, _MOST_REST = 0.02, 0.05
 _LONGEST_REST = 0.5
 _OVERTIME = timedelta(seconds=30)
 
@@ -103,11 +105,11 @@ class Loop:
 
     async def round(self) -> float:
         """One round; returns after how many seconds the next one is due in any case."""
+        began = time.monotonic()
         await self._tend()
-        while await dependency_store.settle(self._out.db, self._out.lead, now=self._out.clock.now()):
-            heed_cancellation()
         outcome = await self._planner.decide()
-        self._rest = min(outcome.thought, _LONGEST_REST)
+        took = min(max(time.monotonic() - began, _LEAST_REST), _MOST_REST)
+        self._rest = min(max(outcome.thought, took), _LONGEST_REST)
         self._launching.offer(outcome.due)
         most = REASON_SECONDS if outcome.again else RECONCILE_SECONDS
         if outcome.wake_at is None:
@@ -122,6 +124,8 @@ class Loop:
         whole = time.monotonic() >= self._look_at_all
         if whole:
             self._look_at_all = time.monotonic() + RECONCILE_SECONDS
+        elif self._planner.idle:
+            return
         overdue = self._out.clock.now() - _OVERTIME
         active = await store.active_attempts(self._out.db, whole=whole, overdue=overdue)
         if not active:

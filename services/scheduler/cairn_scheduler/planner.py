@@ -13,9 +13,19 @@ from datetime import UTC, datetime
 
 import structlog
 
+from cairn_common.cancellation import heed_cancellation
 from cairn_common.clock import Clock
 from cairn_common.db import Database
-from cairn_scheduler import model, queue_store, snapshot, spending, telling, yielding
+from cairn_scheduler import (
+    circuits,
+    dependency_store,
+    model,
+    queue_store,
+    snapshot,
+    spending,
+    telling,
+    yielding,
+)
 from cairn_scheduler.cluster import Cluster
 from cairn_scheduler.desk import Desk
 from cairn_scheduler.engine import world
@@ -24,6 +34,7 @@ from cairn_scheduler.facts import Event
 from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import Hold, IllegalStep, Job, State
 from cairn_scheduler.places import Place
+from cairn_scheduler.queue_store import Changed
 from cairn_scheduler.quota import Asked, Quota, Rejected, Stale
 from cairn_scheduler.recent import Recent
 from cairn_scheduler.snapshot import Entry
@@ -91,8 +102,8 @@ class Planner:
         """Raises Unavailable where the database or the quota service is away, and Fenced."""
         now = self._clock.now()
         self._thought = 0.0
-        await self._read()
-        kept = await self._ways.look(self._waiting.values(), now=now)
+        tried = await self._read(now)
+        kept = await self._ways.look(self._waiting.values(), tried=tried, now=now)
         plan, admitted, rejected = await self._settle(kept, now)
         rejected |= kept
         victims = await self._preempt(plan.preemptions, now)
@@ -107,9 +118,22 @@ class Planner:
             thought=self._thought,
         )
 
-    async def _read(self) -> None:
-        """Brings what is known of the jobs to what is written."""
-        changed = await self._reader.read()
+    @property
+    def idle(self) -> bool:
+        """Whether, as it was read last, no job has a place."""
+        return not self._placed
+
+    async def _read(self, now: datetime) -> bool:
+        """Brings what is known of the jobs to what is written, and lets those go that waited for others;
+        whether any was tried at a place with circuits."""
+        while True:
+            changed = await self._reader.read(tried_after=now - circuits.MEMORY)
+            self._take_in(changed)
+            if not changed.dependent or not await dependency_store.settle(self._db, self._lead, now=now):
+                return changed.tried
+            heed_cancellation()
+
+    def _take_in(self, changed: Changed) -> None:
         self._desk.tell(changed.entries, changed.gone)
         for uid in (*changed.gone, *(entry.uid for entry in changed.entries)):
             for kind in (self._waiting, self._placed, self._retried):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 from cairn_common.db import Connection, Database, Row
 from cairn_scheduler import store
@@ -31,6 +32,9 @@ class Changed:
 
     entries: Sequence[Entry]
     gone: Sequence[str]
+    # Whether any job is held for others, and whether any was tried at a place with circuits, of late.
+    dependent: bool
+    tried: bool
 
 
 class Reader:
@@ -41,12 +45,15 @@ class Reader:
         # The transaction that last wrote each.
         self._marks: dict[str, int] = {}
 
-    async def read(self) -> Changed:
+    async def read(self, *, tried_after: datetime) -> Changed:
         """What has changed since the last time."""
         row = await self._db.fetchrow(
             "SELECT coalesce(array_agg(uid), '{}') AS uids,"
-            " coalesce(array_agg(xmin::text::bigint), '{}') AS marks"
-            " FROM jobs WHERE end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')"
+            " coalesce(array_agg(xmin::text::bigint), '{}') AS marks,"
+            " EXISTS (SELECT FROM jobs WHERE state = 'HELD' AND hold = 'DEPENDENCY') AS dependent,"
+            " EXISTS (SELECT FROM attempts WHERE circuits <> '{}' AND create_time > $1) AS tried"
+            " FROM jobs WHERE end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')",
+            tried_after,
         )
         assert row is not None
         there = dict(zip(row["uids"], row["marks"], strict=True))
@@ -57,13 +64,13 @@ class Reader:
             + "WHERE uid = ANY($1::text[]) AND end_time IS NULL AND (state <> 'HELD' OR hold = 'BUDGET')",
             fresh,
         ) if fresh else []  # fmt: skip
-        entries = [_entry(row) for row in rows]
+        entries = [_entry(one) for one in rows]
         # Some may have gone in between.
         gone = known.keys() - there.keys() | (set(fresh) - {entry.uid for entry in entries})
         for uid in gone:
             known.pop(uid, None)
-        known.update((row["uid"], row["mark"]) for row in rows)
-        return Changed(entries, sorted(gone))
+        known.update((one["uid"], one["mark"]) for one in rows)
+        return Changed(entries, sorted(gone), dependent=row["dependent"], tried=row["tried"])
 
 
 async def held(db: Database, uid: str) -> list[Entry]:

@@ -23,12 +23,13 @@ class Ways:
         # When the next of them is to be tried.
         self.wake_at: datetime | None = None
 
-    async def look(self, waiting: Iterable[Entry], *, now: datetime) -> dict[str, str]:
+    async def look(self, waiting: Iterable[Entry], *, tried: bool, now: datetime) -> dict[str, str]:
         """Sees which circuits are not closed; returns why jobs are kept back by them, by uid.
 
-        Of those that would try an open one again, the first in the queue's order may.
+        Of those that would try an open one again, the first in the queue's order may. `tried`: whether any
+        attempt since `MEMORY` went through one.
         """
-        self.shut = circuits.derive(await tries(self._db, now=now))
+        self.shut = circuits.derive(await tries(self._db, now=now)) if tried else {}
         if not self.shut:
             self._names.clear()
             self.wake_at = None
