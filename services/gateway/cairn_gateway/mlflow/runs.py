@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from typing import Any, Final
 
+from pydantic_core import from_json
+from starlette.responses import Response
+
 from cairn.tracker.v1 import mlflow_pb2 as pb
 from cairn_common.auth import Role
 from cairn_gateway.mlflow import pages
-from cairn_gateway.mlflow.checks import LONGEST_KEY, LONGEST_TAG, as_json, check_length
+from cairn_gateway.mlflow.checks import LONGEST_KEY, LONGEST_TAG, check_length
 from cairn_gateway.mlflow.errors import invalid
-from cairn_gateway.mlflow.experiments import pairs, stage, view_of
+from cairn_gateway.mlflow.experiments import view_of
 from cairn_gateway.mlflow.fields import Fields, as_object, invalid_value, missing_value, wrong_type
 from cairn_gateway.mlflow.route import Asked, Route, of_runs
 from cairn_gateway.wire import Json
@@ -37,17 +40,19 @@ async def create(asked: Asked) -> Json:
         user_id=fields.text("user_id"),
         start_time=fields.whole("start_time"),
         tags=dict(tags),
+        as_json=True,
     )
     made = await asked.call("MlflowService/CreateMlflowRun", request, pb.MlflowRun)
-    told = run(made)
+    told = from_json(made.json)
     del told["outputs"]
     return {"run": told}
 
 
-async def get(asked: Asked) -> Json:
+async def get(asked: Asked) -> Response:
     """runs/get"""
-    request = pb.GetMlflowRunRequest(parent=asked.parent, run_id=asked.fields.run_id())
-    return {"run": run(await asked.call("MlflowService/GetMlflowRun", request, pb.MlflowRun))}
+    request = pb.GetMlflowRunRequest(parent=asked.parent, run_id=asked.fields.run_id(), as_json=True)
+    found = await asked.call("MlflowService/GetMlflowRun", request, pb.MlflowRun)
+    return Response(b'{"run":%b}' % found.json, media_type="application/json")
 
 
 async def update(asked: Asked) -> Json:
@@ -60,8 +65,9 @@ async def update(asked: Asked) -> Json:
         end_time=fields.whole("end_time"),
         status=_status(fields.values.get("status")),
         run_name=fields.text("run_name"),
+        as_json=True,
     )
-    return {"run_info": info(changed)}
+    return {"run_info": from_json(changed.json)["info"]}
 
 
 async def delete(asked: Asked) -> Json:
@@ -83,7 +89,7 @@ async def delete_tag(asked: Asked) -> Json:
     return {}
 
 
-async def search(asked: Asked) -> Json:
+async def search(asked: Asked) -> Response:
     """runs/search. The tracker's pages are put together to the one that was asked for."""
     fields = asked.fields
     asked_for = fields.whole("max_results")
@@ -97,18 +103,19 @@ async def search(asked: Asked) -> Json:
         filter=fields.text("filter"),
         order_by=fields.text_items("order_by"),
         view=view_of(fields, "run_view_type"),
+        as_json=True,
     )
-    runs: list[Json] = []
+    runs: list[bytes] = []
     size, more = 0, True
     while more and offset - first < wanted and size < _PAGE_RUNS:
         request.offset, request.limit = offset, wanted - (offset - first)
         found = await asked.call("MlflowService/SearchMlflowRuns", request, pb.SearchMlflowRunsResponse)
-        runs += [run(item) for item in found.runs]
+        runs += [item.json for item in found.runs]
         offset, more, size = offset + len(found.runs), found.more, size + found.ByteSize()
-    answer: dict[str, Any] = {"runs": runs} if runs else {}
+    answer = [b'"runs":[%b]' % b",".join(runs)] if runs else []
     if more:
-        answer["next_page_token"] = pages.token_at(offset)
-    return answer
+        answer.append(b'"next_page_token":"%b"' % pages.token_at(offset).encode())
+    return Response(b"{%b}" % b",".join(answer), media_type="application/json")
 
 
 async def log_inputs(asked: Asked) -> Json:
@@ -170,64 +177,6 @@ async def log_model(asked: Asked) -> Json:
     request = pb.LogMlflowBatchRequest(parent=asked.parent, run_id=run_id, tags={_LOGGED_MODELS: models})
     await asked.call("MlflowService/LogMlflowBatch", request, pb.LogMlflowBatchResponse)
     return {}
-
-
-def run(value: pb.MlflowRun) -> Json:
-    """A run as MLflow's JSON has it; lists that are empty are left out, as its server does."""
-    data: dict[str, Any] = {}
-    if value.metric_keys:
-        columns = (value.metric_keys, value.metric_values, value.metric_times, value.metric_steps)
-        data["metrics"] = [
-            {"key": key, "value": as_json(number), "timestamp": time, "step": step}
-            for key, number, time, step in zip(*columns, strict=True)
-        ]
-    for name, keys, texts in (
-        ("params", value.param_keys, value.param_values),
-        ("tags", value.tag_keys, value.tag_values),
-    ):
-        if keys:
-            data[name] = [{"key": key, "value": text} for key, text in zip(keys, texts, strict=True)]
-    inputs: dict[str, Any] = {}
-    if value.datasets:
-        inputs["dataset_inputs"] = [_described(item) for item in value.datasets]
-    if value.model_inputs:
-        inputs["model_inputs"] = [{"model_id": item.model_id} for item in value.model_inputs]
-    made = [{"model_id": item.model_id, "step": item.step} for item in value.model_outputs]
-    return {
-        "info": info(value),
-        "data": data,
-        "inputs": inputs,
-        "outputs": {"model_outputs": made} if made else {},
-    }
-
-
-def info(value: pb.MlflowRun) -> Json:
-    """What a run is, as MLflow's JSON has it."""
-    return {
-        "run_id": value.run_id,
-        "run_uuid": value.run_id,
-        "run_name": value.run_name,
-        "experiment_id": value.experiment_id,
-        "user_id": value.user_id,
-        "status": value.status,
-        "start_time": value.start_time,
-        **({"end_time": value.end_time} if value.HasField("end_time") else {}),
-        "artifact_uri": f"mlflow-artifacts:/{value.experiment_id}/{value.run_id}/artifacts",
-        "lifecycle_stage": stage(value.deleted),
-    }
-
-
-def _described(value: pb.MlflowDatasetInput) -> Json:
-    data = value.dataset
-    dataset = {
-        "name": data.name,
-        "digest": data.digest,
-        "source_type": data.source_type,
-        "source": data.source,
-        **({"schema": data.schema} if data.schema else {}),
-        **({"profile": data.profile} if data.profile else {}),
-    }
-    return {**({"tags": pairs(value.tags)} if value.tags else {}), "dataset": dataset}
 
 
 def _dataset_input(path: str, item: Fields) -> pb.MlflowDatasetInput:

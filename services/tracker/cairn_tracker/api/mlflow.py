@@ -126,12 +126,12 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             ),
             tags=dict(request.tags),
         )
-        return wire.run(made)
+        return await self._told(made, as_json=request.as_json)
 
     async def GetMlflowRun(self, request: pb.GetMlflowRunRequest, context: Context) -> pb.MlflowRun:
         """One run, deleted or not."""
         key = _own(request.parent, request.run_id, Role.VIEWER)
-        return wire.run(await self._runs.get(key))
+        return await self._told(key, as_json=request.as_json)
 
     async def SearchMlflowRuns(
         self, request: pb.SearchMlflowRunsRequest, context: Context
@@ -149,8 +149,8 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             offset=_offset(request.offset),
             limit=limit + 1,
         )
-        found = await self._runs.find(wanted)
-        page = [wire.run(item) for item in found[:limit]]
+        found = await self._runs.find(wanted, written=request.as_json)
+        page = [wire.run(item, as_json=request.as_json) for item in found[:limit]]
         fitting = _fitting(page)
         return pb.SearchMlflowRunsResponse(runs=page[:fitting], more=fitting < len(found))
 
@@ -163,7 +163,7 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             raise InvalidArgument(
                 f"status: '{request.status[:40]}' is none of {', '.join(wire.STATUSES)}", field="status"
             )
-        changed = await self._runs.update(
+        await self._runs.update(
             key,
             state=wire.STATUSES[request.status] if request.status else None,
             end_time=wire.moment(request.end_time, "end_time") if request.HasField("end_time") else None,
@@ -171,7 +171,10 @@ class MlflowApi(mlflow_pb2_grpc.MlflowServiceServicer):
             deleted=request.deleted if request.HasField("deleted") else None,
             delete_tags=list(request.delete_tags),
         )
-        return wire.run(changed)
+        return await self._told(key, as_json=request.as_json)
+
+    async def _told(self, key: RunKey, *, as_json: bool) -> pb.MlflowRun:
+        return wire.run(await self._runs.get(key, written=as_json), as_json=as_json)
 
     async def LogMlflowBatch(
         self, request: pb.LogMlflowBatchRequest, context: Context

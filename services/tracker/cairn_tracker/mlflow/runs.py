@@ -21,7 +21,7 @@ from cairn_tracker.mlflow.columns import Call
 from cairn_tracker.mlflow.errors import deleted_run, unknown_run
 from cairn_tracker.mlflow.experiments import Experiments
 from cairn_tracker.mlflow.names import random_name
-from cairn_tracker.mlflow.wire import text_of
+from cairn_tracker.mlflow.written import text_of
 from cairn_tracker.model import Json, RunState
 from cairn_tracker.pending import Pending
 from cairn_tracker.store import mlflow_runs as rows
@@ -73,7 +73,7 @@ class Runs:
         user_id: str,
         start_time: datetime | None,
         tags: Mapping[str, str],
-    ) -> MlflowRun:
+    ) -> RunKey:
         """A running run without a job. Raises NotFound for an unknown experiment, FailedPrecondition for a
         deleted one, InvalidArgument for two names."""
         experiment = await self._experiments.get(team, experiment_id)
@@ -104,23 +104,23 @@ class Runs:
         async with self._db.transaction() as conn:
             await rows.create(conn, run, now)
             await announce(conn, run.key, created=True, now=now)
-        return await self.get(run.key)
+        return run.key
 
-    async def get(self, key: RunKey) -> MlflowRun:
-        """Raises NotFound."""
-        found = await rows.get(self._db, key)
+    async def get(self, key: RunKey, *, written: bool = False) -> MlflowRun:
+        """A run, its metrics as JSON if `written`. Raises NotFound."""
+        found = await rows.get(self._db, key, written=written)
         if found is None:
             raise unknown_run(key.uid)
         return found
 
-    async def find(self, wanted: rows.Search) -> list[MlflowRun]:
+    async def find(self, wanted: rows.Search, *, written: bool) -> list[MlflowRun]:
         """Raises InvalidArgument for what takes too long."""
         if not wanted.experiments:
             return []
         async with self._db.transaction() as conn:
             await conn.execute(f"SET LOCAL statement_timeout = {_SEARCH_MILLISECONDS}; SET LOCAL jit = off")
             try:
-                return await rows.find(conn, wanted)
+                return await rows.find(conn, wanted, written=written)
             except asyncpg.QueryCanceledError:
                 raise InvalidArgument(
                     "filter: this takes more than 10 s; name fewer experiments, or leave out what is costly",
@@ -136,13 +136,13 @@ class Runs:
         name: str,
         deleted: bool | None,
         delete_tags: Sequence[str],
-    ) -> MlflowRun:
+    ) -> None:
         """Changes what is given. Raises NotFound for the run or a tag, FailedPrecondition for a
         deleted run."""
         now = self._clock.now()
         edited = state is not None or end_time is not None or bool(name or delete_tags)
         if not edited and deleted is None:
-            return await self.get(key)
+            return
         async with self._db.transaction() as conn:
             if deleted is not None:
                 await _hold(conn, key, deleted_too=True)
@@ -158,7 +158,6 @@ class Runs:
                 if state is not None or end_time is not None:
                     await rows.end(conn, key, now, state=state, end_time=end_time)
             await announce(conn, key, created=False, now=now)
-        return await self.get(key)
 
     async def log(self, key: RunKey, batch: Batch) -> None:
         """Adds metrics, params and tags, all or nothing. Raises NotFound, FailedPrecondition for a deleted

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from cairn.tracker.v1 import mlflow_pb2 as pb
 from cairn_common.errors import InvalidArgument
-from cairn_tracker.model import Json, RunState
+from cairn_tracker.mlflow import written
 from cairn_tracker.store.mlflow_experiments import Experiment
 from cairn_tracker.store.mlflow_runs import Dataset, Input, MlflowRun, ModelUse
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _LAST_MILLIS: Final = 253_402_300_799_999
-STATUSES: Final[Mapping[str, RunState]] = {
-    "SCHEDULED": RunState.PENDING,
-    "RUNNING": RunState.RUNNING,
-    "FINISHED": RunState.SUCCEEDED,
-    "FAILED": RunState.FAILED,
-    "KILLED": RunState.CANCELLED,
-}
-_OF_STATE: Final[Mapping[RunState, str]] = {
-    **{state: status for status, state in STATUSES.items()},
-    RunState.RECOVERING: "RUNNING",
-    RunState.TIMED_OUT: "FAILED",
-}
+STATUSES: Final = {written.STATUS[state]: state for state in written.ASSIGNED}
 
 
 def experiment(team: str, value: Experiment) -> pb.MlflowExperiment:
@@ -36,30 +24,32 @@ def experiment(team: str, value: Experiment) -> pb.MlflowExperiment:
         experiment_id=str(value.number),
         name=value.name,
         deleted=value.delete_time is not None,
-        creation_time=millis(value.create_time),
-        last_update_time=millis(value.update_time),
+        creation_time=written.millis(value.create_time),
+        last_update_time=written.millis(value.update_time),
         tags=value.labels,
         experiment=f"teams/{team}/experiments/{value.id}",
     )
 
 
-def run(value: MlflowRun) -> pb.MlflowRun:
+def run(value: MlflowRun, *, as_json: bool = False) -> pb.MlflowRun:
     """A run, whole."""
+    if as_json:
+        return pb.MlflowRun(json=written.run(value))
     return pb.MlflowRun(
         run_id=value.uid,
         run_name=value.display_name,
         experiment_id=str(value.experiment),
         user_id=value.user_id,
-        status=_OF_STATE[value.state],
-        start_time=millis(value.start_time),
-        end_time=None if value.end_time is None else millis(value.end_time),
+        status=written.STATUS[value.state],
+        start_time=written.millis(value.start_time),
+        end_time=None if value.end_time is None else written.millis(value.end_time),
         deleted=value.delete_time is not None,
         metric_keys=value.keys,
         metric_values=[finite(point) for point in value.points],
         metric_times=value.times,
         metric_steps=value.steps,
         param_keys=list(value.params),
-        param_values=[text_of(item) for item in value.params.values()],
+        param_values=[written.text_of(item) for item in value.params.values()],
         tag_keys=list(value.labels),
         tag_values=list(value.labels.values()),
         datasets=[_input(item) for item in value.inputs],
@@ -84,20 +74,6 @@ def inputs(given: Sequence[pb.MlflowDatasetInput]) -> list[Input]:
         )
         for item in given
     ]
-
-
-def text_of(value: Json) -> str:
-    """A param as a text, as Python would write it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, list | dict):
-        return json.dumps(value)
-    return str(value)
-
-
-def millis(time: datetime) -> int:
-    """Milliseconds since 1970."""
-    return (time - _EPOCH) // timedelta(milliseconds=1)
 
 
 def moment(millis: int, field: str) -> datetime:

@@ -30,6 +30,15 @@ LEFT JOIN LATERAL (
         array_agg(s.last_time / 1000) AS times
     FROM summaries s WHERE s.team = r.team AND s.run_uid = r.uid) m ON true
 """
+# The same as MLflow's JSON has it, written here: a page has ten thousands of them.
+_WRITTEN_METRICS: Final = """
+LEFT JOIN LATERAL (
+    SELECT string_agg('{"key":' || to_json(s.key) || ',"value":' || CASE s.last WHEN 'NaN' THEN '"NaN"'
+            WHEN 'Infinity' THEN '1.7976931348623157e308' WHEN '-Infinity' THEN '-1.7976931348623157e308'
+            ELSE s.last::text END
+        || ',"timestamp":' || s.last_time / 1000 || ',"step":' || s.last_step || '}', ',') AS metrics
+    FROM summaries s WHERE s.team = r.team AND s.run_uid = r.uid) m ON true
+"""
 _INPUTS = """
 SELECT i.run_uid, i.labels, d.name, d.digest, d.source_type, d.source, d.schema, d.profile
 FROM run_inputs i JOIN described_datasets d ON d.team = i.team AND d.uid = i.dataset_uid
@@ -68,7 +77,7 @@ class ModelUse:
 
 @dataclass(frozen=True, slots=True)
 class MlflowRun:
-    """A run, with each metric's last point in parallel columns."""
+    """A run, each metric's last point in parallel columns or (`metrics`) as JSON without its brackets."""
 
     uid: str
     display_name: str
@@ -87,6 +96,7 @@ class MlflowRun:
     steps: Sequence[int] = ()
     # Milliseconds since 1970.
     times: Sequence[int] = ()
+    metrics: str = ""
     inputs: Sequence[Input] = ()
     models: Sequence[ModelUse] = ()
 
@@ -121,31 +131,42 @@ class NewRun:
     git_commit: str = ""
 
 
-async def get(db: Reads, key: RunKey) -> MlflowRun | None:
-    """A run, whole."""
-    sql = f"SELECT {_COLUMNS}, m.* {_FROM} {_METRICS} WHERE r.team = $1 AND r.uid = $2"
-    found = await _whole(db, key.team, await db.fetch(sql, key.team, key.uid))
+async def get(db: Reads, key: RunKey, *, written: bool = False) -> MlflowRun | None:
+    """A run, whole; `written`: its metrics as JSON."""
+    metrics = _WRITTEN_METRICS if written else _METRICS
+    sql = f"SELECT {_COLUMNS}, m.* {_FROM} {metrics} WHERE r.team = $1 AND r.uid = $2"
+    found = await _whole(db, key.team, await db.fetch(sql, key.team, key.uid), written=written)
     return found[0] if found else None
 
 
-async def find(db: Reads, wanted: Search) -> list[MlflowRun]:
-    """The runs for which all comparisons hold. Only the rows of the page are read whole."""
+async def find(db: Reads, wanted: Search, *, written: bool) -> list[MlflowRun]:
+    """The runs for which all comparisons hold. Only the rows of the page are read whole.
+
+    They are numbered once they are sorted and cut: whatever numbers rows by an order has to sort all of them.
+    """
     given = Parameters()
     tests = [f"r.team = {given.add(wanted.team, 'text')}"]
-    tests.append(f"r.experiment = ANY({given.add(list(wanted.experiments), 'text[]')})")
+    if len(wanted.experiments) == 1:
+        # An index has the runs of one in the usual order.
+        tests.append(f"r.experiment = {given.add(wanted.experiments[0], 'text')}")
+    else:
+        tests.append(f"r.experiment = ANY({given.add(list(wanted.experiments), 'text[]')})")
     tests.append(f"r.{VIEWS[wanted.view]}" if wanted.view in (0, 1) else "true")
     tests += [search.run_test(clause, given) for clause in wanted.clauses]
     joins, order = search.run_order(wanted.order, given)
     page = (
-        f"SELECT r.uid, row_number() OVER (ORDER BY {', '.join(order)}) AS place FROM runs r"  # noqa: S608
-        f" {' '.join(joins)} WHERE {' AND '.join(tests)} ORDER BY place"
+        f"SELECT r.uid FROM runs r {' '.join(joins)} WHERE {' AND '.join(tests)}"  # noqa: S608
+        f" ORDER BY {', '.join(order)}"
         f" OFFSET {given.add(wanted.offset, 'bigint')} LIMIT {given.add(wanted.limit, 'bigint')}"
     )
     sql = (
-        f"SELECT {_COLUMNS}, m.* FROM ({page}) p JOIN runs r ON r.team = $1 AND r.uid = p.uid"  # noqa: S608
-        f" JOIN experiments e ON e.team = r.team AND e.id = r.experiment {_METRICS} ORDER BY p.place"
+        f"SELECT {_COLUMNS}, m.*"  # noqa: S608
+        f" FROM (SELECT s.uid, row_number() OVER () AS place FROM ({page}) s) p"
+        " JOIN runs r ON r.team = $1 AND r.uid = p.uid"
+        " JOIN experiments e ON e.team = r.team AND e.id = r.experiment"
+        f" {_WRITTEN_METRICS if written else _METRICS} ORDER BY p.place"
     )
-    return await _whole(db, wanted.team, await db.fetch(sql, *given.values))
+    return await _whole(db, wanted.team, await db.fetch(sql, *given.values), written=written)
 
 
 async def create(conn: Any, run: NewRun, now: datetime) -> None:
@@ -260,7 +281,7 @@ async def add_models(conn: Any, key: RunKey, models: Sequence[ModelUse]) -> None
         )
 
 
-async def _whole(db: Reads, team: str, rows: Sequence[Row]) -> list[MlflowRun]:
+async def _whole(db: Reads, team: str, rows: Sequence[Row], *, written: bool) -> list[MlflowRun]:
     uids = [row["uid"] for row in rows]
     inputs: dict[str, list[Input]] = {}
     models: dict[str, list[ModelUse]] = {}
@@ -275,10 +296,13 @@ async def _whole(db: Reads, team: str, rows: Sequence[Row]) -> list[MlflowRun]:
         )
         for row in found:
             models.setdefault(row["run_uid"], []).append(ModelUse(row["model_id"], row["step"], row["made"]))
-    return [_run(row, inputs.get(row["uid"], ()), models.get(row["uid"], ())) for row in rows]
+    return [
+        _run(row, inputs.get(row["uid"], ()), models.get(row["uid"], ()), written=written) for row in rows
+    ]
 
 
-def _run(row: Row, inputs: Sequence[Input], models: Sequence[ModelUse]) -> MlflowRun:
+def _run(row: Row, inputs: Sequence[Input], models: Sequence[ModelUse], *, written: bool) -> MlflowRun:
+    metrics = ("metrics",) if written else ("keys", "points", "steps", "times")
     return MlflowRun(
         uid=row["uid"],
         display_name=row["display_name"],
@@ -291,12 +315,9 @@ def _run(row: Row, inputs: Sequence[Input], models: Sequence[ModelUse]) -> Mlflo
         delete_time=row["delete_time"],
         params=json.loads(row["params"]),
         labels=_labels(row),
-        keys=row["keys"] or (),
-        points=row["points"] or (),
-        steps=row["steps"] or (),
-        times=row["times"] or (),
         inputs=inputs,
         models=models,
+        **{name: row[name] for name in metrics if row[name]},
     )
 
 
