@@ -1,8 +1,8 @@
 """Metric points in ClickHouse: adding them.
 
-Every row that was ever logged is kept, unless a rule of the team's lets it go once the run is over
-(`expiry`). Readers (`series`, `rollups`) see one value a step: of the latest attempt that logged it, and
-there the latest one.
+Every row that was ever logged is kept (twice what was inserted twice), unless a rule of the team's lets it
+go once the run is over (`expiry`). Readers (`series`, `rollups`) see one value a step: of the latest attempt
+that logged it, and there the latest one.
 """
 
 from __future__ import annotations
