@@ -12,13 +12,14 @@ from cairn_scheduler.engine import passes
 from cairn_scheduler.engine.bars import Bars
 from cairn_scheduler.engine.decide import Engine, decide
 from cairn_scheduler.engine.order import Line
-from cairn_scheduler.engine.ousting import could_oust
+from cairn_scheduler.engine.ousting import could_oust, ousted
 from cairn_scheduler.engine.passes import Pass
 from cairn_scheduler.engine.world import (
     Admitted,
     Flavor,
     JobRequest,
     Node,
+    Plan,
     Quota,
     Reclaim,
     Snapshot,
@@ -31,8 +32,8 @@ from tests.scenarios.worlds import Kind, history
 GPU = ("f", "gpu")
 
 
-def job(uid: str, node: str, **more: object) -> JobRequest:
-    return JobRequest(uid, node, (option("f", {"gpu": 1000}),), **more)  # type: ignore[arg-type]
+def job(uid: str, node: str, gpus: int = 1, **more: object) -> JobRequest:
+    return JobRequest(uid, node, (option("f", {"gpu": 1000 * gpus}),), **more)  # type: ignore[arg-type]
 
 
 NODES = (
@@ -111,6 +112,37 @@ def test_who_would_be_ousted_evicts_nobody_until_its_ousters_have_places() -> No
     assert not bars.learn({"x": "z"})
 
 
+def test_large_jobs_that_all_come_at_once_are_placed_in_a_few_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each node runs a job of 5 of its 20 GPUs; a large one of 20 and three small ones wait in each.
+
+    By shares alone small ones would evict in each plan what one or the other large job takes back: 21 plans
+    would be void here, and the more the more nodes there are.
+    """
+    made = []
+    run = Pass.run
+
+    def counted(self: Pass) -> Plan:
+        made.append(run(self))
+        return made[-1]
+
+    monkeypatch.setattr(Pass, "run", counted)
+    nodes = [Node("org"), Node("cohort", "org", quotas={GPU: Quota(0, 0)})]
+    running, waiting = [], []
+    for name in (f"t{number:02}" for number in range(30)):
+        nodes.append(Node(name, "cohort", quotas={GPU: Quota(20_000, 100_000)}))
+        running.append(Admitted(job(f"{name}-medium", name, 5, priority=100)))
+        waiting += [job(f"{name}-large", name, 20, priority=200, create_time=2)]
+        waiting += [job(f"{name}-small-{n}", name, 1, priority=50, create_time=n) for n in range(3)]
+    world = Snapshot(1000, tuple(nodes), (Flavor("f"),), pending=tuple(waiting), admitted=tuple(running))
+    plan = decide(world)
+    assert len(made) <= 4
+    placed = {one.uid for one in (*plan.admissions, *plan.promises)}
+    assert placed == {one.uid for one in waiting if one.priority == 200}
+    assert {one.uid for one in plan.preemptions} == {one.request.uid for one in running}
+    after = decide(settle(world, plan))
+    assert (after.admissions, after.promises, after.preemptions) == ((), (), ())
+
+
 def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> None:
     looked = [0, 0]
     see = Pass._see_who_ousts
@@ -121,7 +153,8 @@ def test_no_search_finds_what_is_impossible(monkeypatch: pytest.MonkeyPatch) -> 
             maybe = could_oust(self.state, line.seat, request, kept)
             looked[maybe] += 1
             for now in () if maybe else (self.now, passes.LATE):
-                assert self._ousted(line, request, now) == {}
+                searches = ((n, self._search(line, request, n, now)) for n in line.options or ())
+                assert ousted(searches, self.policy, self._kept) == set()
         see(self, line, kept)
 
     monkeypatch.setattr(Pass, "_see_who_ousts", checked)

@@ -1,15 +1,29 @@
-"""Whether a job could take from one that a plan evicts others for: what can be seen without a search.
+"""Which of those that a plan evicts others for a job would evict itself, in the next plan.
 
-What is said here to be impossible no search finds (see `victims`); most jobs that wait are passed over so.
+Most jobs that wait are passed over without a search: what `could_oust` says to be impossible none finds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
+from cairn_scheduler.engine.comeback import comes_back
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.state import State
-from cairn_scheduler.engine.world import Admitted, JobRequest, Key, Reclaim, Within
+from cairn_scheduler.engine.victims import Search
+from cairn_scheduler.engine.world import Admitted, JobRequest, Key, Policy, Reclaim, Within
+
+
+def ousted(searches: Iterable[tuple[int, Search]], policy: Policy, kept: Container[str]) -> set[str]:
+    """Whom a job takes from, of the `kept` ones; by its searches, each with the number of its option."""
+    for index, search in searches:
+        victims = search.run(policy)
+        found = {job.request.uid for job, _ in victims if job.request.uid in kept}
+        if found and not comes_back(search, victims, index, policy):
+            return found
+        if victims:
+            break
+    return set()
 
 
 def foremost(kept: Iterable[Admitted]) -> list[Admitted]:

@@ -18,7 +18,7 @@ from cairn_scheduler.engine.comeback import comes_back
 from cairn_scheduler.engine.hold import foresee
 from cairn_scheduler.engine.lineup import LineUp
 from cairn_scheduler.engine.order import ALWAYS, Line, Shape
-from cairn_scheduler.engine.ousting import could_oust, foremost
+from cairn_scheduler.engine.ousting import could_oust, foremost, ousted
 from cairn_scheduler.engine.quota import Seat
 from cairn_scheduler.engine.spared import spared
 from cairn_scheduler.engine.state import State
@@ -70,8 +70,8 @@ class Pass:
         self.ground = Ground(self.state, engine.actual, self.gates, now)
         self.use: dict[tuple[str, str], int] = dict(engine.frame.use)
         self.holds: list[Hold] = []
-        self.admissions: list[Admission] = []
-        self.promises: list[Admission] = []
+        self.admissions: dict[str, Admission] = {}
+        self.promises: dict[str, Admission] = {}
         self.preemptions: list[Preemption] = []
         self.expected: dict[str, Admitted] = {}
         # Jobs that got or were promised a place in this pass; those for which others are evicted keep it.
@@ -87,6 +87,8 @@ class Pass:
         self._kept: dict[str, JobRequest] = {}
         # Who evicts others, or did so before and waits still.
         self._owners: set[str] = set()
+        # From which priority on jobs may evict others.
+        self._level = bars.level
         self._checked: dict[Line, tuple[int, int, bool]] = {}
         # Searches for victims that found nobody: how often the state had changed by then, and their `until`.
         self._nobody: dict[Shape, tuple[int, int]] = {}
@@ -166,7 +168,7 @@ class Pass:
             if job.stopping != "-":
                 self._return(job)
         self._work_off()
-        while self._try_again():
+        while self._try_again() or self._lower_level():
             self._work_off()
         kept = foremost(self.fresh[uid] for uid in self._kept)
         for line in self._tried if kept else ():
@@ -181,19 +183,11 @@ class Pass:
         if not could_oust(self.state, line.seat, request, kept):
             return
         for now in (self.now, LATE) if self.state.tree.rests else (self.now,):
-            self.unstable |= self._ousted(line, request, now)
+            searches = ((index, self._search(line, request, index, now)) for index in line.options or ())
+            self.unstable |= dict.fromkeys(ousted(searches, self.policy, self._kept), request.uid)
 
-    def _ousted(self, line: Line, request: JobRequest, now: int) -> dict[str, str]:
-        for index in line.options or ():
-            option = request.options[index]
-            search = Search(self.state, line.seat, request, option, now, self.engine.classes)
-            found = search.run(self.policy)
-            ousted = {job.request.uid: request.uid for job, _ in found if job.request.uid in self._kept}
-            if ousted and not comes_back(search, found, index, self.policy):
-                return ousted
-            if found:
-                break
-        return {}
+    def _search(self, line: Line, request: JobRequest, index: int, now: int) -> Search:
+        return Search(self.state, line.seat, request, request.options[index], now, self.engine.classes)
 
     def _work_off(self) -> None:
         while (line := self._turns.next()) is not None:
@@ -217,15 +211,26 @@ class Pass:
                 self._tried.append(line)
         return bool(self._turns)
 
+    def _lower_level(self) -> bool:
+        """Lets those of the next lower priority evict, too, where evictions go by priority."""
+        heads = {request.priority for line in self._tried if (request := line.head()) is not None}
+        for self._level in sorted((one for one in heads if one < self._level), reverse=True):
+            if self._try_again():
+                return True
+        return False
+
     def _chances(self, line: Line) -> tuple[int, int, bool]:
         request = line.head()
-        return (*_marks(line), request is not None and self.bars.keep(request.uid, self.fresh))
+        return (*_marks(line), request is not None and self._barred(request))
+
+    def _barred(self, request: JobRequest) -> bool:
+        return request.priority < self._level or self.bars.keep(request.uid, self.fresh)
 
     def _try(self, line: Line, request: JobRequest) -> Reason | None:
         """Starts a job, or plans whom to evict for it; else why not."""
         seat = line.seat
         # Its failure hangs on more than what it itself can see change.
-        self._doubtful = barred = self.bars.keep(request.uid, self.fresh)
+        self._doubtful = barred = self._barred(request)
         others = self.withdrawn.get(request.uid, ())
         if len(others) >= _MOST_WITHDRAWN:
             return Reason(Code.RESERVED_FOR, node=seat.id, others=others)
@@ -257,11 +262,11 @@ class Pass:
                 return None
         reason = chosen.reason
         if line.until and not barred:
-            base = Search(
-                self.state, seat, request, request.options[0], LATE, self.engine.classes, self._kept
-            )
+            base = self._search(line, request, 0, LATE)
+            base.protected = self._kept
             reason = spared(reason, base, chosen.short, self.policy)
-        self._reserve(seat, request, line.options, reason)
+        if request.priority >= self._level:
+            self._reserve(seat, request, line.options, reason)
         return reason
 
     def _failed_alike(self, line: Line, request: JobRequest) -> _Failure | None:
@@ -286,24 +291,18 @@ class Pass:
     def _start(self, seat: Seat, request: JobRequest, choice: Choice) -> None:
         """A job gets its place, or the promise of it."""
         option = request.options[choice.option]
-        admission = Admission(
-            request.uid,
-            choice.option,
-            option.flavor,
-            self.state.pool(option),
-            choice.machines,
-            choice.debt > 0,
-        )
+        pool, borrows = self.state.pool(option), choice.debt > 0
+        admission = Admission(request.uid, choice.option, option.flavor, pool, choice.machines, borrows)
         job = Admitted(request, choice.option, choice.machines, self.now)
         self._add(self.state, job)
         self.fresh[request.uid] = job
         if choice.now and request.uid not in self.engine.admitted:
-            self.admissions.append(admission)
+            self.admissions[request.uid] = admission
             self.expected[request.uid] = job
             if self.ground.actual is not None:
                 self._add(self.ground.actual, job)
         else:
-            self.promises.append(admission)
+            self.promises[request.uid] = admission
         self.gates.admitted(seat, request, option)
         for shadow in self.ground.shadows:
             shadow.passed(seat, job, self.now)
@@ -323,9 +322,8 @@ class Pass:
         option, alike = request.options[index], line.alike(index)
         changes, until = self._nobody.get(alike, (ALWAYS, 0))
         if changes != self.state.tree.changes:
-            search = Search(
-                self.state, line.seat, request, option, self.now, self.engine.classes, protected=self._kept
-            )
+            search = self._search(line, request, index, self.now)
+            search.protected = self._kept
             found, until = search.run(self.policy), search.until
         else:
             found = []
@@ -388,8 +386,8 @@ class Pass:
         if self.expected.pop(uid, None) is not None and self.ground.actual is not None:
             self.ground.actual.remove(job)
             self._undo.append((self.ground.actual, False, job))
-        self.admissions = [one for one in self.admissions if one.uid != uid]
-        self.promises = [one for one in self.promises if one.uid != uid]
+        self.admissions.pop(uid, None)
+        self.promises.pop(uid, None)
         self.gates.withdrawn(self.state.tree.seats[request.node], request, option)
         line = self.engine.line(uid)
         if line is not None:
@@ -460,8 +458,8 @@ class Pass:
 
     def _plan(self) -> Plan:
         return Plan(
-            admissions=tuple(self.admissions),
-            promises=tuple(self.promises),
+            admissions=tuple(self.admissions.values()),
+            promises=tuple(self.promises.values()),
             preemptions=tuple(self.preemptions),
             holds=tuple(self.holds),
             claims=tuple(sorted(self._owners & self.fresh.keys())),

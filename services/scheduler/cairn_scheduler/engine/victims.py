@@ -209,19 +209,23 @@ class Search:
     def _first(self, later: dict[str, list[Admitted] | None]) -> Iterator[None]:
         """Reclaim, and rule S2-a: yields after each eviction. Whom it spares is left in `later`."""
 
-        def may(seat: Seat) -> bool:
+        def may(seat: Seat) -> bool | None:
             mine, theirs = _sides(self.seat, seat)
             if seat is self.seat or not (mine or self.seat).exceeds(self.keys):
                 return True
             if self.seat.node.borrowing is Borrowing.NEVER:
-                return False
+                return None
             if mine is not None and mine.share() <= theirs.share():
                 return True
             # Rule a holds for nobody here; rule b may, once others have been taken from.
             later[seat.id] = None
-            return False
+            return None
 
-        tree, targets = self.state.tree, _Targets(self, may, {})
+        def passed_over(seats: Iterable[Seat]) -> None:
+            if self.seat.node.borrowing is not Borrowing.NEVER:
+                later.update(dict.fromkeys([seat.id for seat in seats]))
+
+        tree, targets = self.state.tree, _Targets(self, may, {}, passed_over)
         while (seat := targets.next()) is not None:
             queue = targets.queue(seat)
             mine, theirs = _sides(self.seat, seat)
@@ -253,11 +257,13 @@ class Search:
     def _second(self, later: dict[str, list[Admitted] | None]) -> Iterator[None]:
         """Rule S2-b, at most once a node."""
 
-        def may(seat: Seat) -> bool:
+        def may(seat: Seat) -> bool | None:
+            if seat.id not in later:
+                return False
             mine, theirs = _sides(self.seat, seat)
-            return seat.id in later and mine is not None and mine.share() < theirs.share()
+            return True if mine is not None and mine.share() < theirs.share() else None
 
-        targets = _Targets(self, may, later)
+        targets = _Targets(self, may, later, lambda seats: None)
         while (seat := targets.next()) is not None:
             self._evict(targets.queue(seat).pop(), Why.FAIR)
             yield
@@ -375,13 +381,18 @@ class _Waiting:
 class _Targets:
     """The nodes to take from, the largest share first, level by level.
 
-    `may`: whether one is to be looked at. `given`: what to take there; all candidates where it is not said.
+    `may`: whether one is to be looked at; None: neither it nor any with a smaller share beside it, of which
+    `passed_over` is told. `given`: what to take there; all candidates where it is not said.
     """
 
     def __init__(
-        self, search: Search, may: Callable[[Seat], bool], given: dict[str, list[Admitted] | None]
+        self,
+        search: Search,
+        may: Callable[[Seat], bool | None],
+        given: dict[str, list[Admitted] | None],
+        passed_over: Callable[[Iterable[Seat]], None],
     ) -> None:
-        self._search, self._may, self._given = search, may, given
+        self._search, self._may, self._given, self._passed_over = search, may, given, passed_over
         self._path = set(search.seat.path())
         self._queues: dict[str, _Waiting] = {}
         self._done: set[str] = set()
@@ -418,12 +429,25 @@ class _Targets:
                 heapq.heappop(heap)
             elif (now := _largest_first(child)) != size:
                 heapq.heapreplace(heap, (now, child))
-            elif (found := self._below(child)) is not None:
-                return found
+            elif child.children or child in self._path:
+                if (found := self._below(child)) is not None:
+                    return found
+            else:
+                if (may := self._may(child)) and self.queue(child):
+                    return child
+                self._done.add(child.id)
+                if may is None:
+                    self._pass_over(heap)
         if own and self._may(seat) and self.queue(seat):
             return seat
         self._done.add(seat.id)
         return None
+
+    def _pass_over(self, heap: list[tuple[_Size, Seat]]) -> None:
+        left = [child for _, child in heap if child.id not in self._done]
+        self._passed_over(one for one in left if not one.children and one not in self._path)
+        heap[:] = [entry for entry in heap if entry[1].children or entry[1] in self._path]
+        heapq.heapify(heap)
 
     def _open(self, seat: Seat) -> Iterator[Seat]:
         """Children that may hold targets: those over their quota in a key that is short, and the own side."""
