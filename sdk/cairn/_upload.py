@@ -27,6 +27,8 @@ from cairn._transfer import PART, WORKERS, Entry, Part, Progress, Source, Stamp,
 WINDOW = WORKERS * PART
 # Parts that are asked about together.
 BATCH_PARTS = 1_000
+# What a part counts for in memory at least: who sends it, and where to, is more than a small file.
+LEAST = 32 * 1024
 
 T = TypeVar("T")
 
@@ -366,23 +368,29 @@ class _Sending:
         return new
 
     def _wait_for(self, size: int) -> None:
-        """Returns when there is room for so many bytes more."""
-        if self._held + self._batch_bytes + size > WINDOW:
+        """Returns when there is room for a part of so many bytes."""
+        size = max(size, LEAST)
+        while True:
+            with self._changed:
+                while self._works and self._is_full(size):
+                    self._changed.wait()
+                if not self._is_full(size) or not self._batch:
+                    self._held += size
+                    self._tell()
+                    break
+            # All that is held waits to be asked about together: nothing else makes room.
             self._flush()
-        with self._changed:
-            while self._held and self._held + size > WINDOW and self._failed is None:
-                self._changed.wait()
-            self._held += size
-            self._tell()
         self._check()
+
+    def _is_full(self, size: int) -> bool:
+        return bool(self._held) and self._held + size > WINDOW and self._failed is None
 
     def _free(self, *pieces: Bytes) -> None:
         """These are in the store."""
-        size = sum(map(len, pieces))
         with self._changed:
             self._free_buffers += [each.obj for each in pieces if isinstance(each, memoryview)]  # type: ignore[misc]
-            self._held -= size
-            self._done += size
+            self._held -= sum(max(len(each), LEAST) for each in pieces)
+            self._done += sum(map(len, pieces))
             self._changed.notify_all()
 
     def _count(self, size: int) -> None:

@@ -101,7 +101,7 @@ async def main(edges: int) -> None:
             await asyncio.to_thread(server.create_database, "bench")
             url = await asyncio.to_thread(server.create_schema, "bench", "tracker")
             await migrate(url, "tracker", files("cairn_tracker") / "migrations" / "postgres")
-            async with pool(url, schema="tracker", size=2) as db:
+            async with pool(url, schema="tracker", size=4) as db:
                 roots = await fill(db, edges)
                 result = {shape: await measure(db, root, shape) for shape, root in roots.items()}
         finally:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from cairn_common.db import Database
 from cairn_tracker.store import lineage as store
 from cairn_tracker.store.lineage import RUN, Key, Runs, Versions
 from cairn_tracker.store.runs import Reads
@@ -33,7 +35,7 @@ class Graph:
     aliases: dict[int, list[str]]
 
 
-async def trace(db: Reads, team: str, root: Key, *, up: bool, down: bool, most: int) -> Graph:
+async def trace(db: Database, team: str, root: Key, *, up: bool, down: bool, most: int) -> Graph:
     """What the root comes from (`up`), and what came of it (`down`): at most `most` nodes of each."""
     places: dict[Key, int] = {root: 0}
     truncated = False
@@ -44,15 +46,19 @@ async def trace(db: Reads, team: str, root: Key, *, up: bool, down: bool, most: 
         truncated = truncated or len(found) > most
         ways.append((upward, [places.setdefault(key, len(places)) for key in found[:most]]))
     keys = list(places)
-    versions, runs = await store.versions(db, team, keys), await store.runs(db, team, keys)
+    # PostgreSQL answers one while another is read here.
+    (versions, runs), looked_up = await asyncio.gather(
+        asyncio.gather(store.versions(db, team, keys), store.runs(db, team, keys)),
+        asyncio.gather(*(_looked_up(db, team, places, keys, at, up=upward) for upward, at in ways)),
+    )
     edges: dict[Edge, None] = {}
     steps: list[int | None] = [None] * len(keys)
     told = _told(places, versions, runs)
-    for upward, at in ways:
+    for (upward, at), found_there in zip(ways, looked_up, strict=True):
         found_by_it = bytearray(len(keys))
         for place in at:
             found_by_it[place] = 1
-        every = [*told, *await _looked_up(db, team, places, keys, at, up=upward)]
+        every = [*told, *found_there]
         between = [edge for edge in every if found_by_it[edge[0]] and found_by_it[edge[1]]]
         edges.update(dict.fromkeys(between))
         for place, distance in enumerate(distances(len(keys), between, up=upward)):
