@@ -97,15 +97,21 @@ class Hearing:
                 said.append((job, attempt, report))
         if not taken and not said:
             return []
+        done = await self._save(taken, said)
+        self._note([step for step in taken if step[1].uid in done])
+        missed = {new.uid for _, new, _ in taken} - done
+        return [report for report in reports if _of(report, jobs) in missed]
+
+    async def _save(self, taken: Sequence[Step], said: Sequence[tuple[Job, Attempt, Stepped]]) -> set[str]:
+        if not said:
+            return await self._out.recent.save_alone(self._out.lead, taken)
         async with self._out.lead.transaction() as conn:
             done = await self._out.recent.save(conn, taken)
             for job, attempt, one in said:
                 step = timeline.Step(attempt.uid, one.number, one.time, one.text)
                 await history.add_step(conn, job, attempt, step)
         self._out.recent.note(taken, done)
-        self._note([step for step in taken if step[1].uid in done])
-        missed = {new.uid for _, new, _ in taken} - done
-        return [report for report in reports if _of(report, jobs) in missed]
+        return done
 
     def _note(self, taken: Sequence[Step]) -> None:
         """What was written: logged, and the places that it frees are told with the next plan."""

@@ -109,11 +109,9 @@ class Launching:
         tokens = await self._tokens([new for _, new, _ in intents])
         intents = [step for step in intents if _active(step[1]).uid in tokens]
         secrets = await self._all_secrets([new for _, new, _ in intents])
-        async with self._out.lead.transaction() as conn:
-            done = await self._out.recent.save(conn, intents)
-            begun = [new for _, new, _ in intents if new.uid in done]
-            await steps.set_tokens(conn, {_active(new).uid: tokens[_active(new).uid].uid for new in begun})
-        self._out.recent.note(intents, done)
+        named = {uid: token.uid for uid, token in tokens.items()}
+        done = await self._out.recent.save_alone(self._out.lead, intents, tokens=named)
+        begun = [new for _, new, _ in intents if new.uid in done]
         log.info("jobs.launching", jobs=[new.uid for new in begun])
         await self._at_places(begun, tokens, secrets)
         return len(done) == len(intents)

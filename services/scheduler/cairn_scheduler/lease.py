@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 import structlog
 
 from cairn_common.cancellation import heed_cancellation
-from cairn_common.db import Connection, Database
+from cairn_common.db import Connection, Database, Row
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
 from cairn_scheduler import processes
@@ -26,6 +26,9 @@ log = structlog.get_logger(__name__)
 
 _BEAT_SECONDS = 0.5
 _LEASE_SECONDS = 2.0
+
+LEAD = "SELECT FROM lease WHERE epoch = $1 FOR SHARE"
+"""One row for who decides, and until its transaction has ended for nobody else."""
 
 
 class Fenced(Exception):
@@ -44,9 +47,17 @@ class Lead:
     async def transaction(self) -> AsyncIterator[Connection]:
         """One transaction that commits only while nobody else decides. Raises Fenced, Unavailable."""
         async with self._db.transaction() as conn:
-            if not await conn.fetchval("SELECT 1 FROM lease WHERE epoch = $1 FOR SHARE", self.epoch):
+            if await conn.fetchrow(LEAD, self.epoch) is None:
                 raise Fenced
             yield conn
+
+    async def fetchrow(self, query: str, *args: Any) -> Row:
+        """One statement that is such a transaction by itself: it takes `LEAD`, whose epoch is its first
+        argument, writes nothing without, and tells as `led` whether it had it. Raises as `transaction`."""
+        row = await self._db.fetchrow(query, self.epoch, *args)
+        if row is None or not row["led"]:
+            raise Fenced
+        return row
 
     async def execute(self, query: str, *args: Any) -> str:
         """One statement in such a transaction."""

@@ -215,9 +215,7 @@ class Planner:
                 continue
             new = model.admit(job, now, admission=granted[uid].admission, pool=one.pool)
             taken.append((job, replace(new, flavor=granted[uid].flavor, admit_time=now), Event.ADMITTED))
-        async with self._lead.transaction() as conn:
-            done = await self._recent.save(conn, taken)
-        self._recent.note(taken, done)
+        done = await self._recent.save_alone(self._lead, taken)
         log.info("plan.admitted", jobs=len(done))
         for uid, asked in granted.items():
             if uid not in done:
@@ -242,9 +240,7 @@ class Planner:
                 continue
             if new is not job:
                 taken.append((job, new, _event(new)))
-        async with self._lead.transaction() as conn:
-            done = await self._recent.save(conn, taken)
-        self._recent.note(taken, done)
+        done = await self._recent.save_alone(self._lead, taken)
         log.info("plan.preempted", jobs=len(done))
         return bool(done)
 
@@ -274,9 +270,7 @@ class Planner:
                 taken.append((job, yielding.hold(job, now, kind=Hold.BUDGET, why=why), Event.HELD))
             elif job.state is State.HELD and job.hold is Hold.BUDGET:
                 taken.append((job, yielding.release(job, now), Event.REQUEUED))
-        async with self._lead.transaction() as conn:
-            done = await self._recent.save(conn, taken)
-        self._recent.note(taken, done)
+        await self._recent.save_alone(self._lead, taken)
         return set(spent), bool(free)
 
     async def _remember(self, plan: Plan, rejected: Mapping[str, str], admitted: Sequence[str]) -> bool:

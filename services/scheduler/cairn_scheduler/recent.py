@@ -7,16 +7,19 @@ it follows, so an old one is never written over a new one; whoever misses forget
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from cairn_common.db import Connection, Database
 from cairn_scheduler import steps, store
+from cairn_scheduler.lease import Lead
 from cairn_scheduler.model import Job, State
 from cairn_scheduler.steps import Step
 
 _MOST = 4096
 # Task files may be large: those are read again.
 _LARGEST = 16 * 1024
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 class Recent:
@@ -40,6 +43,19 @@ class Recent:
         found = {uid: self._jobs[job] for uid, job in known.items()}
         missing = [uid for uid in attempt_uids if uid not in found]
         return found | (await store.jobs_of_attempts(self._db, missing) if missing else {})
+
+    async def save_alone(
+        self, lead: Lead, taken: Sequence[Step], *, tokens: Mapping[str, str] = _NONE
+    ) -> set[str]:
+        """As `steps.save_alone`, and noted."""
+        try:
+            done = await steps.save_alone(lead, taken, tokens=tokens)
+        except BaseException:
+            self.forget(new.uid for _, new, _ in taken)
+            raise
+        self.forget(new.uid for _, new, _ in taken if new.uid not in done)
+        self.note(taken, done)
+        return done
 
     async def save(self, conn: Connection, taken: Sequence[Step]) -> set[str]:
         """As `steps.save_many`. What missed is forgotten at once; what was written is to be noted by `note`,

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from cairn_common import outbox
 from cairn_common.db import Connection
 from cairn_scheduler import facts
 from cairn_scheduler.facts import Event
+from cairn_scheduler.lease import LEAD, Lead
 from cairn_scheduler.model import Attempt, Job
 
 Step = tuple[Job, Job, Event]
 """A job as it was, its next revision, and what happened."""
+
+_NONE: Mapping[str, str] = MappingProxyType({})
 
 
 async def save_many(conn: Connection, steps: Sequence[Step]) -> set[str]:
@@ -39,6 +44,31 @@ async def save_many(conn: Connection, steps: Sequence[Step]) -> set[str]:
         if taken:
             await facts.tell_many(conn, [(new, event) for _, new, event in taken], actor=facts.SELF)
     return done
+
+
+async def save_alone(lead: Lead, steps: Sequence[Step], *, tokens: Mapping[str, str] = _NONE) -> set[str]:
+    """As `save_many`, in a transaction of their own, which for one step of each job is one statement: of what
+    a step costs, asking the database once more is the most. `tokens`: run tokens of attempts that begin, by
+    attempt. Raises Fenced, Unavailable."""
+    if not steps:
+        return set()
+    if len(_layers(steps)) > 1:
+        async with lead.transaction() as conn:
+            done = await save_many(conn, steps)
+            begun = {one.uid for _, new, _ in steps if new.uid in done for one in new.attempts}
+            await set_tokens(conn, {uid: token for uid, token in tokens.items() if uid in begun})
+        return done
+    attempts = [(new.uid, one) for old, new, _ in steps for one in new.attempts if one not in old.attempts]
+    told = [facts.written(new, event, actor=facts.SELF) for _, new, event in steps]
+    row = await lead.fetchrow(
+        _ALONE,
+        *_columns(_JOB, steps),
+        [old.revision for old, _, _ in steps],
+        *_columns(_ATTEMPT, attempts),
+        [tokens.get(one.uid, "") for _, one in attempts],
+        *outbox.columns(told),
+    )
+    return set(row["done"])
 
 
 async def set_tokens(conn: Connection, tokens: Mapping[str, str]) -> None:
@@ -119,8 +149,8 @@ _ATTEMPT: tuple[tuple[str, str, Callable[[tuple[str, Attempt]], Any]], ...] = (
 _BORN = 6
 
 
-def _arrays(table: Sequence[tuple[str, str, object]]) -> str:
-    return ", ".join(f"${n}::{kind.partition('>')[0]}[]" for n, (_, kind, _) in enumerate(table, start=1))
+def _arrays(table: Sequence[tuple[str, str, object]], *, first: int = 1) -> str:
+    return ", ".join(f"${n}::{kind.partition('>')[0]}[]" for n, (_, kind, _) in enumerate(table, start=first))
 
 
 def _value(name: str, kind: str) -> str:
@@ -132,14 +162,39 @@ def _names(table: Sequence[tuple[str, str, object]]) -> str:
     return ", ".join(name for name, _, _ in table)
 
 
-_UPDATE = (
-    f"UPDATE jobs SET {', '.join(f'{name} = n.{name}' for name, _, _ in _JOB[1:])}"  # noqa: S608
-    f" FROM unnest({_arrays(_JOB)}, ${len(_JOB) + 1}::bigint[]) AS n ({_names(_JOB)}, old)"
-    " WHERE jobs.uid = n.uid AND jobs.revision = n.old RETURNING jobs.uid"
+def _update(first: int, *, guard: str = "") -> str:
+    """Jobs with their next revisions, the arguments from number `first` on."""
+    rows = f"unnest({_arrays(_JOB, first=first)}, ${first + len(_JOB)}::bigint[])"
+    return (
+        f"UPDATE jobs SET {', '.join(f'{name} = n.{name}' for name, _, _ in _JOB[1:])}"  # noqa: S608
+        f" FROM {rows} AS n ({_names(_JOB)}, old)"
+        f" WHERE jobs.uid = n.uid AND jobs.revision = n.old{guard} RETURNING jobs.uid"
+    )
+
+
+_UPDATE = _update(1)
+_VALUES = ", ".join(_value(name, kind) for name, kind, _ in _ATTEMPT)
+_OR_CHANGE = (
+    f"ON CONFLICT (uid) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n, _, _ in _ATTEMPT[_BORN:])}"
 )
 _UPSERT = (
-    f"INSERT INTO attempts ({_names(_ATTEMPT)})"  # noqa: S608
-    f" SELECT {', '.join(_value(name, kind) for name, kind, _ in _ATTEMPT)}"
-    f" FROM unnest({_arrays(_ATTEMPT)}) AS n ({_names(_ATTEMPT)})"
-    f" ON CONFLICT (uid) DO UPDATE SET {', '.join(f'{n} = excluded.{n}' for n, _, _ in _ATTEMPT[_BORN:])}"
+    f"INSERT INTO attempts ({_names(_ATTEMPT)}) SELECT {_VALUES}"  # noqa: S608
+    f" FROM unnest({_arrays(_ATTEMPT)}) AS n ({_names(_ATTEMPT)}) {_OR_CHANGE}"
 )
+# The arguments of `_ALONE`: the epoch, jobs, their old revisions, attempts, their tokens, facts, their trace.
+_TRIED = 2 + len(_JOB) + 1
+_TOLD = _TRIED + len(_ATTEMPT) + 1
+_ALONE = f"""
+    WITH lead AS ({LEAD}), moved AS ({_update(2, guard=" AND EXISTS (SELECT FROM lead)")}), tried AS (
+        INSERT INTO attempts ({_names(_ATTEMPT)}, token_uid) SELECT {_VALUES}, n.token
+        FROM unnest({_arrays(_ATTEMPT, first=_TRIED)}, ${_TOLD - 1}::text[]) AS n ({_names(_ATTEMPT)}, token)
+        JOIN moved ON moved.uid = n.job_uid {_OR_CHANGE}
+    ), told AS (
+        INSERT INTO outbox (id, subject, payload, trace)
+        SELECT f.id, f.subject, f.payload, ${_TOLD + 3}
+        FROM unnest(${_TOLD}::text[], ${_TOLD + 1}::text[], ${_TOLD + 2}::bytea[], $2::text[]) WITH ORDINALITY
+            AS f (id, subject, payload, uid, place)
+        JOIN moved USING (uid) ORDER BY f.place
+    )
+    SELECT EXISTS (SELECT FROM lead) AS led, coalesce((SELECT array_agg(uid) FROM moved), '{{}}') AS done
+"""  # noqa: S608
