@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import re
-import secrets
 import threading
 import time
 from functools import lru_cache
@@ -21,6 +21,7 @@ NAME = f"^{_PART}$"
 _UID, _CHOSEN = re.compile(UID), re.compile(CHOSEN)
 _UID_LENGTH = 26
 _RANDOM_BITS = 80
+_ASKED = 1000
 
 
 class _Maker:
@@ -29,16 +30,32 @@ class _Maker:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._last = 0
+        # The system is asked for much at a time. A child must not go on with what its parent has.
+        self._random = b""
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._forked)
 
     def make(self) -> str:
         millis = time.time_ns() // 1_000_000
-        value = (millis << _RANDOM_BITS) | secrets.randbits(_RANDOM_BITS)
         with self._lock:
+            value = (millis << _RANDOM_BITS) | self._bits(_RANDOM_BITS)
             if value <= self._last:
                 # A random step keeps the next one as hard to guess as a fresh one would be.
-                value = self._last + 1 + secrets.randbits(64)
+                value = self._last + 1 + self._bits(64)
             self._last = value
         return "".join([_PAIRS[(value >> shift) & 1023] for shift in range(120, -1, -10)])
+
+    def _bits(self, count: int) -> int:
+        size = count // 8
+        if len(self._random) < size:
+            self._random = os.urandom(_ASKED)
+        taken, self._random = self._random[:size], self._random[size:]
+        return int.from_bytes(taken)
+
+    def _forked(self) -> None:
+        # Whoever held it is not here.
+        self._lock = threading.Lock()
+        self._random = b""
 
 
 _maker = _Maker()

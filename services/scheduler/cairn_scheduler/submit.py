@@ -118,6 +118,7 @@ def draft_batch(message: scheduler_pb2.BatchCreateJobsRequest, terms: Terms) -> 
             field="requests",
         )
     drafts = []
+    before: dict[bytes, Draft] = {}
     for index, one in enumerate(message.requests):
         if one.parent not in ("", message.parent):
             raise InvalidArgument(
@@ -128,12 +129,28 @@ def draft_batch(message: scheduler_pb2.BatchCreateJobsRequest, terms: Terms) -> 
             )
         one.parent = message.parent
         try:
-            drafts.append(draft_job(one, terms))
+            drafts.append(_draft_beside(one, terms, before))
         except (InvalidArgument, FailedPrecondition) as error:
             raise type(error)(
                 f"requests[{index}]: {error.message}", reason=error.reason, **error.metadata, index=index
             ) from None
     return _together(check_request_id(message.request_id), drafts)
+
+
+def _draft_beside(message: scheduler_pb2.CreateJobRequest, terms: Terms, before: dict[bytes, Draft]) -> Draft:
+    """As `draft_job`; of those that are alike but for their request_id only the first is read."""
+    request_id, message.request_id = message.request_id, ""
+    rest = message.SerializeToString(deterministic=True)
+    message.request_id = request_id
+    like = before.get(rest)
+    # Secrets are settled and sealed for each job.
+    if like is None or like.message is None or like.secrets or message.validate_only:
+        made = before[rest] = draft_job(message, terms)
+        return made
+    job = replace(like.jobs[0], uid=new_uid())
+    return replace(
+        like, request=_plainly(message), jobs=(job,), message=wire.another_message(like.message, job)
+    )
 
 
 def _together(request_id: str, drafts: list[Draft]) -> list[Draft]:
@@ -265,12 +282,21 @@ def display_name(text: str) -> str:
 def _request(message: CreateRequest, task: Task, hidden: Collection[str]) -> Request:
     """What tells one request from another under the same id: all of it but `validate_only`, and but what is
     secret, which not even a digest shall help to guess."""
+    if not task.spec.secrets and not hidden:
+        return _plainly(message)
     plain = copy.deepcopy(message)
     plain.task = task.spec.task
     plain.secrets.clear()
     plain.secrets.update(dict.fromkeys(task.spec.secrets, ""))
     plain.code.git_diff = secrecy.mask(message.code.git_diff, hidden)
     return identified(plain)
+
+
+def _plainly(message: CreateRequest) -> Request:
+    """As `_request`, where nothing is secret."""
+    # Digests are those of messages that have one, be it empty.
+    message.code.SetInParent()
+    return identified(message)
 
 
 def identified(message: CreateRequest | AgainRequest) -> Request:

@@ -74,6 +74,15 @@ def job_message(job: Job) -> job_pb2.Job:
     )
 
 
+def another_message(message: job_pb2.Job, job: Job) -> job_pb2.Job:
+    """As `job_message`, of a new job that is like that message's but for its uid."""
+    made = job_pb2.Job()
+    made.CopyFrom(message)
+    made.uid = job.uid
+    made.name = f"teams/{job.team}/jobs/{job.uid}"
+    return made
+
+
 def timeline_message(job: Job, moments: Iterable[Moment]) -> timeline_pb2.Timeline:
     """As Timeline on the wire."""
     return timeline_pb2.Timeline(
