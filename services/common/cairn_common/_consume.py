@@ -239,8 +239,7 @@ class Consumption:
 
     async def _answer(self, messages: Sequence[Message], word: bytes) -> None:
         try:
-            for message in messages:
-                await self._link.client.publish(message.reply, word)
+            await self._link.client.answer_all([message.reply for message in messages], word)
         except AWAY as error:
             # They come again, and are known then.
             self._log.info("consumer.unacknowledged", error=type(error).__name__)

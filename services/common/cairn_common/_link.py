@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -28,6 +28,8 @@ AWAY = (NatsError, OSError, TimeoutError)
 _REQUEST_TIMEOUT = 2.0
 _CONNECT_TIMEOUT = 5
 _RECONNECT_WAIT = 0.2
+# Answers that are written as one.
+_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,28 @@ class BusClient(Client):
             raise NatsError(f"{server.uri.hostname}: the bus does not speak TLS, but its address is tls://")
         await super()._process_info(info, initial_connection)
 
+    @staticmethod
+    def _parse_header_lines(raw: bytes) -> dict[str, str]:
+        """As the library's, which looks at each letter: of a small message that took a third of the time."""
+        found = {}
+        for line in raw.decode(errors="replace").split("\r\n"):
+            name, colon, value = line.partition(":")
+            name = name.strip()
+            if colon and name.isascii() and len(name.split()) == 1:
+                found[name] = value.strip()
+        return found
+
+    async def answer_all(self, subjects: Sequence[str], word: bytes) -> None:
+        """Publishes the same on each of these; whether there is a connection is looked at once for many."""
+        for start in range(0, len(subjects), _AT_ONCE):
+            *some, last = subjects[start : start + _AT_ONCE]
+            end = b" %d\r\n%b\r\n" % (len(word), word)
+            if some and self.is_connected:
+                await self._send_command(b"".join(b"PUB %b%b" % (one.encode(), end) for one in some))
+                some = []
+            for one in (*some, last):
+                await self.publish(one, word)
+
 
 def address(url: str) -> dict[str, Any]:
     """What `Client.connect` is told of the bus's URLs (commas between) and the certificates named at the end.
@@ -75,12 +99,12 @@ class Link:
         self._losers: set[Callable[[], None]] = set()
         self._again: list[Callable[[], Awaitable[None]]] = []
         self._tasks: set[asyncio.Task[None]] = set()
-        self._client: Client | None = None
+        self._client: BusClient | None = None
         self._stream: JetStreamContext | None = None
         self._ending = False
 
     @property
-    def client(self) -> Client:
+    def client(self) -> BusClient:
         """The client of now."""
         assert self._client is not None, "not connected yet"
         return self._client
