@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 Numbers: TypeAlias = npt.NDArray[Any]
-Indexes: TypeAlias = npt.NDArray[np.int64]
+Indexes: TypeAlias = npt.NDArray[np.integer[Any]]
 
 _TYPES = {"int64": "Int64", "int32": "Int32", "uint32": "UInt32", "float64": "Float64"}
 _NUMBERS = {kind: np.dtype(name).newbyteorder("<") for name, kind in _TYPES.items()}
@@ -38,6 +38,11 @@ class Labels:
 
 
 Column: TypeAlias = Numbers | Labels | Sequence[str]
+
+
+def narrow(indexes: Indexes, texts: int) -> Indexes:
+    """Indexes into so many texts, in as few bytes as that takes: what is made of them then is as short."""
+    return indexes.astype(_INDEXES[_kind(texts)], copy=False)
 
 
 def encode(columns: dict[str, Column]) -> bytes:
@@ -131,17 +136,21 @@ def _column(column: Column) -> list[bytes]:
     return [_text("String"), *map(_text, column)]
 
 
+def _kind(texts: int) -> int:
+    return (texts > 0xFF) + (texts > 0xFFFF)
+
+
 def _labels(column: Labels) -> list[bytes]:
     if not len(column):
         return []
-    kind = (len(column.texts) > 0xFF) + (len(column.texts) > 0xFFFF)
+    kind = _kind(len(column.texts))
     return [
         _DICTIONARY_VERSION,
         (_DICTIONARY_FLAGS | kind).to_bytes(8, "little"),
         len(column.texts).to_bytes(8, "little"),
         *map(_text, column.texts),
         len(column.indexes).to_bytes(8, "little"),
-        column.indexes.astype(_INDEXES[kind]).tobytes(),
+        narrow(column.indexes, len(column.texts)).tobytes(),
     ]
 
 

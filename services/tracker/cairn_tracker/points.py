@@ -14,7 +14,7 @@ import numpy as np
 
 from cairn_tracker.batch import Ints, MetricKey, Points
 from cairn_tracker.clickhouse import ClickHouse
-from cairn_tracker.native import Labels, encode
+from cairn_tracker.native import Labels, encode, narrow
 
 #: Before the writer of a row that was written once more, to stay when the others go.
 KEPT_MARK: Final = "kept "
@@ -35,7 +35,9 @@ def metric_labels(metrics: Sequence[MetricKey], metric: Ints) -> dict[str, Label
         "run": _distinct([metric.run for metric in metrics]),
         "key": _distinct([metric.key for metric in metrics]),
     }
-    return {name: Labels(texts, place[metric]) for name, (texts, place) in columns.items()}
+    return {
+        name: Labels(texts, narrow(place, len(texts))[metric]) for name, (texts, place) in columns.items()
+    }
 
 
 def _block(points: Points, rows: slice) -> bytes:
@@ -44,7 +46,7 @@ def _block(points: Points, rows: slice) -> bytes:
             **metric_labels(points.metrics, points.metric[rows]),
             "step": points.step[rows],
             "attempt": points.attempt[rows].astype(np.int32),
-            "writer": Labels(points.writers, points.writer[rows]),
+            "writer": Labels(points.writers, narrow(points.writer[rows], len(points.writers))),
             "segment": points.segment[rows],
             "position": points.position[rows],
             "cell": points.cell[rows].astype(np.uint32),
