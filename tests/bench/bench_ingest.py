@@ -113,14 +113,14 @@ def platform(folder: Path) -> Iterator[Platform]:
 def log_runs(url: str, folder: str, uids: list[str], steps: int, told: Connection) -> None:
     """A process with some runs: logs `steps` steps of each as fast as it can, and ships them."""
     runs = [_open(Path(folder), uid, url) for uid in uids]
-    rows = _values(min(steps, 10_000))
+    rows = [dict(zip(METRICS, row, strict=True)) for row in _values(min(steps, 10_000))]
     told.send("ready")
     told.recv()
     begin = time.process_time()
     for run, shipper in runs:
         shipper.start()
         for step in range(steps):
-            run.log(dict(zip(METRICS, rows[step % len(rows)], strict=True)), step)
+            run.log(rows[step % len(rows)], step)
     logged = time.time()
     for run, shipper in runs:
         run._writer.close()
