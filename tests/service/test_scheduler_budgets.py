@@ -7,7 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import yaml
 
+from cairn._recipes.task import Wanted, code
 from cairn.quota.v1 import allocation_pb2
 from cairn.scheduler.v1 import job_pb2, outlook_pb2, outlook_pb2_grpc, scheduler_pb2
 from cairn_common.rpc import channel
@@ -86,7 +88,7 @@ async def explained(cairn: Scheduler, job: Job) -> outlook_pb2.Explanation:
 
 
 async def every_new_road(cairn: Scheduler, team: str) -> list[Job]:
-    """A job, the same again, the children of a sweep, and jobs of a batch."""
+    """A job, the same again and from a checkpoint, the children of a sweep, and jobs of a batch."""
     parent = f"teams/{team}"
     one = await cairn.submit(SHORT, team=team)
     sweep = await cairn.stub.CreateSweep(scheduler_pb2.CreateSweepRequest(parent=parent, task=SWEEP))
@@ -96,7 +98,10 @@ async def every_new_road(cairn: Scheduler, team: str) -> list[Job]:
         )
     )
     again = await cairn.stub.RerunJob(scheduler_pb2.RerunJobRequest(name=one.name))
-    return [one, again, *sweep.jobs, *batch.jobs]
+    resumed = await cairn.stub.ResumeJob(
+        scheduler_pb2.ResumeJobRequest(name=one.name, checkpoint=f"{parent}/artifacts/c/versions/1")
+    )
+    return [one, again, resumed, *sweep.jobs, *batch.jobs]
 
 
 @pytest.mark.parametrize("rule", RULES)
@@ -106,8 +111,11 @@ async def test_new_jobs_wait_for_a_spent_budget_by_every_road_and_start_when_the
     team = await organised(cairn, rule)
     await grant(cairn, team, rule, 0)
     jobs = await every_new_road(cairn, team)
-    for job in jobs:
+    # What `cairn code` submits; it would end only when nobody comes.
+    editor = await cairn.submit(yaml.safe_dump(code(Wanted("code", accelerators="GPU:1"))), team=team)
+    for job in (*jobs, editor):
         await waits(cairn, job)
+    await cairn.stub.CancelJob(scheduler_pb2.CancelJobRequest(name=editor.name))
     why = await explained(cairn, jobs[0])
     assert (why.code, why.node) == ("BudgetExhausted", team)
     assert "budget" in [change.kind for change in why.changes]
