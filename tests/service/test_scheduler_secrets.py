@@ -188,6 +188,12 @@ async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_
         job = await ada.CreateJob(create)
         create.request_id = "late"
         late = await ada.CreateJob(create)
+        rerun = scheduler_pb2.RerunJobRequest(name=job.name, request_id="rerun")
+        batch = scheduler_pb2.BatchCreateJobsRequest(
+            parent="teams/main", request_id="batch", requests=[create]
+        )
+        batch.requests[0].request_id = ""
+        made = [(await ada.RerunJob(rerun)).uid, (await ada.BatchCreateJobs(batch)).jobs[0].uid]
         assert job.code.git_diff == "+token = ********"
         # What it is when an attempt begins counts, not what it was before.
         await own.SetSecret(pb.SetSecretRequest(name="users/me/secrets/HF_TOKEN", value=SECRET))
@@ -200,9 +206,14 @@ async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_
         for stub, owner in ((team, "teams/main"), (own, "users/me")):
             await stub.DeleteSecret(pb.DeleteSecretRequest(name=f"{owner}/secrets/HF_TOKEN"))
         assert (await ada.CreateJob(create)).uid == late.uid
-        create.request_id = "another"
-        with pytest.raises(grpc.aio.AioRpcError, match="no value is known for HF_TOKEN"):
-            await ada.CreateJob(create)
+        again = [(await ada.RerunJob(rerun)).uid, (await ada.BatchCreateJobs(batch)).jobs[0].uid]
+        assert again == made
+        create.request_id = rerun.request_id = batch.request_id = "another"
+        for call, request in (
+            (ada.CreateJob, create), (ada.RerunJob, rerun), (ada.BatchCreateJobs, batch),
+        ):  # fmt: skip
+            with pytest.raises(grpc.aio.AioRpcError, match="no value is known for HF_TOKEN"):
+                await call(request)
         for told in (await everything(cairn), await everything(cairn, cairn.quota.db, "quota"), str(end)):
             assert SECRET not in told
             assert INLINE not in told

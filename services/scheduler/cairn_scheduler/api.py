@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import grpc
@@ -40,14 +41,14 @@ from cairn_scheduler.intake import Intake
 from cairn_scheduler.model import Hold, Job, Resources
 from cairn_scheduler.places import Place
 from cairn_scheduler.store import Filter, Sweep
-from cairn_scheduler.submit import Draft, Terms, team_of
+from cairn_scheduler.submit import CreateRequest, Draft, Terms, team_of
 from cairn_scheduler.terms import Reading
 from cairn_scheduler.timeline import timeline
 from cairn_scheduler.watch import Watch
 
 log = structlog.get_logger(__name__)
 
-R = TypeVar("R", scheduler_pb2.CreateJobRequest, scheduler_pb2.CreateSweepRequest)
+D = TypeVar("D", Draft, list[Draft])
 
 NAME = "cairn.scheduler.v1.SchedulerService"
 ACCESS = {
@@ -102,7 +103,12 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Queues one job, once for each request_id."""
         team = team_of(request.parent)
         require(caller(), team, Role.MEMBER)
-        draft = await self._after(await self._read(team, request, submit.draft_job, store.job_by_request))
+        terms = await self._reading.terms(team, request)
+        lacking = _lacking(terms, request)
+        read = await self._read(
+            team, partial(submit.draft_job, request), terms, lacking, store.job_by_request
+        )
+        draft = await self._after(read)
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
         return (await self._create([draft]))[0]
@@ -113,8 +119,11 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Queues many jobs in one transaction, each once for its request_id."""
         team = team_of(request.parent)
         require(caller(), team, Role.MEMBER)
-        drafts = submit.draft_batch(request, await self._reading.terms(team, *request.requests))
-        drafts = [await self._after(draft) for draft in drafts]
+        terms = await self._reading.terms(team, *request.requests)
+        lacking = _lacking(terms, *request.requests, batch=request.request_id)
+        made = partial(submit.draft_batch, request)
+        read = await self._read(team, made, terms, lacking, store.job_by_request)
+        drafts = [await self._after(draft) for draft in read]
         if request.validate_only or not drafts:
             jobs = [wire.job_message(draft.jobs[0]) for draft in drafts]
         else:
@@ -128,7 +137,9 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         """Queues the jobs of a grid in one transaction, once for each request_id."""
         team = team_of(request.parent)
         require(caller(), team, Role.MEMBER)
-        draft = await self._after(await self._read(team, request, submit.draft_sweep, store.sweep_by_request))
+        terms = await self._reading.terms(team, request)
+        made, lacking = partial(submit.draft_sweep, request), _lacking(terms, request)
+        draft = await self._after(await self._read(team, made, terms, lacking, store.sweep_by_request))
         assert draft.sweep is not None
         if request.validate_only:
             return _sweep_message(draft.sweep, draft.jobs)
@@ -260,7 +271,10 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
         team, uid = _job_name(request.name)
         require(caller(), team, Role.MEMBER)
         source = await steer.found(self._db, team=team, uid=uid)
-        draft = again.draft(source, request, await self._reading.terms_again(source, request))
+        terms = await self._reading.terms_again(source, request)
+        lacking = [(request.request_id, again.unknown(source, request))]
+        made = partial(again.draft, source, request)
+        draft = await self._read(team, made, terms, lacking, store.job_by_request)
         if request.validate_only:
             return wire.job_message(draft.jobs[0])
         return (await self._create([draft]))[0]
@@ -276,21 +290,24 @@ class SchedulerApi(scheduler_pb2_grpc.SchedulerServiceServicer):
     async def _read(
         self,
         team: str,
-        request: R,
-        draft: Callable[[R, Terms], Draft],
+        draft: Callable[[Terms], D],
+        terms: Terms,
+        lacking: Sequence[tuple[str, Sequence[str]]],
         find: Callable[..., Awaitable[object]],
-    ) -> Draft:
+    ) -> D:
         """What a request asks for. Of what its request_id has made before, a stored secret that is gone since
-        is not missed."""
-        terms = await self._reading.terms(team, request)
+        is not missed. `lacking`: that id, and the secrets whose values did not come, of each that is made."""
         try:
-            return draft(request, terms)
+            return draft(terms)
         except InvalidArgument:
-            task, id = terms.tasks.get(request.task), request.request_id
-            names = [] if task is None else submit.unknown(task, request)
-            if not id or not names or await find(self._db, team=team, request_id=id) is None:
+            gone = {id: each for id, each in lacking if not terms.stored.keys() >= set(each)}
+            if not gone:
                 raise
-        return draft(request, replace(terms, stored={**dict.fromkeys(names, ""), **terms.stored}))
+            for id in gone:
+                if not id or await find(self._db, team=team, request_id=id) is None:
+                    raise
+        missed = {name: "" for each in gone.values() for name in each}
+        return draft(replace(terms, stored={**missed, **terms.stored}))
 
     async def _after(self, draft: Draft) -> Draft:
         """The draft, its jobs held where they are to run after others. Raises NotFound (JOB_NOT_FOUND),
@@ -404,3 +421,14 @@ def _check_same(draft: Draft, digest: bytes) -> None:
             f"request_id {draft.request.id!r} was used before for another request; choose a new one",
             reason=Reason.REQUEST_ID_REUSED,
         )
+
+
+def _lacking(terms: Terms, *requests: CreateRequest, batch: str = "") -> list[tuple[str, Sequence[str]]]:
+    """Of each request its id, or its place under that of the batch, and the secrets whose values it lacks."""
+    found: list[tuple[str, Sequence[str]]] = []
+    for place, request in enumerate(requests):
+        task = terms.tasks.get(request.task)
+        names = [] if task is None else submit.unknown(task, request)
+        if names:
+            found.append((request.request_id or (submit.placed(batch, place) if batch else ""), names))
+    return found

@@ -159,9 +159,14 @@ def _together(request_id: str, drafts: list[Draft]) -> list[Draft]:
         return drafts
     whole = hashlib.sha256(b"".join(draft.request.digest for draft in drafts)).digest()
     return [
-        draft if draft.request.id else replace(draft, request=Request(f"{request_id}/{place}", whole))
+        draft if draft.request.id else replace(draft, request=Request(placed(request_id, place), whole))
         for place, draft in enumerate(drafts)
     ]
+
+
+def placed(request_id: str, place: int) -> str:
+    """The id of a batch's job that has none of its own."""
+    return f"{request_id}/{place}"
 
 
 def after(draft: Draft, found: tuple[Dependency, ...], fate: Fate) -> Draft:
