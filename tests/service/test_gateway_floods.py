@@ -170,3 +170,7 @@ async def test_a_token_that_asks_too_often_is_told_when_to_come_back(
         else:
             assert last.json()["error_code"] == "REQUEST_LIMIT_EXCEEDED"
         assert (await client.get("/api/v1/me", headers=bearer(eve))).status_code == 200
+        # Tokens that are none have a share by address: who is known there goes on.
+        junk = [await client.get(path, headers=bearer(f"cairn_0123456789abcdef-{n}")) for n in range(4)]
+        assert [answer.status_code for answer in junk] == [401, 401, 401, 429]
+        assert (await client.get("/api/v1/me", headers=bearer(eve))).status_code == 200

@@ -29,6 +29,16 @@ class Rates:
         """One request of this caller. Raises ResourceExhausted (RATE_EXCEEDED) with when to come back."""
         if not self._each_second:
             return
+        now, full_at = self._monotonic(), self.look(who)
+        self._full_at[who] = full_at
+        self._full_at.move_to_end(who)
+        while len(self._full_at) > _MOST_KNOWN or next(iter(self._full_at.values())) <= now:
+            self._full_at.popitem(last=False)
+
+    def look(self, who: str) -> float:
+        """When this caller would have all of the burst again after one more. Raises as `take`."""
+        if not self._each_second:
+            return 0.0
         now = self._monotonic()
         full_at = max(self._full_at.get(who, now), now) + 1 / self._each_second
         wait = full_at - now - self._burst / self._each_second
@@ -38,7 +48,4 @@ class Rates:
                 reason=Reason.RATE_EXCEEDED,
                 retry_after=math.ceil(wait),
             )
-        self._full_at[who] = full_at
-        self._full_at.move_to_end(who)
-        while len(self._full_at) > _MOST_KNOWN or next(iter(self._full_at.values())) <= now:
-            self._full_at.popitem(last=False)
+        return full_at

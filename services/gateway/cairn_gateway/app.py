@@ -17,6 +17,7 @@ from cairn_gateway.http import Behind, create_app
 from cairn_gateway.http.address import networks
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.limits import hosts_of
+from cairn_gateway.http.strangers import Strangers
 from cairn_gateway.listen import HttpServer, listen
 from cairn_gateway.live import Live
 from cairn_gateway.mlflow import transfer
@@ -59,6 +60,7 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             # Made by their publishers, who may come up later, or not at all.
             await nats.ensure_stream(stream, subjects.STREAMS[stream])
         live = Live(nats, checker)
+        proxies = networks(settings.trusted_proxies)
         platform = Platform(settings, neighbours.channels, nats, version=release)
         behind = Behind(
             upstream=neighbours,
@@ -66,11 +68,11 @@ async def running(settings: GatewaySettings) -> AsyncIterator[int]:
             transfer=store,
             live=live,
             platform=platform,
-            authenticate=checker.check,
+            authenticate=Strangers(checker.check, settings.rates(), proxies).check,
             hosts=hosts_of(settings.public_url, settings.allowed_hosts),
             token=settings.service_token.get_secret_value(),
             cookie=Cookie(secure=settings.public_url.startswith("https://")),
-            proxies=networks(settings.trusted_proxies),
+            proxies=proxies,
             rates=settings.rates(),
             version=release,
         )

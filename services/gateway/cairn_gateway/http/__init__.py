@@ -15,7 +15,6 @@ from starlette.routing import Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cairn.tracker.v1 import tracker_pb2
-from cairn_common.auth import Principal
 from cairn_common.errors import DomainError
 from cairn_common.ids import format_name
 from cairn_common.rate import Rates
@@ -47,6 +46,7 @@ from cairn_gateway.http.openapi import Documents
 from cairn_gateway.http.page import Page
 from cairn_gateway.http.request import read
 from cairn_gateway.http.route import Route
+from cairn_gateway.http.strangers import Authenticate
 from cairn_gateway.http.streams import BUS, Streams
 from cairn_gateway.live import Live
 from cairn_gateway.mlflow.transfer import Transfer
@@ -101,7 +101,7 @@ class Behind:
     transfer: Transfer
     live: Live
     platform: Platform
-    authenticate: Callable[[str], Awaitable[Principal]]
+    authenticate: Authenticate
     # Names that a Host header may have.
     hosts: frozenset[str]
     # The gateway's own token, for those who come in.

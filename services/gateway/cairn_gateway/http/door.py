@@ -4,7 +4,6 @@ which people come in."""
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -18,6 +17,7 @@ from cairn_gateway.http import cookie
 from cairn_gateway.http.address import Networks, client_address
 from cairn_gateway.http.cookie import Cookie
 from cairn_gateway.http.limits import Load
+from cairn_gateway.http.strangers import Authenticate
 from cairn_gateway.upstream import Caller
 
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
@@ -30,7 +30,7 @@ NOBODY = Principal(subject="", scope=TokenScope.NONE)
 class Entrance:
     """How people come in."""
 
-    authenticate: Callable[[str], Awaitable[Principal]]
+    authenticate: Authenticate
     cookie: Cookie
     # The gateway's own token, for those who have none.
     token: str
@@ -78,7 +78,7 @@ class Door:
         if secret:
             cookie.check_own(scope["method"], headers, secret, entrance.hosts)
         token = secret or bearer(given)
-        principal = await entrance.authenticate(token)
+        principal = await entrance.authenticate(token, scope)
         return replace(known, token=token, principal=principal, by_cookie=bool(secret))
 
 

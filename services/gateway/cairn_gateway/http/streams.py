@@ -9,7 +9,7 @@ tokens, wherever HTTP can go.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing, suppress
 from http import HTTPStatus
 
@@ -19,11 +19,11 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.utils import ClientDisconnected
 
 from cairn_common import trace
-from cairn_common.auth import Principal
 from cairn_common.ids import new_uid
 from cairn_gateway import problems
 from cairn_gateway.http.door import bearer
 from cairn_gateway.http.limits import Load, check_host, check_path
+from cairn_gateway.http.strangers import Authenticate
 from cairn_gateway.tasks import until_one_ends
 from cairn_gateway.tunnel import Tunnel, check_may
 from cairn_gateway.upstream import Caller, Upstream
@@ -54,7 +54,7 @@ class Streams:
         upstream: Upstream,
         tunnel: Tunnel,
         *,
-        authenticate: Callable[[str], Awaitable[Principal]],
+        authenticate: Authenticate,
         hosts: frozenset[str],
     ) -> None:
         self._upstream = upstream
@@ -97,7 +97,7 @@ class Streams:
             raise problems.HttpError(404, "ROUTE_UNKNOWN", f"{scope['path']} is not a stream")
         # A browser cannot send this header with a WebSocket: no page opens one in somebody's name.
         token = bearer(headers.getlist("authorization"))
-        principal = await self._authenticate(token)
+        principal = await self._authenticate(token, scope)
         if scope["path"] == BUS:
             check_may(principal)
         return Caller(token=token, principal=principal, request_id=request_id)

@@ -18,12 +18,13 @@ from starlette.routing import Route as Place
 from starlette.routing import Router
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from cairn_common.auth import Principal, access, admit, require
+from cairn_common.auth import access, admit, require
 from cairn_common.rate import Rates
 from cairn_gateway.http.address import Networks
 from cairn_gateway.http.coding import read_body
 from cairn_gateway.http.edge import Edge
 from cairn_gateway.http.limits import Limits, Load
+from cairn_gateway.http.strangers import Authenticate
 from cairn_gateway.mlflow import (
     about,
     artifacts,
@@ -60,7 +61,6 @@ ROUTES: Final[Sequence[Route]] = (
 # Bytes of files come and go through here: longer than a question takes.
 _SECONDS: Final = 900.0
 
-Authenticate = Callable[[str], Awaitable[Principal]]
 Respond = Callable[[Request], Awaitable[Response]]
 
 
@@ -165,7 +165,7 @@ def _answer(
             # A browser sends a password that it knows by itself, whichever page asks.
             raise MlflowError("PERMISSION_DENIED", "a page of another site may not ask here")
         token = door.token_of(headers.getlist("authorization"))
-        principal = await authenticate(token)
+        principal = await authenticate(token, request.scope)
         team = door.team_of(headers.getlist(door.WORKSPACE), principal)
         admit(principal, rule)
         require(principal, team, route.role)
