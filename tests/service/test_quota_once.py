@@ -22,7 +22,7 @@ from cairn_common.ids import new_uid
 from tests.harness.problem import problem
 from tests.harness.quota import Quota, running
 
-SECRETS = ("CreateInvitation", "CreateAccountToken", "CreateWebhook")
+SECRETS = ("CreateInvitation", "CreateAccountToken", "CreateWebhook", "CreateToken")
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ class Lost(aio.UnaryUnaryClientInterceptor):
 async def lose(quota: Quota, token: str, name: str, request: Message) -> None:
     """The call is made, and its answer does not arrive."""
     service = "QuotaService" if name == "CreateTeam" else "UserService"
-    service = "WebhookService" if name == "CreateWebhook" else service
+    service = {"CreateWebhook": "WebhookService", "CreateToken": "IdentityService"}.get(name, service)
     async with aio.insecure_channel(quota.address, interceptors=[Lost()]) as channel:
         call = channel.unary_unary(
             f"/cairn.quota.v1.{service}/{name}", request_serializer=type(request).SerializeToString
@@ -98,6 +98,11 @@ async def calls(quota: Quota, team: str, token: str) -> dict[str, tuple[Any, Mes
         "CreateAccountToken": (
             people.CreateAccountToken,
             users.CreateAccountTokenRequest(name=f"{parent}/members/ci.{team}", scope=token_pb2.SCOPE_READ),
+            "SELECT count(*) FROM tokens",
+        ),
+        "CreateToken": (
+            (await quota.identity(token)).CreateToken,
+            quota_pb2.CreateTokenRequest(scope=token_pb2.SCOPE_READ),
             "SELECT count(*) FROM tokens",
         ),
         "CreateWebhook": (

@@ -248,7 +248,7 @@ class AllocationApi(allocation_pb2_grpc.AllocationServiceServicer):
             request.budget,
             request.amount,
             reason=reason,
-            request_id=checks.text(request.request_id, "request_id", most=64),
+            request_id=check_request_id(request.request_id),
             actor=who.subject,
             now=now,
         )

@@ -202,7 +202,7 @@ def _server(settings: QuotaSettings, parts: Parts) -> AbstractAsyncContextManage
         UsageStore(parts.db),
         parts.clock,
     )
-    identity = IdentityApi(parts.identities, parts.authenticator, parts.clock)
+    identity = IdentityApi(parts.identities, parts.authenticator, once, parts.clock)
     hooks = WebhookApi(WebhookStore(parts.db), parts.sealer, once, parts.clock)
     hidden = SecretApi(SecretStore(parts.db), parts.vault, parts.clock)
     noted = AuditApi(parts.db, parts.clock)

@@ -11,6 +11,7 @@ from cairn_common.auth import Principal, hash_token, new_token
 from cairn_common.clock import Clock
 from cairn_common.errors import InvalidArgument, PermissionDenied, Reason
 from cairn_common.ids import check_uid, new_uid, parse_name
+from cairn_common.once import Once, check_request_id
 from cairn_common.paging import decode_token, encode_token, page_size
 from cairn_common.rpc import caller
 from cairn_quota import checks, wire
@@ -28,6 +29,7 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
 
     store: IdentityStore
     authenticator: Authenticator
+    once: Once
     clock: Clock
 
     async def CheckToken(self, request: quota_pb2.CheckTokenRequest, context: object) -> token_pb2.Principal:
@@ -48,9 +50,14 @@ class IdentityApi(quota_pb2_grpc.IdentityServiceServicer):
             made = await self._made([request])
             return made[0]
         token = _own_token(request, who=who, now=self.clock.now())
-        secret = new_token("cairn")
-        stored = await self.store.create(_new(token, request, secret=secret, creator=who.subject))
-        return quota_pb2.CreateTokenResponse(token=wire.token_message(stored), secret=secret)
+
+        async def make() -> quota_pb2.CreateTokenResponse:
+            secret = new_token("cairn")
+            new = NewToken(token=token, hash=hash_token(secret), creator=who.subject, request_id="")
+            stored = await self.store.create(new)
+            return quota_pb2.CreateTokenResponse(token=wire.token_message(stored), secret=secret)
+
+        return await self.once(request, quota_pb2.CreateTokenResponse, make)
 
     async def BatchCreateTokens(
         self, request: quota_pb2.BatchCreateTokensRequest, context: object
@@ -130,7 +137,7 @@ def _new(token: Token, request: quota_pb2.CreateTokenRequest, *, secret: str, cr
         token=token,
         hash=hash_token(secret),
         creator=creator,
-        request_id=checks.text(request.request_id, "request_id", most=64),
+        request_id=check_request_id(request.request_id),
     )
 
 
