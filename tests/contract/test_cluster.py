@@ -238,16 +238,20 @@ async def ended(cluster: Cluster, uid: str) -> Ended:
     return report
 
 
-async def test_an_attempt_begins_and_ends_with_its_exit_code(place: Place) -> None:
+async def test_an_attempt_begins_and_ends_with_its_exit_code(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As a service has it that was started with so many files, and took more for itself.
+    monkeypatch.setenv("CAIRN_SOFT_FILES", "200")
     async with place.open() as cluster:
-        one = order("sleep 0.3; echo last; exit 3")
+        one = order("sleep 0.3; ulimit -Sn; exit 3")
         await cluster.launch(one)
         begun = await until(cluster, Started, one.attempt_uid)
         assert isinstance(begun, Started)
         assert len(begun.pids) == 1
         end = await ended(cluster, one.attempt_uid)
         assert (end.evidence.exit_code, end.evidence.phase, end.evidence.lost) == (3, "run", False)
-        assert end.evidence.last_lines[-1] == "last"
+        assert end.evidence.last_lines[-1] == "200"
 
 
 async def test_launching_twice_starts_once(place: Place, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import resource
 import sys
 from pathlib import Path
 
@@ -16,7 +17,12 @@ def main() -> int:
     parser.add_argument(
         "--attach", action="store_true", help="only let people in, beside the attempt's runner"
     )
+    parser.add_argument("--files", type=int, help="how many files the job may open, if it does not ask")
     options = parser.parse_args()
+    if options.files is not None:
+        # The service that starts this one may open more, for itself.
+        hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        resource.setrlimit(resource.RLIMIT_NOFILE, (options.files, hard))
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     logging.getLogger("nats").setLevel(logging.CRITICAL)
     folder = options.folder.absolute()

@@ -10,5 +10,7 @@ NAME = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,127}")
 TAKEN = re.compile(
     r"CAIRN_(?!PRIVATE_REFERENCES$).*|SKYPILOT_(?!DOCKER_(?:USERNAME|PASSWORD|SERVER)$).*|CUDA_VISIBLE_DEVICES"
 )
+FILES = "CAIRN_SOFT_FILES"
+"""In a service's own environment: how many files it was started to open, before it asked for more."""
 LONGEST = 64 * 1024
 """Of a value, in bytes."""

@@ -25,6 +25,7 @@ from pathlib import Path
 
 import structlog
 
+from cairn_common import variables
 from cairn_common.ids import is_uid
 from cairn_scheduler import folders, processes
 from cairn_scheduler.cluster import Ended, Held, LaunchFailed, Order, Quiet, Remains, Report, Started
@@ -294,7 +295,7 @@ class LocalCluster:
         folder = watched.folder
         with open(folder.path / "runner.log", "ab", opener=_private) as output:
             child = subprocess.Popen(
-                [sys.executable, "-P", "-m", "cairn._runner", *flags, str(folder.path)],
+                [sys.executable, "-P", "-m", "cairn._runner", *flags, *_files(), str(folder.path)],
                 cwd=folder.path,
                 env=_clean_environment(folder.uid, self._around.path),
                 stdin=subprocess.DEVNULL,
@@ -433,6 +434,12 @@ def _clean_environment(attempt_uid: str, path: str) -> dict[str, str]:
         "LANG": os.environ.get("LANG", "C.UTF-8"),
         "CAIRN_ATTEMPT_UID": attempt_uid,
     }
+
+
+def _files() -> list[str]:
+    """How many files a job may open: as many as this service, before it asked for more for itself."""
+    soft = os.environ.get(variables.FILES, "")
+    return [f"--files={soft}"] if soft else []
 
 
 def _search_path() -> str:

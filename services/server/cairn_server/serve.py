@@ -13,6 +13,7 @@ from typing import Any
 
 import structlog
 
+from cairn_common import variables
 from cairn_common.log import configure_logging
 from cairn_common.settings import SettingsError
 from cairn_server import SERVICES
@@ -52,7 +53,10 @@ def run_here(work: Coroutine[Any, Any, None]) -> None:
 
 
 def raise_file_limit() -> int:
-    """Lets this process open as many files and connections as it may; how many. The log says of few."""
+    """Lets this process open as many files and connections as it may; how many. The log says of few.
+
+    What it was started with stands in its environment: so many are for the jobs that it starts.
+    """
     if sys.platform == "win32":
         return ENOUGH_FILES
     import resource
@@ -60,6 +64,7 @@ def raise_file_limit() -> int:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
     if soft != resource.RLIM_INFINITY and soft < most:
+        os.environ[variables.FILES] = str(soft)
         resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
         soft = most
     if soft != resource.RLIM_INFINITY and soft < ENOUGH_FILES:
