@@ -102,7 +102,9 @@ async def test_what_people_did_at_the_neighbours_is_noted_once(quota: Quota, nat
         for twice in range(2):
             for publisher, resource, event, uid, fact in told:
                 where = subject(publisher, resource, event, team, uid)
-                await bus.publish(where, fact.SerializeToString(), msg_id=f"{fact.id}-{twice}")
+                await bus.publish(
+                    where, fact.SerializeToString(), msg_id=f"{fact.id}-{twice}", address="192.0.2.7"
+                )
     audit = await quota.audit()
     asked = audit_pb2.ListAuditEntriesRequest(parent=f"teams/{team}", actor="users/ada")
     async with asyncio.timeout(30):
@@ -114,7 +116,7 @@ async def test_what_people_did_at_the_neighbours_is_noted_once(quota: Quota, nat
         ("model.updated", f"teams/{team}/models/digits"),
     }
     (model,) = [one for one in found if one.action == "model.updated"]
-    assert model.detail["what"] == "version 2"
+    assert (model.detail["what"], model.address) == ("version 2", "192.0.2.7")
     everything = (
         await audit.ListAuditEntries(audit_pb2.ListAuditEntriesRequest(parent=f"teams/{team}"))
     ).entries

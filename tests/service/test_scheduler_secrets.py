@@ -225,6 +225,12 @@ async def test_kept_ones_are_the_users_before_the_teams_and_come_anew_with_each_
             (job.creator, f"{job.creator}/secrets/HF_TOKEN"),
             (job.creator, "teams/main/secrets/OTHER"),
         }
+        # Jobs of several callers are written together: each is noted with where its own was.
+        submitted = "SELECT address FROM audit_entries WHERE action = 'job.submitted' AND resource = $1"
+        async with asyncio.timeout(30):
+            while not (rows := await cairn.quota.db.fetch(submitted, job.name)):
+                await asyncio.sleep(0.05)
+        assert [row["address"] for row in rows] == ["127.0.0.1"]
 
 
 async def test_a_lost_key_ends_the_job_with_a_sentence(start: Start) -> None:

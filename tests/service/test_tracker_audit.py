@@ -136,6 +136,7 @@ async def test_pins_rules_models_and_experiments_are_told_with_who_changed_them(
             about = subjects.parse(message.subject)
             if (what := (f"{about.resource}.{about.event}", told.name)) in expected:
                 assert event.actor.startswith("users/")
+                assert message.address == "127.0.0.1"
                 found.append(what)
                 words.add(getattr(told, "what", ""))
             if set(found) == expected:

@@ -36,6 +36,9 @@ _TAIL_EXPIRES = 5.0
 # The bus drops a tail's consumer when nobody pulled for so long. Seconds.
 _TAIL_INACTIVE = 60.0
 
+ADDRESS = "Cairn-Address"
+"""The header of a fact that says where its caller was."""
+
 
 @dataclass(frozen=True, slots=True)
 class Message:
@@ -53,6 +56,8 @@ class Message:
     msg_id: str = ""
     # The traceparent of what it tells of; empty outside of a trace.
     trace: str = field(default="", compare=False)
+    # Where the caller was whose doing it tells; empty where it tells nobody's.
+    address: str = field(default="", compare=False)
     # Where to acknowledge it.
     reply: str = field(default="", repr=False, compare=False)
     # How many the consumer had to deliver after this one.
@@ -287,6 +292,7 @@ def _read(message: Msg) -> Message:
         time=datetime.fromtimestamp(nanoseconds / 1e9, UTC),
         msg_id=(message.headers or {}).get("Nats-Msg-Id", ""),
         trace=(message.headers or {}).get(HEADER, ""),
+        address=(message.headers or {}).get(ADDRESS, ""),
         reply=message.reply,
         pending=pending,
     )

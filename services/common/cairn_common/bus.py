@@ -21,7 +21,7 @@ from pydantic import SecretStr
 
 from cairn_common._consume import Consumption, Handler, Unusable
 from cairn_common._link import AWAY, BusClient, Link, Login, address, unavailable
-from cairn_common._pull import MOST_BYTES, Message, Tail
+from cairn_common._pull import ADDRESS, MOST_BYTES, Message, Tail
 from cairn_common._room import Clearing
 from cairn_common.db import Database
 from cairn_common.errors import InvalidArgument
@@ -178,7 +178,7 @@ class Bus:
         log.info("bus.stream_retired", stream=name)
 
     async def publish(
-        self, subject: str, payload: bytes, msg_id: str | None = None, *, trace: str = ""
+        self, subject: str, payload: bytes, msg_id: str | None = None, *, trace: str = "", address: str = ""
     ) -> int:
         """Publishes and waits until the stream has it on disk; returns its sequence there.
 
@@ -189,6 +189,8 @@ class Bus:
         headers = {"Nats-Msg-Id": msg_id} if msg_id else {}
         if trace:
             headers[HEADER] = trace
+        if address:
+            headers[ADDRESS] = address
         await self._link.wait_connected(_CONNECTED_TIMEOUT)
         try:
             ack = await self._link.answer(
@@ -204,7 +206,11 @@ class Bus:
         return ack.seq
 
     async def publish_together(
-        self, messages: Sequence[tuple[str, bytes, str]], *, traces: Sequence[str] = ()
+        self,
+        messages: Sequence[tuple[str, bytes, str]],
+        *,
+        traces: Sequence[str] = (),
+        addresses: Sequence[str] = (),
     ) -> bool:
         """Publishes (subject, payload, msg_id), 1,000 at most, as one batch: in this order, all or none, and
         brought to the disk at once. Whether the stream has them on disk.
@@ -216,10 +222,13 @@ class Bus:
 
         async def ask() -> bytes:
             client = self._link.client
-            for number, ((subject, payload, msg_id), trace) in enumerate(zip_longest(messages, traces), 1):
+            all_of = zip_longest(messages, traces, addresses)
+            for number, ((subject, payload, msg_id), trace, whence) in enumerate(all_of, 1):
                 headers = {"Nats-Msg-Id": msg_id, "Nats-Batch-Id": batch, "Nats-Batch-Sequence": str(number)}
                 if trace:
                     headers[HEADER] = trace
+                if whence:
+                    headers[ADDRESS] = whence
                 if number < len(messages):
                     await client.publish(subject, payload, headers=headers)
             headers["Nats-Batch-Commit"] = "1"

@@ -17,6 +17,7 @@ from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
 from cairn_common.errors import Unavailable
 from cairn_common.ids import new_uid
+from cairn_common.rpc import origin
 
 log = structlog.get_logger(__name__)
 
@@ -38,11 +39,12 @@ async def add(conn: Connection, *, subject: str, payload: bytes, id: str | None 
         raise ValueError(f"a fact of {len(payload):,} bytes: the bus takes at most {_LARGEST:,}")
     made = id or new_uid()
     await conn.execute(
-        "INSERT INTO outbox (id, subject, payload, trace) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO outbox (id, subject, payload, trace, address) VALUES ($1, $2, $3, $4, $5)",
         made,
         subject,
         payload,
         trace.parent(),
+        origin().address,
     )
     return made
 
@@ -50,9 +52,10 @@ async def add(conn: Connection, *, subject: str, payload: bytes, id: str | None 
 async def add_many(conn: Connection, added: Sequence[tuple[str, bytes, str]]) -> None:
     """As `add`, for many facts (subject, payload, id) in one statement, in this order."""
     await conn.execute(
-        "INSERT INTO outbox (id, subject, payload, trace)"
-        " SELECT *, $4 FROM unnest($1::text[], $2::text[], $3::bytea[])",
+        "INSERT INTO outbox (id, subject, payload, trace, address)"
+        " SELECT *, $4, $5 FROM unnest($1::text[], $2::text[], $3::bytea[])",
         *columns(added),
+        origin().address,
     )
 
 
@@ -115,7 +118,9 @@ async def _hold(
 
 
 async def _publish_some(db: Database, bus: Bus) -> int:
-    rows = await db.fetch("SELECT seq, id, subject, payload, trace FROM outbox ORDER BY seq LIMIT $1", _BATCH)
+    rows = await db.fetch(
+        "SELECT seq, id, subject, payload, trace, address FROM outbox ORDER BY seq LIMIT $1", _BATCH
+    )
     done: list[int] = []
     try:
         await _publish(bus, rows, done)
@@ -129,7 +134,8 @@ async def _publish(bus: Bus, rows: Sequence[asyncpg.Record], done: list[int]) ->
     """Publishes rows, those of one uid one after the other, and notes the ones that the bus has."""
     facts = [(row["subject"], row["payload"], row["id"]) for row in rows]
     traces = [row["trace"] for row in rows]
-    if _is_batch(rows) and await bus.publish_together(facts, traces=traces):
+    addresses = [row["address"] for row in rows]
+    if _is_batch(rows) and await bus.publish_together(facts, traces=traces, addresses=addresses):
         done += [row["seq"] for row in rows]
         return
     lanes: dict[str, list[asyncpg.Record]] = defaultdict(list)
@@ -140,7 +146,10 @@ async def _publish(bus: Bus, rows: Sequence[asyncpg.Record], done: list[int]) ->
     async def publish_lane(lane: Iterable[asyncpg.Record]) -> None:
         async with gate:
             for row in lane:
-                await bus.publish(row["subject"], row["payload"], msg_id=row["id"], trace=row["trace"])
+                await bus.publish(
+                    row["subject"], row["payload"], msg_id=row["id"], trace=row["trace"],
+                    address=row["address"],
+                )  # fmt: skip
                 done.append(row["seq"])
 
     ends = await asyncio.gather(*(publish_lane(lane) for lane in lanes.values()), return_exceptions=True)

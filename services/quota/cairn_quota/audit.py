@@ -39,6 +39,7 @@ class Fact:
     id: str
     time: datetime
     actor: str
+    address: str
     action: str
     team: str
     resource: str
@@ -91,10 +92,10 @@ async def note(db: Database, facts: Sequence[Fact]) -> None:
     """Writes what facts tell, each once, however often it is told."""
     await db.execute(
         "INSERT INTO audit_entries (time, actor, token_uid, request_id, address, peer, action, team,"
-        " resource, detail, fact_id) SELECT t, actor, '', '', '', '', action, team, resource, detail::jsonb,"
-        " id FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[],"
-        " $7::text[])"
-        " AS told (t, actor, action, team, resource, id, detail) ON CONFLICT (fact_id) DO NOTHING",
+        " resource, detail, fact_id) SELECT t, actor, '', '', address, '', action, team, resource,"
+        " detail::jsonb, id FROM unnest($1::timestamptz[], $2::text[], $3::text[], $4::text[], $5::text[],"
+        " $6::text[], $7::text[], $8::text[])"
+        " AS told (t, actor, action, team, resource, id, detail, address) ON CONFLICT (fact_id) DO NOTHING",
         [fact.time for fact in facts],
         [fact.actor for fact in facts],
         [fact.action for fact in facts],
@@ -102,6 +103,7 @@ async def note(db: Database, facts: Sequence[Fact]) -> None:
         [fact.resource for fact in facts],
         [fact.id for fact in facts],
         [fact.detail for fact in facts],
+        [fact.address for fact in facts],
     )
 
 

@@ -59,6 +59,7 @@ def read(message: Message) -> audit.Fact | None:
         id=event.id,
         time=wire.moment(event.time),
         actor=event.actor,
+        address=message.address,
         action=f"{about.resource}.{about.event}",
         team="" if about.team == "-" else about.team,
         detail=json.dumps(_what(getattr(event, arm)) if arm else {}),

@@ -26,6 +26,8 @@ class New:
     job: Job
     request: Request = field(default_factory=lambda: Request("", b""))
     actor: str = ""
+    # Where who asked for it was.
+    address: str = ""
     index: int = 0
     message: job_pb2.Job | None = None
 
@@ -35,7 +37,10 @@ async def insert_jobs(conn: Connection | Database, new: Sequence[New]) -> set[st
     those that were added: a request_id makes one job."""
     columns = [[value(one) for one in new] for _, _, value in _COLUMNS]
     told = [facts.written(one.job, Event.SUBMITTED, actor=one.actor, message=one.message) for one in new]
-    return {row["uid"] for row in await conn.fetch(_INSERT, *columns, *outbox.columns(told))}
+    return {
+        row["uid"]
+        for row in await conn.fetch(_INSERT, *columns, *outbox.columns(told), [one.address for one in new])
+    }
 
 
 def _list(values: Sequence[str]) -> str:
@@ -135,9 +140,10 @@ _INSERT = f"""
         INSERT INTO jobs ({_NAMES}) SELECT {_VALUES} FROM unnest({_ARRAYS}) AS n ({_NAMES})
         ON CONFLICT (team, request_id) WHERE request_id <> '' DO NOTHING RETURNING uid
     ), told AS (
-        INSERT INTO outbox (id, subject, payload, trace)
-        SELECT f.id, f.subject, f.payload, ${len(_COLUMNS) + 4}
-        FROM unnest({_FACTS}, $1::text[]) WITH ORDINALITY AS f (id, subject, payload, uid, place)
+        INSERT INTO outbox (id, subject, payload, trace, address)
+        SELECT f.id, f.subject, f.payload, ${len(_COLUMNS) + 4}, f.address
+        FROM unnest({_FACTS}, $1::text[], ${len(_COLUMNS) + 5}::text[])
+            WITH ORDINALITY AS f (id, subject, payload, uid, address, place)
         JOIN made USING (uid) ORDER BY f.place
     )
     SELECT uid FROM made

@@ -15,6 +15,7 @@ from typing import NoReturn
 from cairn_common.cancellation import heed_cancellation
 from cairn_common.db import Connection, Database
 from cairn_common.errors import InvalidArgument, ResourceExhausted, Unavailable
+from cairn_common.rpc import origin
 from cairn_scheduler import inflow, store
 from cairn_scheduler.arrivals import New, insert_jobs
 from cairn_scheduler.inflow import Gate
@@ -35,6 +36,8 @@ class _Waiting:
     drafts: Sequence[Draft]
     # The uids of jobs that were made; those of others were made before, under the same request_id.
     made: asyncio.Future[frozenset[str]]
+    # Where the caller is.
+    address: str
 
 
 class Intake:
@@ -55,7 +58,7 @@ class Intake:
         Raises Unavailable (then whether they were written is not known), InvalidArgument, and
         ResourceExhausted where more jobs would wait, or come in an hour, than the quota tree allows.
         """
-        waiting = _Waiting(drafts, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(drafts, asyncio.get_running_loop().create_future(), origin().address)
         self._queue.put_nowait(waiting)
         return await waiting.made
 
@@ -66,7 +69,10 @@ class Intake:
             await inflow.lock(conn, tree, draft.jobs)
             if not await store.insert_sweep(conn, sweep, request=draft.request):
                 return False
-            new = [New(job, actor=draft.creator, index=at) for at, job in enumerate(draft.jobs)]
+            where = origin().address
+            new = [
+                New(job, actor=draft.creator, address=where, index=at) for at, job in enumerate(draft.jobs)
+            ]
             await insert_jobs(conn, new)
             await inflow.hold(conn, tree, draft.jobs)
             await self._keep_secrets(conn, draft)
@@ -121,8 +127,9 @@ class Intake:
     async def _insert(self, group: Sequence[_Waiting], tree: Tree | None) -> frozenset[str]:
         drafts = [draft for one in group for draft in one.drafts]
         new = [
-            New(job, draft.request, actor=draft.creator, message=draft.message)
-            for draft in drafts
+            New(job, draft.request, actor=draft.creator, address=one.address, message=draft.message)
+            for one in group
+            for draft in one.drafts
             for job in draft.jobs
         ]
         jobs = [one.job for one in new]
