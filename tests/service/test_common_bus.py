@@ -42,10 +42,14 @@ async def db(database_url: Callable[[str], str]) -> AsyncIterator[Database]:
         yield made
 
 
+# The server is every test's, and keeps 20 GB: a stream takes its limit from that, and stays.
+SMALL = 2**27
+
+
 @pytest.fixture
 async def stream(bus: Bus) -> str:
     name = f"T{new_uid()}"
-    await bus.ensure_stream(name, [f"{name}.>"])
+    await bus.ensure_stream(name, [f"{name}.>"], max_bytes=SMALL)
     return name
 
 
@@ -315,7 +319,7 @@ async def test_a_consumer_waits_for_a_stream_that_is_not_made_yet(bus: Bus, db: 
     seen = Seen()
     consuming = bus.consume(stream=name, durable="d", subjects=[f"{name}.>"], handler=seen.add, db=db)
     async with running(consuming):
-        await bus.ensure_stream(name, [f"{name}.>"])
+        await bus.ensure_stream(name, [f"{name}.>"], max_bytes=SMALL)
         await publish(bus, f"{name}.a", b"1")
         await seen.until(lambda: seen.all == [b"1"])
 
@@ -458,5 +462,5 @@ async def test_a_connection_that_the_client_library_gave_up_is_made_anew(nats_ur
     # As nats-py does after errors such as an expired login or too many connections.
     await bus._link.client.close()
     stream = f"T{new_uid()}"
-    await bus.ensure_stream(stream, [f"{stream}.>"])
+    await bus.ensure_stream(stream, [f"{stream}.>"], max_bytes=SMALL)
     assert await bus.publish(f"{stream}.a", b"1") == 1
